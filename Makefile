@@ -1,0 +1,62 @@
+# `make` or `make help` lists what there is to do.
+#
+# PYTHON chooses the interpreter of the environment (3.11 or later), VENV where it goes:
+#   make test PYTHON=python3.12 VENV=.venv-3.12
+
+PYTHON ?= python3
+VENV ?= .venv
+UV_VERSION := 0.13.9
+
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test coverage lint format lock clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(READY) ## make the environment in .venv, with the versions of requirements.txt
+	@echo "ready: $(BIN)/python"
+
+demo: $(READY) ## distil and decode with the bundled teacher; report in runs/demo
+	@$(BIN)/python -m launch.demo
+
+test: $(READY) ## run the test suite
+	@$(BIN)/python -m pytest
+
+coverage: $(READY) ## run the test suite and list the lines that it misses
+	@$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered
+
+lint: $(READY) ## check style and types
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+
+format: $(READY) ## format the code and sort imports
+	@$(BIN)/ruff check --fix
+	@$(BIN)/ruff format
+
+lock: $(BIN)/uv ## write requirements.txt anew from pyproject.toml, newest versions
+	@$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 \
+		--upgrade --no-annotate --no-emit-index-url --no-emit-find-links --quiet \
+		--custom-compile-command "make lock" --output-file requirements.txt
+
+clean: ## remove the environment and what tools left behind (runs/ stays)
+	@rm -rf $(VENV) build dist .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	@find . -name __pycache__ -type d -not -path './.venv*' -prune -exec rm -rf {} +
+
+# Python's own venv and pip bring uv, uv installs the lock: much faster, and exactly the lock.
+$(BIN)/uv:
+	@command -v $(PYTHON) >/dev/null || { echo "error: no $(PYTHON); name one with PYTHON=..." >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "error: $$($(PYTHON) --version) is too old, 3.11 or later is needed; name one with PYTHON=..." >&2; \
+		exit 1; }
+	@echo "making the environment in $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+
+$(READY): requirements.txt $(BIN)/uv
+	@echo "installing the packages of requirements.txt"
+	@$(BIN)/uv pip sync --quiet --python $(BIN)/python requirements.txt
+	@touch $@
