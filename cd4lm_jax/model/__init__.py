@@ -1,0 +1,1 @@
+"""What predicts: the masked-diffusion transformer and its weights."""

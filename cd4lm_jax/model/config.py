@@ -1,0 +1,126 @@
+"""What a masked-diffusion transformer is made of: one frozen description, and presets."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+Alignment = Literal["same", "shifted"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Architecture of a LLaDA-type model (LLaDA, arXiv 2502.09992, section 2.2 and its config).
+
+    Attributes:
+        vocab_size: rows of the embedding and columns of the head.
+        embed_dim: width of the residual stream.
+        num_layers: transformer blocks.
+        num_heads: query heads; a multiple of ``num_kv_heads``.
+        num_kv_heads: key/value heads.
+        head_dim: width of a head, even (rotary pairs).
+        mlp_dim: width of the gated MLP's hidden layer.
+        max_length: most tokens (prompt and generation) in one sequence.
+        rope_theta: base of the rotary wavelengths. Small models need a small one: at 500,000
+            nearly all wavelengths exceed a short sequence and order is not learnt.
+        norm_eps: epsilon of every RMSNorm.
+        qkv_bias: biases on query, key and value (Dream, Qwen2.5).
+        tie_head: the head is the transposed embedding.
+        mask_id: the token that stands for "not yet known".
+        eos_id: the token that fills what follows an answer.
+        end_ids: tokens that end an answer (EOS, EOT).
+        alignment: ``same`` (logits at i predict token i, LLaDA) or ``shifted`` (logits at i-1
+            predict token i, Dream).
+    """
+
+    vocab_size: int
+    embed_dim: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    mlp_dim: int
+    max_length: int
+    rope_theta: float = 500_000.0
+    norm_eps: float = 1e-5
+    qkv_bias: bool = False
+    tie_head: bool = False
+    mask_id: int
+    eos_id: int
+    end_ids: tuple[int, ...]
+    alignment: Alignment = "same"
+
+    def __post_init__(self) -> None:
+        if self.num_heads % self.num_kv_heads:
+            raise ValueError(
+                f"num_heads={self.num_heads} is not a multiple of num_kv_heads="
+                f"{self.num_kv_heads}; each key/value head serves a whole group of query heads"
+            )
+        if self.head_dim % 2:
+            raise ValueError(
+                f"head_dim={self.head_dim} is odd; rotary embedding pairs the dimensions of a "
+                "head, give an even one"
+            )
+        special = {"mask_id": self.mask_id, "eos_id": self.eos_id}
+        special |= {f"end_ids[{i}]": token for i, token in enumerate(self.end_ids)}
+        for name, token in special.items():
+            if not 0 <= token < self.vocab_size:
+                raise ValueError(
+                    f"{name}={token} lies outside the vocabulary of {self.vocab_size} tokens; "
+                    "give an id the model has an embedding for"
+                )
+        if self.mask_id in (self.eos_id, *self.end_ids):
+            raise ValueError(
+                f"mask_id={self.mask_id} is also an end token; a mask can never be produced, so "
+                "no answer could end"
+            )
+
+    @property
+    def num_parameters(self) -> int:
+        """Trainable scalars, embedding and head included."""
+        queries = self.num_heads * self.head_dim
+        keys = self.num_kv_heads * self.head_dim
+        attention = self.embed_dim * (2 * queries + 2 * keys)
+        biases = queries + 2 * keys if self.qkv_bias else 0
+        mlp = 3 * self.embed_dim * self.mlp_dim
+        block = attention + biases + mlp + 2 * self.embed_dim
+        tables = self.vocab_size * self.embed_dim * (1 if self.tie_head else 2)
+        return self.num_layers * block + tables + self.embed_dim
+
+
+def gsm_mini(
+    *, vocab_size: int, mask_id: int, eos_id: int, eot_id: int, **changes: object
+) -> ModelConfig:
+    """The bundled demonstration's model: it trains on two CPU cores within the hour."""
+    config = ModelConfig(
+        vocab_size=vocab_size,
+        embed_dim=128,
+        num_layers=4,
+        num_heads=4,
+        num_kv_heads=4,
+        head_dim=32,
+        mlp_dim=384,
+        max_length=192,
+        rope_theta=100.0,
+        mask_id=mask_id,
+        eos_id=eos_id,
+        end_ids=(eos_id, eot_id),
+    )
+    return dataclasses.replace(config, **changes)  # type: ignore[arg-type]
+
+
+def llada_8b() -> ModelConfig:
+    """LLaDA-8B (Base, Instruct and 1.5), as in its Hugging Face ``config.json``."""
+    return ModelConfig(
+        vocab_size=126_464,
+        embed_dim=4096,
+        num_layers=32,
+        num_heads=32,
+        num_kv_heads=32,
+        head_dim=128,
+        mlp_dim=12_288,
+        max_length=4096,
+        mask_id=126_336,
+        eos_id=126_081,
+        end_ids=(126_081, 126_348),
+    )

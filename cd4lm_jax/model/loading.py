@@ -1,0 +1,38 @@
+"""Models from folders of either kind: exported by training, or LLaDA's Hugging Face layout."""
+
+from __future__ import annotations
+
+import os
+
+from jax.sharding import Mesh
+
+from cd4lm_jax.model import folder as native
+from cd4lm_jax.model import huggingface
+from cd4lm_jax.model.config import ModelConfig
+from cd4lm_jax.model.transformer import Execution, Transformer
+
+
+def load_config(folder: str | os.PathLike[str]) -> ModelConfig:
+    """The architecture of the model in a folder.
+
+    Raises:
+        ValueError: no model there, or one that this port does not compute.
+    """
+    reader = huggingface if huggingface.is_checkpoint(folder) else native
+    return reader.read_config(folder)
+
+
+def load_model(
+    folder: str | os.PathLike[str],
+    execution: Execution = Execution(),
+    *,
+    dtype: str = "float32",
+    mesh: Mesh | None = None,
+) -> Transformer:
+    """The model in a folder, parameters in ``dtype``, sharded over ``mesh`` if given.
+
+    Raises:
+        ValueError: no model there, or parameters that do not fit its config.
+    """
+    reader = huggingface if huggingface.is_checkpoint(folder) else native
+    return reader.read_model(folder, execution, dtype=dtype, mesh=mesh)

@@ -1,0 +1,233 @@
+"""The masked-diffusion transformer: embed, a stack of blocks, norm, head.
+
+Modules are flax NNX modules used as plain pytrees: no mutation, no references shared between
+modules, so ``jax.jit``, ``jax.grad`` and ``jax.lax.scan`` take them as they are.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+
+from cd4lm_jax.model import layers
+from cd4lm_jax.model.config import ModelConfig
+
+Remat = Literal["none", "dots", "full"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Execution:
+    """How a model runs, as opposed to what it is: never stored with the weights.
+
+    Attributes:
+        dtype: compute dtype of the residual stream and the matmuls. Norms, rotary angles,
+            softmax and logits are float32 whatever it is.
+        scan_layers: one compiled block under ``lax.scan``; False unrolls the stack.
+        remat: what the backward pass computes again: nothing, all but the matmuls, or all.
+    """
+
+    dtype: str = "float32"
+    scan_layers: bool = True
+    remat: Remat = "none"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Window:
+    """The positions whose predictions are wanted: ``[start, start + length)`` of each row.
+
+    The last block's queries and MLP, and the head, run on the window alone.
+
+    Attributes:
+        start: ``[batch]`` int32, traced.
+        length: static.
+    """
+
+    start: jax.Array
+    length: int
+
+    def of(self, x: jax.Array) -> jax.Array:
+        """``[batch, length, ...]`` to ``[batch, window, ...]``."""
+        take = jax.vmap(lambda row, at: lax.dynamic_slice_in_dim(row, at, self.length))
+        return take(x, self.start)
+
+
+class Block(nnx.Module):
+    """Pre-norm attention and SiLU-gated MLP. Kernels are ``[in, out]``."""
+
+    def __init__(self, config: ModelConfig, key: jax.Array):
+        width, mlp = config.embed_dim, config.mlp_dim
+        queries = config.num_heads * config.head_dim
+        keys = config.num_kv_heads * config.head_dim
+        keygen = iter(jax.random.split(key, 7))
+        # Outputs into the residual stream start small, so that depth does not add up.
+        residual = (2 * config.num_layers) ** -0.5
+
+        def kernel(fan_in: int, fan_out: int, gain: float = 1.0) -> nnx.Param[jax.Array]:
+            draw = jax.random.normal(next(keygen), (fan_in, fan_out), jnp.float32)
+            return nnx.Param(draw * (gain * fan_in**-0.5))
+
+        self.config = config
+        self.attention_norm = nnx.Param(jnp.ones(width))
+        self.query = kernel(width, queries)
+        self.key = kernel(width, keys)
+        self.value = kernel(width, keys)
+        self.attention_out = kernel(queries, width, residual)
+        self.mlp_norm = nnx.Param(jnp.ones(width))
+        self.gate = kernel(width, mlp)
+        self.up = kernel(width, mlp)
+        self.down = kernel(mlp, width, residual)
+        if config.qkv_bias:
+            self.query_bias = nnx.Param(jnp.zeros(queries))
+            self.key_bias = nnx.Param(jnp.zeros(keys))
+            self.value_bias = nnx.Param(jnp.zeros(keys))
+
+    def _project(self, name: str, x: jax.Array) -> jax.Array:
+        bias = getattr(self, f"{name}_bias")[...] if self.config.qkv_bias else None
+        heads = layers.linear(x, getattr(self, name)[...], bias)
+        return heads.reshape(*x.shape[:-1], -1, self.config.head_dim)
+
+    def __call__(
+        self,
+        x: jax.Array,
+        angles: tuple[jax.Array, jax.Array],
+        valid: jax.Array,
+        window: Window | None = None,
+    ) -> jax.Array:
+        """``x [batch, length, embed]`` to the same, or to ``[batch, window, embed]``."""
+        eps = self.config.norm_eps
+        cos, sin = angles
+        normed = layers.rms_norm(x, self.attention_norm[...], eps)
+        k = layers.rotate(self._project("key", normed), cos, sin)
+        v = self._project("value", normed)
+        if window is not None:
+            x, normed, cos, sin = (window.of(array) for array in (x, normed, cos, sin))
+        q = layers.rotate(self._project("query", normed), cos, sin)
+        x = x + layers.linear(layers.attention(q, k, v, valid), self.attention_out[...])
+        normed = layers.rms_norm(x, self.mlp_norm[...], eps)
+        gate = jax.nn.silu(layers.linear(normed, self.gate[...]))
+        return x + layers.linear(gate * layers.linear(normed, self.up[...]), self.down[...])
+
+
+class Transformer(nnx.Module):
+    """LLaDA-type masked-diffusion language model."""
+
+    def __init__(self, config: ModelConfig, key: jax.Array, execution: Execution = Execution()):
+        embed_key, block_key, head_key = jax.random.split(key, 3)
+        block_keys = jax.random.split(block_key, config.num_layers)
+        table = (config.vocab_size, config.embed_dim)
+        self.config = config
+        self.execution = execution
+        self.embedding = nnx.Param(0.02 * jax.random.normal(embed_key, table))
+        # One tree whose leaves are stacked over the layers.
+        self.blocks = jax.vmap(lambda key: Block(config, key))(block_keys)
+        self.norm = nnx.Param(jnp.ones(config.embed_dim))
+        if not config.tie_head:
+            draw = jax.random.normal(head_key, table[::-1])
+            self.head = nnx.Param(draw * config.embed_dim**-0.5)
+
+    @property
+    def head_kernel(self) -> jax.Array:
+        """``[embed, vocab]``, whether or not it is tied to the embedding."""
+        return self.embedding[...].T if self.config.tie_head else self.head[...]
+
+    def hidden(
+        self, tokens: jax.Array, valid: jax.Array, window: Window | None = None
+    ) -> jax.Array:
+        """Final normed states; the state at i is the one that predicts token i.
+
+        Args:
+            tokens: ``[batch, length]`` int32.
+            valid: ``[batch, length]`` bool, False on padding (left or right). Positions count
+                from a row's first valid token.
+            window: the positions wanted; all when None.
+
+        Returns:
+            ``[batch, length or window, embed]`` in the compute dtype.
+        """
+        shifted = self.config.alignment == "shifted"
+        if window is not None and shifted:
+            window = dataclasses.replace(window, start=jnp.maximum(window.start - 1, 0))
+        positions = jnp.maximum(jnp.cumsum(valid, axis=1) - 1, 0)
+        angles = layers.rotary_angles(positions, self.config.head_dim, self.config.rope_theta)
+        x = self.embedding[...].astype(self.execution.dtype)[tokens]
+        x = self._stack(x, angles, valid, window)
+        x = layers.rms_norm(x, self.norm[...], self.config.norm_eps)
+        if shifted and window is None:
+            x = jnp.concatenate([x[:, :1], x[:, :-1]], axis=1)
+        return x
+
+    def logits(self, hidden: jax.Array) -> jax.Array:
+        """``[..., embed]`` to float32 ``[..., vocab]``."""
+        flat = hidden.reshape(-1, hidden.shape[-1])
+        kernel = self.head_kernel.astype(hidden.dtype)
+        scores = jnp.dot(flat, kernel, preferred_element_type=jnp.float32)
+        return scores.reshape(*hidden.shape[:-1], kernel.shape[-1])
+
+    def __call__(
+        self, tokens: jax.Array, valid: jax.Array, window: Window | None = None
+    ) -> jax.Array:
+        """Float32 logits ``[batch, length or window, vocab]``; see :meth:`hidden`."""
+        return self.logits(self.hidden(tokens, valid, window))
+
+    def _stack(
+        self,
+        x: jax.Array,
+        angles: tuple[jax.Array, jax.Array],
+        valid: jax.Array,
+        window: Window | None,
+    ) -> jax.Array:
+        def run(block: Block, x: jax.Array) -> jax.Array:
+            return block(x, angles, valid)
+
+        if self.execution.remat == "full":
+            run = jax.checkpoint(run)
+        elif self.execution.remat == "dots":
+            policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+            run = jax.checkpoint(run, policy=policy)
+
+        def layer(index: Any) -> Block:
+            return jax.tree.map(lambda leaf: leaf[index], self.blocks)
+
+        last = self.config.num_layers - 1
+        if not self.execution.scan_layers:
+            for index in range(last):
+                x = run(layer(index), x)
+            return layer(last)(x, angles, valid, window) if window else run(layer(last), x)
+        if window is None:
+            return lax.scan(lambda x, block: (run(block, x), None), x, self.blocks)[0]
+        # The last block differs, so the scan goes over indices: slicing the stack itself would
+        # copy all but one layer of the weights.
+        x = lax.scan(lambda x, index: (run(layer(index), x), None), x, jnp.arange(last))[0]
+        return layer(last)(x, angles, valid, window)
+
+
+_LOGICAL_AXES: dict[str, tuple[str | None, ...]] = {
+    "embedding": ("vocab", "embed"),
+    "head": ("embed", "vocab"),
+    "norm": ("norm",),
+    "attention_norm": ("layers", "norm"),
+    "query": ("layers", "embed", "heads"),
+    "key": ("layers", "embed", "kv_heads"),
+    "value": ("layers", "embed", "kv_heads"),
+    "query_bias": ("layers", "heads"),
+    "key_bias": ("layers", "kv_heads"),
+    "value_bias": ("layers", "kv_heads"),
+    "attention_out": ("layers", "heads", "embed"),
+    "mlp_norm": ("layers", "norm"),
+    "gate": ("layers", "embed", "mlp"),
+    "up": ("layers", "embed", "mlp"),
+    "down": ("layers", "mlp", "embed"),
+}
+
+
+def logical_axes(name: str) -> tuple[str | None, ...]:
+    """Logical axes of a parameter, or of an optimizer moment of it, by its dotted name.
+
+    Whatever is no parameter (step counters) is replicated: no axes.
+    """
+    return _LOGICAL_AXES.get(name.rpartition(".")[2], ())
