@@ -1,0 +1,302 @@
+"""Checkpoints with orbax: trees of arrays in a folder, and the checkpoints of a training run."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import logging
+import math
+import os
+import pathlib
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import orbax.checkpoint.experimental.v1 as ocp
+from jax.sharding import SingleDeviceSharding
+
+from cd4lm_jax.runtime.files import atomic_folder
+
+Tree = Any  # nested containers of arrays; for model folders a nested dict
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is missing, incomplete, unreadable or of another shape; one line."""
+
+
+class Restored(NamedTuple):
+    """What `RunCheckpoints.restore` returns.
+
+    Attributes:
+      state: arrays as `abstract_state` asked for.
+      data_state: the data iterator's position, as saved.
+      metadata: the JSON values saved with it.
+    """
+
+    state: Tree
+    data_state: bytes | dict[str, Any] | None
+    metadata: dict[str, Any]
+
+
+def save_tree(path: str | os.PathLike[str], tree: Tree) -> None:
+    """Writes a tree of arrays as the folder `path`, replacing what was there once complete.
+
+    Every array must be addressable by this process (one host).
+
+    Raises:
+      OSError: the disk is full or `path` cannot be written; what was there stays.
+    """
+    with atomic_folder(path) as folder, _storage_errors(path):
+        ocp.save(folder.absolute(), tree, overwrite=True)
+
+
+def load_tree(path: str | os.PathLike[str], abstract: Tree) -> Tree:
+    """Reads what `save_tree` or `RunCheckpoints.save` wrote.
+
+    Args:
+      path: the folder.
+      abstract: the same tree of `jax.ShapeDtypeStruct` (or arrays). Arrays come back with its
+        dtypes and shardings; where it names no sharding, whole on the first device.
+
+    Raises:
+      CheckpointError: nothing there, incomplete or damaged, or another tree than `abstract`;
+        names the first leaf that differs.
+    """
+    saved = _metadata(path)
+    difference = _first_difference(_shapes(saved.metadata), _shapes(abstract))
+    if difference:
+        raise CheckpointError(f"checkpoint {path} does not fit: {difference}")
+    with _load_errors(path):
+        return ocp.load(pathlib.Path(path).absolute(), jax.tree.map(_target, abstract))
+
+
+class RunCheckpoints:
+    """The checkpoints of one training run: `folder/STEP/`, the latest few and the best.
+
+    A checkpoint appears under its name only when it is complete; unfinished ones, left by a run
+    that was killed, are removed on opening.
+    """
+
+    def __init__(
+        self, folder: str | os.PathLike[str], *, keep_latest: int = 2, keep_best: bool = True
+    ) -> None:
+        """Opens the folder, which is created where there is none.
+
+        Args:
+          folder: where the checkpoints are.
+          keep_latest: how many of the latest are kept, at least 1.
+          keep_best: keep the one with the highest score too.
+        """
+        if keep_latest < 1:
+            raise ValueError(f"keep_latest={keep_latest}; keep at least 1 checkpoint")
+        self._folder = pathlib.Path(folder)
+        self._keep_latest, self._keep_best = keep_latest, keep_best
+        self._checkpointer = self._open()
+        self._pending: Any = None
+
+    def save(
+        self,
+        step: int,
+        state: Tree,
+        *,
+        data_state: bytes | dict[str, Any] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        score: float | None = None,
+    ) -> None:
+        """Starts saving `state` as of `step`; arrays may be donated as soon as this returns.
+
+        Waits for the save before, if that is still under way. A step that is already saved is
+        left as it is.
+
+        Args:
+          step: updates made so far.
+          state: tree of arrays; no typed PRNG keys.
+          data_state: the data iterator's `get_state()`, bytes or JSON values.
+          metadata: JSON values (config, counters, best score so far).
+          score: higher is better; a score that is not finite never is the best.
+
+        Raises:
+          OSError: the disk is full (this save or the one before); earlier checkpoints stay.
+        """
+        self.wait()
+        if step in self.steps():
+            return
+        if isinstance(data_state, bytes):
+            data_state = {"base64": base64.b64encode(data_state).decode()}
+        metrics = {"score": float(score)} if score is not None and math.isfinite(score) else None
+        with _storage_errors(self._folder):
+            self._pending = self._checkpointer.save_checkpointables_async(
+                step,
+                {"state": state},
+                force=True,
+                metrics=metrics,
+                custom_metadata={"data_state": data_state, "metadata": dict(metadata or {})},
+            )
+
+    def wait(self) -> None:
+        """Returns when the last save is on the disk.
+
+        Raises:
+          OSError: it failed.
+        """
+        pending, self._pending = self._pending, None
+        if pending is None:
+            return
+        try:
+            with _storage_errors(self._folder):
+                pending.result()
+        except Exception:
+            # Orbax would raise this again at the next call, and leave the unfinished files.
+            with contextlib.suppress(Exception):
+                self._checkpointer.close()
+            for unfinished in self._folder.glob("*.orbax-checkpoint-tmp"):
+                shutil.rmtree(unfinished, ignore_errors=True)
+            self._checkpointer = self._open()
+            raise
+
+    def steps(self) -> list[int]:
+        """The steps that have a complete checkpoint, ascending."""
+        self.wait()
+        return [checkpoint.step for checkpoint in self._checkpointer.checkpoints]
+
+    def latest(self) -> int | None:
+        """The last step that has a checkpoint, None without any."""
+        return max(self.steps(), default=None)
+
+    def best(self) -> int | None:
+        """The step with the highest score (the latest of equals), None without any score."""
+        self.wait()
+        scored = [c for c in self._checkpointer.checkpoints if c.metrics]
+        return max(scored, key=lambda c: (c.metrics["score"], c.step)).step if scored else None
+
+    def metadata(self, step: int) -> dict[str, Any]:
+        """The metadata saved with `step`, without its arrays.
+
+        Raises:
+          CheckpointError: no such step.
+        """
+        return dict(self._saved_metadata(step)["metadata"])
+
+    def restore(self, step: int, abstract_state: Tree) -> Restored:
+        """Reads the checkpoint of `step`; see `load_tree` for `abstract_state`.
+
+        The sharding may differ from that of the run that saved it.
+
+        Raises:
+          CheckpointError: no such step, damaged, or another state than `abstract_state`.
+        """
+        saved = self._saved_metadata(step)
+        data_state = saved["data_state"]
+        if data_state is not None and set(data_state) == {"base64"}:
+            data_state = base64.b64decode(data_state["base64"])
+        state = load_tree(self._folder / str(step), abstract_state)
+        return Restored(state, data_state, saved["metadata"])
+
+    def close(self) -> None:
+        """Waits for the last save and releases what orbax holds.
+
+        Raises:
+          OSError: the last save failed.
+        """
+        try:
+            self.wait()
+        finally:
+            self._checkpointer.close()
+
+    def __enter__(self) -> RunCheckpoints:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _open(self) -> Any:
+        policies = ocp.training.preservation_policies
+        keep: list[Any] = [policies.LatestN(self._keep_latest)]
+        if self._keep_best:
+            best = policies.BestN(
+                get_metric_fn=lambda metrics: metrics["score"],
+                n=1,
+                keep_checkpoints_without_metrics=False,
+            )
+            keep.append(best)
+        return ocp.training.Checkpointer(
+            self._folder.absolute(),
+            preservation_policy=policies.AnyPreservationPolicy(keep),
+            cleanup_tmp_directories=True,
+        )
+
+    def _saved_metadata(self, step: int) -> dict[str, Any]:
+        steps = self.steps()
+        if step not in steps:
+            raise CheckpointError(f"no checkpoint of step {step} in {self._folder}; there: {steps}")
+        return dict(_metadata(self._folder / str(step)).custom_metadata)
+
+
+def _metadata(path: str | os.PathLike[str]) -> Any:
+    """Orbax's description of the checkpoint: `.metadata` (tree of shapes), `.custom_metadata`."""
+    if not os.path.isdir(path):
+        raise CheckpointError(f"no checkpoint at {path}: no such folder")
+    with _load_errors(path):
+        return ocp.metadata(pathlib.Path(path).absolute())
+
+
+def _target(leaf: Any) -> jax.ShapeDtypeStruct:
+    # Without a sharding orbax would take the saved one, whose devices may not exist here.
+    sharding = leaf.sharding or SingleDeviceSharding(jax.local_devices()[0])
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
+def _shapes(tree: Tree) -> dict[str, tuple[int, ...]]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    name = jax.tree_util.keystr
+    return {name(path, simple=True, separator="/"): tuple(leaf.shape) for path, leaf in leaves}
+
+
+def _first_difference(
+    saved: dict[str, tuple[int, ...]], expected: dict[str, tuple[int, ...]]
+) -> str | None:
+    for name, shape in expected.items():
+        if name not in saved:
+            return f"it has no {name!r}, expected one of shape {shape}"
+        if saved[name] != shape:
+            return f"{name!r} has shape {saved[name]} there, expected {shape}"
+    for name in saved.keys() - expected.keys():
+        return f"it has {name!r} of shape {saved[name]}, which is not expected"
+    return None
+
+
+@contextlib.contextmanager
+def _load_errors(path: str | os.PathLike[str]) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        # Orbax wraps what the array store says about damaged data in a bare Exception.
+        if not isinstance(error, ValueError | OSError | KeyError) and type(error) is not Exception:
+            raise
+        reason = str(error.__cause__ or error).partition("\n")[0]
+        raise CheckpointError(f"checkpoint {path} is incomplete or damaged: {reason}") from error
+
+
+@contextlib.contextmanager
+def _storage_errors(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Makes an OSError again of the ValueError that the array store raises on a full disk."""
+    try:
+        yield
+    except ValueError as error:
+        code = re.search(r"os_error_code='(\d+)'", str(error))
+        if code is None:
+            raise
+        raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from error
+
+
+_ALSO_RAISED = ("raised an exception", "Handler Commit operations", "Save Finalize thread")
+
+
+def _not_also_raised(record: logging.LogRecord) -> bool:
+    return not any(phrase in record.getMessage() for phrase in _ALSO_RAISED)
+
+
+# When saving fails, each of orbax's threads logs the stack of an error that the caller gets too.
+logging.getLogger("absl").addFilter(_not_also_raised)

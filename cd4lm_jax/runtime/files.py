@@ -1,0 +1,104 @@
+"""Files and folders that are either complete or not there.
+
+Everything is written beside its target, flushed to the disk and renamed over it, so a reader
+(or the next start after a crash) sees the earlier content or the new one and nothing between.
+When writing fails, a full disk included, the temporary is removed and the earlier file stays.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+import secrets
+import shutil
+from collections.abc import Iterator
+
+TEMPORARY_PREFIX = ".tmp-"
+
+
+def _beside(path: pathlib.Path) -> pathlib.Path:
+    """A fresh name in the folder of `path`; the suffix stays, for writers that go by it."""
+    return path.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(4)}-{path.name}")
+
+
+def _flush(path: pathlib.Path) -> None:
+    """Forces a file or folder to the disk; also where a delayed "disk full" comes to light."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
+    """Yields a temporary path to write to, which becomes `path` when the block ends well.
+
+    Parent folders are created. The temporary has the suffix of `path`.
+
+    Raises:
+      OSError: the disk is full, the folder cannot be written, or the block wrote no file;
+        `path` is then as it was before.
+    """
+    target = pathlib.Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _beside(target)
+    try:
+        yield temporary
+        _flush(temporary)
+        os.replace(temporary, target)
+        _flush(target.parent)
+    except OSError as error:
+        # The user knows the target; a failed write() names no file at all.
+        if error.filename in (None, str(temporary), temporary):
+            error.filename, error.filename2 = str(target), None
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
+    """Yields an empty folder to fill, which becomes the folder `path` when the block ends well.
+
+    A folder that was there before is replaced as a whole; until then it stays untouched.
+
+    Raises:
+      OSError: as `atomic_path`; NotADirectoryError when `path` is a file.
+    """
+    target = pathlib.Path(path)
+    if target.exists() and not target.is_dir():
+        raise NotADirectoryError(f"{target} is a file, a folder was to be written there")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # What the block leaves beside its folder (temporaries of other libraries) goes with `holder`.
+    holder = _beside(target)
+    fresh, earlier = holder / "new", holder / "earlier"
+    fresh.mkdir(parents=True)
+    try:
+        yield fresh
+        for entry in [fresh, *fresh.rglob("*")]:
+            _flush(entry)
+        # A folder cannot be renamed over a full one: the earlier steps aside, and back on failure.
+        if target.exists():
+            os.replace(target, earlier)
+        try:
+            os.replace(fresh, target)
+        except BaseException:
+            if earlier.exists():
+                os.replace(earlier, target)
+            raise
+        _flush(target.parent)
+    finally:
+        shutil.rmtree(holder, ignore_errors=True)
+
+
+def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
+    """Writes `data` to `path` atomically (see `atomic_path`)."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Writes `text` to `path` as UTF-8 atomically (see `atomic_path`)."""
+    write_bytes(path, text.encode("utf-8"))

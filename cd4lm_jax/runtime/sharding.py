@@ -1,0 +1,82 @@
+"""One table from logical axes to mesh axes, and what follows from it.
+
+Arrays are described by logical axis names, one a dimension (`("embed", "mlp")`; None for a
+dimension that is never split). Only the table knows the mesh. The shape of it is that of
+jax-llm-examples' ShardingRules.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from cd4lm_jax.runtime.config import nearest
+
+LogicalAxes = tuple[str | None, ...]
+MeshAxes = str | tuple[str, ...] | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ShardingRules:
+    """Logical axis -> the mesh axis (or axes) it is split over, None for not at all.
+
+    Parameters are split over `fsdp` along their embed dimension and over `tensor` along the
+    other one, so each matrix is split over both and no name repeats in one array.
+    """
+
+    # Activations.
+    batch: MeshAxes = ("data", "fsdp")
+    length: MeshAxes = None
+    # Parameters.
+    embed: MeshAxes = "fsdp"
+    heads: MeshAxes = "tensor"
+    kv_heads: MeshAxes = "tensor"
+    head_dim: MeshAxes = None
+    mlp: MeshAxes = "tensor"
+    vocab: MeshAxes = "tensor"
+    layers: MeshAxes = None
+    norm: MeshAxes = None
+
+
+RULES = ShardingRules()
+
+
+def spec(axes: LogicalAxes, rules: ShardingRules = RULES) -> PartitionSpec:
+    """The PartitionSpec of an array with these logical axes.
+
+    Raises:
+      ValueError: a name that the table lacks, or two dimensions split over one mesh axis.
+    """
+    known = [field.name for field in dataclasses.fields(rules)]
+    entries: list[MeshAxes] = []
+    for name in axes:
+        if name is not None and name not in known:
+            raise ValueError(f"no logical axis {name!r} (in {axes}); {nearest(name, known)}")
+        entries.append(None if name is None else getattr(rules, name))
+    used = [a for e in entries for a in ((e,) if isinstance(e, str) else e or ())]
+    repeated = {axis for axis in used if used.count(axis) > 1}
+    if repeated:
+        raise ValueError(
+            f"logical axes {axes} split two dimensions over mesh axis {sorted(repeated)[0]!r}; "
+            "name one of them None"
+        )
+    return PartitionSpec(*entries)
+
+
+def shardings(mesh: Mesh, axes: Any, rules: ShardingRules = RULES) -> Any:
+    """A tree of tuples of logical names -> the same tree of NamedShardings on `mesh`."""
+    return jax.tree.map(
+        lambda names: NamedSharding(mesh, spec(names, rules)),
+        axes,
+        is_leaf=lambda node: isinstance(node, tuple),
+    )
+
+
+def constrain(array: jax.Array, axes: LogicalAxes, rules: ShardingRules = RULES) -> jax.Array:
+    """Pins an activation's sharding inside jit; without a mesh (`jax.set_mesh`) does nothing."""
+    if jax.sharding.get_abstract_mesh().empty:
+        return array
+    return jax.lax.with_sharding_constraint(array, spec(axes, rules))

@@ -1,0 +1,52 @@
+"""What all tests share."""
+
+from __future__ import annotations
+
+import os
+
+# Before anything imports jax. `JAX_PLATFORMS=cuda make test` runs the suite on a GPU.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import pathlib
+import subprocess
+import sys
+from collections.abc import Callable
+
+import hypothesis
+import pytest
+
+# How long an example takes says more about the machine than about the code.
+hypothesis.settings.register_profile("cd4lm", deadline=None)
+hypothesis.settings.load_profile("cd4lm")
+
+ROOT = pathlib.Path(__file__).parent.parent
+GOLDEN = ROOT.parent / "shared" / "golden"
+
+
+@pytest.fixture(scope="session")
+def golden() -> pathlib.Path:
+    """What the published code computed; lies beside the repository, not in it."""
+    if not GOLDEN.is_dir():
+        pytest.skip("the golden data are not beside this repository (../shared/golden)")
+    return GOLDEN
+
+
+@pytest.fixture
+def run_python() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs `python ARGUMENTS...` in the repository with a number of virtual CPU devices.
+
+    For what a process can only settle once: how many devices it has, how it exits.
+    """
+
+    def run(*arguments: str, devices: int = 1) -> subprocess.CompletedProcess[str]:
+        flags = f"--xla_force_host_platform_device_count={devices}"
+        return subprocess.run(
+            [sys.executable, *arguments],
+            cwd=ROOT,
+            env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
+
+    return run

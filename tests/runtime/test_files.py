@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import errno
+import os
+import pathlib
+
+import pytest
+
+from cd4lm_jax.runtime import files
+from tests.disk import full_beyond
+
+
+def entries(folder: pathlib.Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_text_is_written_and_replaced(tmp_path: pathlib.Path) -> None:
+    target = tmp_path / "new" / "a.txt"
+    files.write_text(target, "één\n")
+    files.write_text(target, "twee\n")
+    assert target.read_bytes() == b"twee\n"
+    assert entries(target.parent) == ["a.txt"]
+
+
+def test_failed_block_leaves_the_earlier_file_alone(tmp_path: pathlib.Path) -> None:
+    target = tmp_path / "a.png"
+    files.write_bytes(target, b"earlier")
+    with pytest.raises(ZeroDivisionError), files.atomic_path(target) as path:
+        path.write_bytes(b"half")
+        assert path.suffix == ".png"
+        assert target.read_bytes() == b"earlier"
+        raise ZeroDivisionError
+    assert target.read_bytes() == b"earlier"
+    assert entries(tmp_path) == ["a.png"]
+
+
+def test_full_disk_is_an_os_error_that_names_the_target(tmp_path: pathlib.Path) -> None:
+    target = tmp_path / "a.txt"
+    files.write_text(target, "earlier")
+    with full_beyond(100), pytest.raises(OSError, match=r"a\.txt") as raised:
+        files.write_text(target, "x" * 1000)
+    assert raised.value.errno == errno.EFBIG
+    assert raised.value.filename == str(target)
+    assert target.read_text() == "earlier"
+    assert entries(tmp_path) == ["a.txt"]
+
+
+def test_block_that_writes_nothing_is_an_error_about_the_target(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(FileNotFoundError) as raised, files.atomic_path(tmp_path / "a.txt"):
+        pass
+    assert raised.value.filename == str(tmp_path / "a.txt")
+
+
+def test_folder_is_replaced_as_a_whole(tmp_path: pathlib.Path) -> None:
+    target = tmp_path / "model"
+    with files.atomic_folder(target) as folder:
+        (folder / "one").write_text("1")
+    with files.atomic_folder(target) as folder:
+        files.write_text(folder / "deep" / "two", "2")
+        (folder.parent / "left behind").write_text("beside the folder")
+        assert entries(target) == ["one"]
+    assert entries(target) == ["deep"]
+    assert entries(tmp_path) == ["model"]
+
+
+def test_failed_folder_leaves_the_earlier_one_alone(tmp_path: pathlib.Path) -> None:
+    target = tmp_path / "model"
+    with files.atomic_folder(target) as folder:
+        (folder / "one").write_text("1")
+    with pytest.raises(KeyError), files.atomic_folder(target) as folder:
+        (folder / "two").write_text("2")
+        raise KeyError
+    assert entries(target) == ["one"]
+    assert entries(tmp_path) == ["model"]
+
+
+def test_earlier_folder_returns_when_the_new_one_cannot_take_its_place(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "model"
+    with files.atomic_folder(target) as folder:
+        (folder / "one").write_text("1")
+    replace = os.replace
+
+    def fail_for_new(source: pathlib.Path, destination: pathlib.Path) -> None:
+        if source.name == "new":
+            raise OSError(errno.EIO, "broken disk")
+        replace(source, destination)
+
+    monkeypatch.setattr(os, "replace", fail_for_new)
+    with pytest.raises(OSError, match="broken disk"), files.atomic_folder(target) as folder:
+        (folder / "two").write_text("2")
+    assert entries(target) == ["one"]
+
+
+def test_folder_over_a_file_is_refused(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "model").write_text("a file")
+    with (
+        pytest.raises(NotADirectoryError, match="is a file"),
+        files.atomic_folder(tmp_path / "model"),
+    ):
+        pass
+    assert (tmp_path / "model").read_text() == "a file"
