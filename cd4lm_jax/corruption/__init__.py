@@ -1,0 +1,1 @@
+"""How clean text becomes noisy."""
