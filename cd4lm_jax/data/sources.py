@@ -1,0 +1,175 @@
+"""Where questions and answers come from: TFDS datasets and local JSON files.
+
+gsm_mini/full, gsm_mini/distill   generated here when their files are missing
+gsm8k                             TFDS's own builder, prepared beforehand
+path/to/file.jsonl, file.json     objects with the fields "question" and "answer"
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol, TypedDict
+
+DataDir = str | os.PathLike[str] | None
+
+
+class SourceError(ValueError):
+    """A data source that cannot be read, or does not hold what was asked for."""
+
+
+class Example(TypedDict):
+    """A question and its worked answer."""
+
+    question: str
+    answer: str
+
+
+class Source(Protocol):
+    """Examples by their place in a split."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Example: ...
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Example]:
+        """Several at once, which is much faster for files on disk."""
+        ...
+
+
+class _FileSource:
+    """The examples of a JSON or JSONL file, in memory."""
+
+    def __init__(self, examples: list[Example]) -> None:
+        self._examples = examples
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    def __getitem__(self, index: int) -> Example:
+        return self._examples[index]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Example]:
+        return [self._examples[index] for index in indices]
+
+
+class _TfdsSource:
+    """The examples of a TFDS split, read from ArrayRecord files as they are asked for."""
+
+    def __init__(self, rows: Any) -> None:
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> Example:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"example {index} of {len(self)}")
+        return self.__getitems__([index % len(self)])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Example]:
+        return [
+            {"question": row["question"].decode(), "answer": row["answer"].decode()}
+            for row in self._rows.__getitems__([int(index) for index in indices])
+        ]
+
+
+def open_source(name: str, split: str, data_dir: DataDir = None) -> Source:
+    """Opens a split of a dataset for random access.
+
+    Args:
+      name: "gsm_mini/full", "gsm_mini/distill", "gsm8k", or the path of a .jsonl or .json file.
+      split: a split of the dataset, or a slice of one in TFDS's notation ("train[:90%]"); not
+        used for a file, which is one split.
+      data_dir: where TFDS datasets live; None for TFDS's own default.
+
+    Raises:
+      SourceError: no such dataset, split or file, or the file holds no or faulty examples.
+    """
+    if Path(name).suffix in (".json", ".jsonl"):
+        return _FileSource(_read_file(Path(name)))
+    dataset, _, config = name.partition("/")
+    if dataset == "gsm_mini":
+        # Imported here because it takes seconds, and a JSON file needs none of it.
+        from cd4lm_jax.data.gsm_mini.builder import GsmMini, prepare
+
+        known = [known.name for known in GsmMini.BUILDER_CONFIGS]
+        if config and config not in known:
+            raise SourceError(
+                f"no dataset {name!r}: expected gsm_mini/{' or gsm_mini/'.join(known)}"
+            )
+        builder: Any = prepare(config or known[0], data_dir)
+    elif name == "gsm8k":
+        builder = _prepared_gsm8k(data_dir)
+    else:
+        raise SourceError(
+            f"no data source {name!r}: expected gsm_mini/full, gsm_mini/distill, gsm8k, or the "
+            "path of a .jsonl or .json file"
+        )
+    if split.partition("[")[0] not in builder.info.splits:
+        raise SourceError(
+            f"{name} has no split {split!r}: expected one of {[*builder.info.splits]}"
+        )
+    return _TfdsSource(builder.as_data_source(split=split))
+
+
+def _prepared_gsm8k(data_dir: DataDir) -> Any:
+    """TFDS's builder of GSM8K, its files already on disk; nothing is downloaded here."""
+    from tensorflow_datasets.text.gsm8k.gsm8k import Gsm8k
+
+    folder = None if data_dir is None else os.fspath(data_dir)
+    builder = Gsm8k(data_dir=folder, file_format="array_record")
+    if not (Path(builder.data_path) / "dataset_info.json").is_file():
+        raise SourceError(
+            f"gsm8k is not in {builder.data_path}: name a .jsonl file of it, or let TFDS fetch it "
+            'with `python -c "from tensorflow_datasets.text.gsm8k.gsm8k import Gsm8k; '
+            f"Gsm8k(data_dir={folder!r}, file_format='array_record').download_and_prepare()\"`"
+        )
+    return builder
+
+
+def _read_file(path: Path) -> list[Example]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SourceError(f"cannot read {path}: {error}") from error
+    rows = _json_rows(path, text) if path.suffix == ".json" else _jsonl_rows(path, text)
+    examples = [_example(where, row) for where, row in rows]
+    if not examples:
+        raise SourceError(f"{path} is empty: expected an object with question and answer a line")
+    return examples
+
+
+def _jsonl_rows(path: Path, text: str) -> Iterator[tuple[str, Any]]:
+    # Not splitlines(): that also breaks at characters JSON strings may hold.
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            yield f"{path}, line {number}", _parse(f"{path}, line {number}", line)
+
+
+def _json_rows(path: Path, text: str) -> Iterator[tuple[str, Any]]:
+    rows = _parse(str(path), text) if text.strip() else []
+    if not isinstance(rows, list):
+        raise SourceError(
+            f"{path}: expected a JSON list of objects, or JSON lines in a .jsonl file"
+        )
+    for number, row in enumerate(rows, 1):
+        yield f"{path}, entry {number}", row
+
+
+def _parse(where: str, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise SourceError(f"{where}: not JSON ({error})") from error
+
+
+def _example(where: str, row: Any) -> Example:
+    if not isinstance(row, dict):
+        raise SourceError(f"{where}: expected an object with question and answer")
+    for field in ("question", "answer"):
+        if not isinstance(row.get(field), str):
+            raise SourceError(f'{where}: expected a text field "{field}", found {sorted(row)}')
+    return {"question": row["question"], "answer": row["answer"]}
