@@ -1,0 +1,219 @@
+"""The train state and the one jitted update: the same for every mesh and every objective."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from optax import contrib
+
+from cd4lm_jax.corruption import masking
+from cd4lm_jax.distillation import objective as objectives
+from cd4lm_jax.distillation.curriculum import LambdaCurriculum
+from cd4lm_jax.model.transformer import Transformer
+
+Metrics = dict[str, jax.Array]
+
+_EVALUATION = 2**32 - 1
+"""Stands for the step in the keys of evaluation masks; no run is that long."""
+
+_ADAMW_UPDATE_RMS = 0.2
+"""Root mean square of AdamW's update over its learning rate (Moonlight, section 2.2)."""
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """One batch, every array with a leading batch axis.
+
+    Attributes:
+        tokens: ``[batch, length]`` int32.
+        valid: ``[batch, length]`` bool, False on padding.
+        answer: ``[batch, length]`` bool, positions that may be masked.
+        index: ``[batch]`` int32, the example's stable index in its split.
+    """
+
+    tokens: jax.Array
+    valid: jax.Array
+    answer: jax.Array
+    index: jax.Array
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """AdamW or Muon with linear warm-up and clipping by global norm.
+
+    Attributes:
+        algorithm: ``adamw`` (the published recipe), or ``muon`` for the kernels of the blocks
+            (Jordan et al., 2024) with updates scaled to AdamW's size (Moonlight, 2502.16982), so
+            that one learning rate serves both; all else stays with AdamW.
+        learning_rate: the peak.
+        warmup_steps: linear from zero.
+        decay_share: the last share of the run, over which the rate falls linearly to zero; 0
+            keeps it constant (the published recipe). Until the decay begins, a run does not
+            depend on its length.
+        weight_decay: decoupled, on every parameter, as published.
+        clip_norm: global gradient norm above which gradients are scaled down.
+        b1, b2: moment decays.
+    """
+
+    algorithm: Literal["adamw", "muon"] = "adamw"
+    learning_rate: float = 5e-6
+    warmup_steps: int = 200
+    decay_share: float = 0.0
+    weight_decay: float = 0.01
+    clip_norm: float = 1.0
+    b1: float = 0.9
+    b2: float = 0.999
+
+    def learning_rate_at(self, total_steps: int) -> optax.Schedule:
+        """The schedule over ``total_steps`` updates."""
+        warmup = min(self.warmup_steps, total_steps)
+        decay = round(self.decay_share * total_steps)
+        phases = [
+            optax.linear_schedule(0.0, self.learning_rate, warmup),
+            optax.constant_schedule(self.learning_rate),
+            optax.linear_schedule(self.learning_rate, 0.0, decay),
+        ]
+        return optax.join_schedules(phases, [warmup, total_steps - decay])
+
+    def build(self, total_steps: int) -> optax.GradientTransformation:
+        """Clipping, then the algorithm."""
+        rate = self.learning_rate_at(total_steps)
+        if self.algorithm == "muon":
+            transform = contrib.muon(
+                rate,
+                weight_decay=self.weight_decay,
+                adam_b1=self.b1,
+                adam_b2=self.b2,
+                adam_weight_decay=self.weight_decay,
+                consistent_rms=_ADAMW_UPDATE_RMS,
+                muon_weight_dimension_numbers=_muon_dimensions,
+            )
+        else:
+            transform = optax.adamw(rate, b1=self.b1, b2=self.b2, weight_decay=self.weight_decay)
+        return optax.chain(optax.clip_by_global_norm(self.clip_norm), transform)
+
+
+def _muon_dimensions(params: Any) -> Any:
+    """Which parameters Muon takes: the kernels of the blocks, each layer's by itself."""
+    kernel = contrib.MuonDimensionNumbers(reduction_axis=1, output_axis=2)
+    return jax.tree.map(lambda leaf: kernel if leaf.ndim == 3 else None, params)
+
+
+class TrainState(NamedTuple):
+    """What training changes.
+
+    Attributes:
+        step: int32, updates tried (one a batch), counted from 0.
+        bad_steps: int32, updates skipped in a row because loss or gradient was not finite.
+        model: parameters in float32.
+        optimizer: optax state.
+    """
+
+    step: jax.Array
+    bad_steps: jax.Array
+    model: Transformer
+    optimizer: Any
+
+    @classmethod
+    def create(cls, model: Transformer, optimizer: optax.GradientTransformation) -> TrainState:
+        """A state before its first update."""
+        # Two arrays, not one twice: a buffer can be donated only once.
+        step, bad_steps = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)
+        return cls(step, bad_steps, model, optimizer.init(model))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Learner:
+    """Everything static about an update; hashable, so it can be closed over by jit.
+
+    Attributes:
+        corruption: how answers are masked.
+        objective: temperature and clamp of the loss.
+        curriculum: lambda over training; unused without a teacher.
+        optimizer: AdamW's settings.
+        total_steps: length of the run, which the schedules follow.
+        seed: of the masks.
+    """
+
+    corruption: masking.Corruption
+    objective: objectives.Objective
+    curriculum: LambdaCurriculum
+    optimizer: OptimizerConfig
+    total_steps: int
+    seed: int
+
+    def init(self, model: Transformer) -> TrainState:
+        """A fresh state around ``model``."""
+        return TrainState.create(model, self.optimizer.build(self.total_steps))
+
+    def loss(
+        self,
+        model: Transformer,
+        teacher: Transformer | None,
+        batch: Batch,
+        key: jax.Array,
+        lam: jax.Array,
+    ) -> objectives.Terms:
+        """The loss of one batch under the masks that ``key`` draws."""
+        views = self.corruption.views(key, batch.index, batch.answer)
+        states = _states(model, batch, views.student)
+        targets, weight = batch.tokens.reshape(-1), views.weight.reshape(-1)
+        expert = None if teacher is None else _states(teacher, batch, views.teacher)
+        return objectives.loss(self.objective, states, expert, targets, weight, lam)
+
+    def update(
+        self, state: TrainState, teacher: Transformer | None, batch: Batch
+    ) -> tuple[TrainState, Metrics]:
+        """One update. A loss or gradient that is not finite changes nothing and is counted."""
+        key = jax.random.fold_in(jax.random.key(self.seed), state.step)
+        lam = self.curriculum(state.step, self.total_steps)
+
+        def scalar(model: Transformer) -> tuple[jax.Array, objectives.Terms]:
+            terms = self.loss(model, teacher, batch, key, lam)
+            return terms.total, terms
+
+        (_, terms), gradient = jax.value_and_grad(scalar, has_aux=True)(state.model)
+        norm = optax.tree.norm(gradient)
+        finite = jnp.isfinite(terms.total) & jnp.isfinite(norm)
+        optimizer = self.optimizer.build(self.total_steps)
+        updates, moments = optimizer.update(gradient, state.optimizer, state.model)
+        model = optax.apply_updates(state.model, updates)
+
+        def accept(new: Any, old: Any) -> Any:
+            return jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
+
+        metrics = {
+            "loss": terms.total,
+            "ce": terms.ce,
+            "gradient_norm": norm,
+            "learning_rate": self.optimizer.learning_rate_at(self.total_steps)(state.step),
+            "bad_steps": jnp.where(finite, 0, state.bad_steps + 1),
+        }
+        if teacher is not None:
+            metrics |= {"kl": terms.kl, "lambda": lam}
+        state = TrainState(
+            step=state.step + 1,
+            bad_steps=metrics["bad_steps"],
+            model=accept(model, state.model),
+            optimizer=accept(moments, state.optimizer),
+        )
+        return state, metrics
+
+    def evaluate(self, model: Transformer, teacher: Transformer | None, batch: Batch) -> Metrics:
+        """Loss terms of a validation batch, under masks and a lambda that never change."""
+        key = jax.random.fold_in(jax.random.key(self.seed), _EVALUATION)
+        lam = jnp.float32(self.curriculum.final)
+        terms = self.loss(model, teacher, batch, key, lam)
+        metrics = {"loss": terms.total, "ce": terms.ce}
+        return metrics | ({"kl": terms.kl} if teacher is not None else {})
+
+
+def _states(model: Transformer, batch: Batch, masked: jax.Array) -> objectives.States:
+    noisy = masking.apply(batch.tokens, masked, model.config.mask_id)
+    hidden = model.hidden(noisy, batch.valid)
+    return objectives.States(hidden.reshape(-1, hidden.shape[-1]), model.head_kernel)

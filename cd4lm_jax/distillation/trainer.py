@@ -1,0 +1,314 @@
+"""The loop around the update: data, evaluation, early stop, checkpoints, metrics.
+
+One trainer serves the teacher's training and distillation; which it is follows from the
+settings (a teacher or none, the corruption, the objective).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+
+from cd4lm_jax.corruption.masking import Corruption
+from cd4lm_jax.data import pipeline
+from cd4lm_jax.data.tokenizer import Tokenizer
+from cd4lm_jax.distillation.curriculum import LambdaCurriculum
+from cd4lm_jax.distillation.objective import Objective
+from cd4lm_jax.distillation.step import Batch, Learner, OptimizerConfig, TrainState
+from cd4lm_jax.model.config import ModelConfig
+from cd4lm_jax.model.folder import abstract_model, save_model
+from cd4lm_jax.model.loading import load_config, load_model
+from cd4lm_jax.model.transformer import Execution, Transformer, logical_axes
+from cd4lm_jax.runtime import files
+from cd4lm_jax.runtime.checkpoint import RunCheckpoints
+from cd4lm_jax.runtime.config import config_to_json, to_plain
+from cd4lm_jax.runtime.mesh import MeshConfig, make_mesh
+from cd4lm_jax.runtime.metrics import Writers
+from cd4lm_jax.runtime.progress import Progress
+from cd4lm_jax.runtime.sharding import spec
+from cd4lm_jax.runtime.trees import leaf_name, named_leaves, with_leaves
+
+CONFIG_FILE = "config.json"
+MODEL_FOLDER = "model"
+_SHOWN = ("loss", "kl", "ce")
+CHECKPOINTS_FOLDER = "checkpoints"
+
+
+class TrainingError(ValueError):
+    """Training cannot start or go on; one line that says why and how to mend it."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """One training run.
+
+    Attributes:
+        output: the run's folder: checkpoints, metrics, config, and in the end ``model/``.
+        steps: updates in all.
+        seed: of parameters and masks.
+        init: model folder to start from; None starts afresh from ``model``.
+        model: architecture of a fresh model; None with ``init``.
+        tokenizer: folder of a fresh model's tokenizer; None takes that of ``init``.
+        teacher: model folder of the frozen teacher; None trains on the text alone.
+        teacher_dtype: what the teacher's weights are held and computed in.
+        corruption, objective, curriculum, optimizer: how the student learns.
+        data: what it is trained on.
+        validation: what it is judged by.
+        execution: compute dtype, scan, remat.
+        mesh: devices along each axis.
+        log_every: steps between two lines of metrics.
+        eval_every: steps between two evaluations, each followed by a checkpoint.
+        patience: evaluations without a better loss before training stops; 0 never stops early.
+        max_bad_steps: updates in a row that may be skipped for a loss that is not finite.
+    """
+
+    output: str
+    steps: int
+    seed: int = 0
+    init: str | None = None
+    model: ModelConfig | None = None
+    tokenizer: str | None = None
+    teacher: str | None = None
+    teacher_dtype: str = "float32"
+    corruption: Corruption = Corruption()
+    objective: Objective = Objective()
+    curriculum: LambdaCurriculum = LambdaCurriculum()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    data: pipeline.DataConfig = pipeline.DataConfig()
+    validation: pipeline.DataConfig = pipeline.DataConfig(split="validation")
+    execution: Execution = Execution()
+    mesh: MeshConfig = MeshConfig()
+    log_every: int = 10
+    eval_every: int = 50
+    patience: int = 0
+    max_bad_steps: int = 10
+
+    def __post_init__(self) -> None:
+        if (self.init is None) == (self.model is None):
+            raise TrainingError(
+                "give either init (a model folder to start from) or model (an architecture to "
+                "start afresh), not both and not neither"
+            )
+        if self.model is not None and self.tokenizer is None:
+            raise TrainingError("a fresh model needs tokenizer, the folder of its tokenizer")
+        for name in ("steps", "log_every", "eval_every", "max_bad_steps"):
+            if getattr(self, name) < 1:
+                raise TrainingError(f"{name}={getattr(self, name)}; give 1 or more")
+
+    @property
+    def learner(self) -> Learner:
+        """The static part of the update."""
+        return Learner(
+            corruption=self.corruption,
+            objective=self.objective,
+            curriculum=self.curriculum,
+            optimizer=self.optimizer,
+            total_steps=self.steps,
+            seed=self.seed,
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainResult:
+    """What a run left behind.
+
+    Attributes:
+        folder: the exported best model, a model folder.
+        steps: updates made.
+        best_step: the step of the exported model.
+        best_loss: its validation loss.
+    """
+
+    folder: pathlib.Path
+    steps: int
+    best_step: int
+    best_loss: float
+
+
+def train(config: TrainConfig) -> TrainResult:
+    """Runs or continues a training run and exports its best model.
+
+    A run whose folder holds checkpoints continues from the latest complete one, at the exact
+    next batch. The best model is the one of the lowest validation loss.
+
+    Raises:
+        TrainingError: the folder holds another run, or the loss stays not finite.
+        CheckpointError: a model or checkpoint that cannot be read, or is of another shape.
+    """
+    mesh = make_mesh(config.mesh)
+    with jax.set_mesh(mesh):
+        return _Run(config, mesh).run()
+
+
+class _Run:
+    """One call of :func:`train`: what is loaded once, and the loop."""
+
+    def __init__(self, config: TrainConfig, mesh: Mesh) -> None:
+        self.config, self.mesh = config, mesh
+        self.output = pathlib.Path(config.output)
+        self.tokenizer = Tokenizer.load(_tokenizer_folder(config))
+        self.teacher = self._load(config.teacher, config.teacher_dtype) if config.teacher else None
+        learner = config.learner
+        abstract = self._abstract_state()
+        self.shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+        self.abstract = abstract
+        # The state's shardings are pinned: left alone, gradients lose their fsdp axis.
+        self.update = jax.jit(
+            learner.update, donate_argnums=0, out_shardings=(self.shardings, None)
+        )
+        self.evaluate = jax.jit(learner.evaluate)
+        self.create = jax.jit(learner.init, out_shardings=self.shardings)
+
+    def run(self) -> TrainResult:
+        config = self.config
+        self.output.mkdir(parents=True, exist_ok=True)
+        with RunCheckpoints(self.output / CHECKPOINTS_FOLDER) as checkpoints:
+            batches = iter(pipeline.batches(config.data, self.tokenizer))
+            state, best, stale = self._start(checkpoints, batches)
+            files.write_text(self.output / CONFIG_FILE, config_to_json(config))
+            label = "distill" if config.teacher else "train"
+            with (
+                Writers(self.output) as writers,
+                Progress(config.steps, label=label) as progress,
+            ):
+                step = int(state.step)
+                shown: dict[str, Any] = {}
+                metrics: dict[str, jax.Array] = {}
+                while step < config.steps and not (config.patience and stale >= config.patience):
+                    batch, previous = self._place(next(batches)), metrics
+                    state, metrics = self.update(state, self.teacher, batch)
+                    step += 1
+                    # At most two steps in flight: the device stays busy, rate and ETA are true.
+                    jax.block_until_ready(previous)
+                    if step % config.log_every == 0 or step == config.steps:
+                        writers.write(step, metrics)
+                        self._check(metrics, step)
+                    shown |= {name: metrics[name] for name in _SHOWN if name in metrics}
+                    if step % config.eval_every == 0 or step == config.steps:
+                        scores = self._validate(state.model)
+                        writers.write(step, {f"eval/{name}": v for name, v in scores.items()})
+                        shown["eval"] = scores["loss"]
+                        stale = 0 if scores["loss"] < best else stale + 1
+                        best = min(best, scores["loss"])
+                        checkpoints.save(
+                            step,
+                            named_leaves(state),
+                            data_state=batches.get_state(),
+                            metadata={"config": to_plain(config), "best": best, "stale": stale},
+                            score=-scores["loss"],
+                        )
+                    progress.update(step, shown)
+            return self._export(checkpoints, step, best)
+
+    def _start(self, checkpoints: RunCheckpoints, batches: Any) -> tuple[TrainState, float, int]:
+        """The state to go on from, the best validation loss so far, evaluations since."""
+        latest = checkpoints.latest()
+        if latest is None:
+            return self.create(self._initial_model()), float("inf"), 0
+        saved = checkpoints.metadata(latest)
+        self._same_run(saved["config"], latest)
+        restored = checkpoints.restore(latest, named_leaves(self.abstract))
+        batches.set_state(restored.data_state)
+        return with_leaves(self.abstract, restored.state), saved["best"], saved["stale"]
+
+    def _same_run(self, saved: dict[str, Any], step: int) -> None:
+        """Refuses a folder whose checkpoints are of another run; `steps` may be extended."""
+        mine = to_plain(self.config)
+        free = {"output", "steps", "mesh", "execution", "log_every", "patience"}
+        different = [name for name in mine if name not in free and mine[name] != saved.get(name)]
+        if different:
+            raise TrainingError(
+                f"{self.output} holds a run of other settings ({', '.join(different)} differ, "
+                f"checkpoint of step {step}); give another output, or remove that folder"
+            )
+
+    def _initial_model(self) -> Transformer:
+        config = self.config
+        if config.init is not None:
+            return self._load(config.init, "float32")
+        assert config.model is not None  # TrainConfig checks
+        make = functools.partial(Transformer, config.model, execution=config.execution)
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract.model)
+        return jax.jit(make, out_shardings=shardings)(jax.random.key(config.seed))
+
+    def _load(self, folder: str, dtype: str) -> Transformer:
+        return load_model(folder, self._execution(dtype), dtype=dtype, mesh=self.mesh)
+
+    def _execution(self, dtype: str) -> Execution:
+        # Weights below float32 cannot be computed with in more than they hold.
+        if dtype == "float32":
+            return self.config.execution
+        return dataclasses.replace(self.config.execution, dtype=dtype)
+
+    def _abstract_state(self) -> TrainState:
+        config = self.config
+        architecture = config.model or load_config(config.init or "")
+        model = abstract_model(architecture, config.execution)
+        state = jax.eval_shape(config.learner.init, model)
+
+        def place(path: Any, leaf: Any) -> jax.ShapeDtypeStruct:
+            axes = logical_axes(leaf_name(path)) if leaf.ndim else ()
+            sharding = NamedSharding(self.mesh, spec(axes))
+            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+        return jax.tree_util.tree_map_with_path(place, state)
+
+    def _place(self, batch: pipeline.Batch) -> Batch:
+        """This host's rows as part of the global batch."""
+
+        def put(array: np.ndarray) -> jax.Array:
+            sharding = NamedSharding(self.mesh, spec(("batch",) + (None,) * (array.ndim - 1)))
+            return jax.make_array_from_process_local_data(sharding, array)
+
+        return Batch(**{name: put(np.asarray(array)) for name, array in batch.items()})
+
+    def _validate(self, model: Transformer) -> dict[str, float]:
+        """Loss terms over the validation split, each batch weighted by its examples."""
+        totals: dict[str, float] = {}
+        rows = 0
+        for batch in self.validation_batches:
+            count = int(np.asarray(batch.answer).any(axis=1).sum())
+            for name, value in self.evaluate(model, self.teacher, batch).items():
+                totals[name] = totals.get(name, 0.0) + count * float(value)
+            rows += count
+        return {name: total / rows for name, total in totals.items()}
+
+    @functools.cached_property
+    def validation_batches(self) -> list[Batch]:
+        """The whole split; the same masks at every evaluation, so that losses compare."""
+        batches = pipeline.eval_batches(self.config.validation, self.tokenizer)
+        return [self._place(batch) for batch in batches]
+
+    def _check(self, metrics: dict[str, jax.Array], step: int) -> None:
+        bad = int(metrics["bad_steps"])
+        if bad >= self.config.max_bad_steps:
+            raise TrainingError(
+                f"loss or gradient was not finite in {bad} updates in a row, up to step {step}; "
+                "lower optimizer.learning_rate or look at the data; the last checkpoint is sound"
+            )
+
+    def _export(self, checkpoints: RunCheckpoints, step: int, best: float) -> TrainResult:
+        """Writes the best checkpoint's parameters as a model folder."""
+        best_step = checkpoints.best()
+        if best_step is None:
+            raise TrainingError(
+                f"{self.output}: no evaluation gave a finite loss, so there is no model to export"
+            )
+        restored = checkpoints.restore(best_step, named_leaves(self.abstract))
+        state = with_leaves(self.abstract, restored.state)
+        folder = self.output / MODEL_FOLDER
+        save_model(folder, state.model)
+        self.tokenizer.save(folder)
+        return TrainResult(folder=folder, steps=step, best_step=best_step, best_loss=best)
+
+
+def _tokenizer_folder(config: TrainConfig) -> str:
+    folder = config.tokenizer or config.init
+    assert folder is not None  # TrainConfig checks
+    return folder

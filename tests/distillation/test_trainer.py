@@ -1,0 +1,267 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import pathlib
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+
+from cd4lm_jax.corruption.masking import Corruption
+from cd4lm_jax.data.gsm_mini import vocabulary
+from cd4lm_jax.data.pipeline import DataConfig
+from cd4lm_jax.data.tokenizer import Tokenizer
+from cd4lm_jax.distillation import trainer
+from cd4lm_jax.distillation.step import OptimizerConfig
+from cd4lm_jax.distillation.trainer import TrainConfig, TrainingError, TrainResult, train
+from cd4lm_jax.model.folder import read_model, save_model
+from cd4lm_jax.model.transformer import Execution, Transformer
+from cd4lm_jax.runtime.checkpoint import CheckpointError
+from cd4lm_jax.runtime.metrics import read_jsonl
+from cd4lm_jax.runtime.progress import Progress
+from tests import exported
+from tests.models import model_of, parameters, tiny_model
+
+STEPS = 30
+MODEL = dataclasses.replace(exported.config(), num_layers=1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Every run jits its update anew; equal programs share what XLA made of the first."""
+    settings = {
+        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
+        "jax_persistent_cache_min_compile_time_secs": 0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    before = {name: getattr(jax.config, name) for name in settings}
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
+    """Eight problems to learn by heart; `output` is a folder that is not there yet."""
+    folder = tmp_path_factory.mktemp("train")
+    rows = [
+        {"question": f"Amy has {n} pens. She buys 2. How many?", "answer": f"#### {n + 2}"}
+        for n in range(8)
+    ]
+    source = folder / "pens.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = DataConfig(source=str(source), answer_length=16, max_length=64, batch_size=4)
+    return TrainConfig(
+        output=str(folder / "run"),
+        steps=STEPS,
+        model=MODEL,
+        tokenizer=str(vocabulary.FOLDER),
+        corruption=Corruption(scheme="diffusion", weighting="mean"),
+        optimizer=OptimizerConfig(learning_rate=1e-2, warmup_steps=5),
+        data=data,
+        validation=dataclasses.replace(data, batch_size=8),
+        execution=Execution(scan_layers=False),
+        log_every=5,
+        eval_every=10,
+    )
+
+
+class Finished(NamedTuple):
+    config: TrainConfig
+    result: TrainResult
+    metrics: list[dict[str, float]]
+
+
+def metrics_of(config: TrainConfig) -> list[dict[str, float]]:
+    return read_jsonl(pathlib.Path(config.output) / "metrics.jsonl")
+
+
+@pytest.fixture(scope="module")
+def finished(config: TrainConfig) -> Finished:
+    """A run from start to end."""
+    return Finished(config, train(config), metrics_of(config))
+
+
+def elsewhere(config: TrainConfig, folder: pathlib.Path, **changes: Any) -> TrainConfig:
+    return dataclasses.replace(config, output=str(folder / "run"), **changes)
+
+
+def exported_parameters(config: TrainConfig) -> dict[str, np.ndarray]:
+    return parameters(read_model(pathlib.Path(config.output) / "model"))
+
+
+def test_memorises_a_few_problems(finished: Finished) -> None:
+    _, result, metrics = finished
+    losses = {row["step"]: row["loss"] for row in metrics if "loss" in row}
+    scores = {row["step"]: row["eval/loss"] for row in metrics if "eval/loss" in row}
+    assert list(losses) == [5, 10, 15, 20, 25, 30]
+    assert list(scores) == [10, 20, 30]
+    assert scores[30] < 0.5 * scores[10]
+    assert losses[30] < 0.5 * losses[5]
+    assert result.steps == STEPS
+    assert result.best_loss == min(scores.values()) == scores[result.best_step]
+
+
+def test_exports_a_model_folder_with_its_tokenizer(finished: Finished) -> None:
+    assert finished.result.folder == pathlib.Path(finished.config.output) / "model"
+    assert read_model(finished.result.folder).config == finished.config.model
+    assert Tokenizer.load(finished.result.folder).vocab_size == vocabulary.load().vocab_size
+
+
+def test_a_run_that_was_stopped_and_continued_equals_one_that_was_not(
+    finished: Finished, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class PowerCut(Exception):
+        pass
+
+    class UntilPowerCut(Progress):
+        def update(self, step: int, terms: Any = None) -> None:
+            if step == 25:
+                raise PowerCut
+
+    config = elsewhere(finished.config, tmp_path)
+    with monkeypatch.context() as patch, pytest.raises(PowerCut):
+        patch.setattr(trainer, "Progress", UntilPowerCut)
+        train(config)
+    assert not (tmp_path / "run" / "model").exists()
+    result = train(config)
+
+    # From the checkpoint of step 20: the lines of step 25 come twice, the same.
+    metrics = metrics_of(config)
+    assert [row["step"] for row in metrics if "loss" in row] == [5, 10, 15, 20, 25, 25, 30]
+    for row in metrics:
+        assert row in finished.metrics
+    assert result.best_step == finished.result.best_step == STEPS
+    expected = exported_parameters(finished.config)
+    for name, leaf in exported_parameters(config).items():
+        np.testing.assert_array_equal(leaf, expected[name], err_msg=name)
+
+
+def test_a_finished_run_trains_no_more_and_exports_again(finished: Finished) -> None:
+    (finished.result.folder / "config.json").unlink()
+    assert train(finished.config) == finished.result
+    assert metrics_of(finished.config) == finished.metrics
+    assert (finished.result.folder / "config.json").is_file()
+
+
+def test_refuses_the_folder_of_another_run(finished: Finished) -> None:
+    other = dataclasses.replace(
+        finished.config, seed=1, optimizer=OptimizerConfig(learning_rate=1e-3)
+    )
+    before = (pathlib.Path(other.output) / "config.json").read_text()
+    with pytest.raises(TrainingError, match=r"other settings \(seed, optimizer differ, .*step 30"):
+        train(other)
+    assert (pathlib.Path(other.output) / "config.json").read_text() == before
+    assert metrics_of(other) == finished.metrics
+
+
+def scripted(monkeypatch: pytest.MonkeyPatch, losses: list[float]) -> list[dict[str, np.ndarray]]:
+    """Evaluations that give these losses; returns the parameters that each one sees."""
+    seen: list[dict[str, np.ndarray]] = []
+
+    def validate(run: object, model: Transformer) -> dict[str, float]:
+        seen.append({name: leaf.copy() for name, leaf in parameters(model).items()})
+        return {"loss": losses[len(seen) - 1]}
+
+    monkeypatch.setattr(trainer._Run, "_validate", validate)
+    return seen
+
+
+def test_stops_early_and_exports_the_best_checkpoint(
+    config: TrainConfig, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = scripted(monkeypatch, [3.0, 1.0, math.nan, 2.0])
+    config = elsewhere(config, tmp_path, eval_every=2, patience=2)
+    result = train(config)
+    assert (result.steps, result.best_step, result.best_loss) == (8, 4, 1.0)
+    for name, leaf in exported_parameters(config).items():
+        np.testing.assert_array_equal(leaf, seen[1][name], err_msg=name)
+        assert (leaf != seen[3][name]).any()
+
+
+def test_without_a_finite_evaluation_nothing_is_exported(
+    config: TrainConfig, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripted(monkeypatch, [math.nan])
+    config = elsewhere(config, tmp_path, eval_every=2, patience=1)
+    with pytest.raises(TrainingError, match="no evaluation gave a finite loss"):
+        train(config)
+    assert not (tmp_path / "run" / "model").exists()
+
+
+def test_stops_when_the_loss_stays_not_finite(config: TrainConfig, tmp_path: pathlib.Path) -> None:
+    leaves = parameters(tiny_model(MODEL))
+    leaves["norm"] = np.full_like(leaves["norm"], np.nan)
+    save_model(tmp_path / "lost", model_of(MODEL, leaves))
+    config = elsewhere(
+        config, tmp_path, init=str(tmp_path / "lost"), model=None, log_every=1, max_bad_steps=3
+    )
+    message = "not finite in 3 updates in a row, up to step 3; lower optimizer.learning_rate"
+    with pytest.raises(TrainingError, match=message):
+        train(config)
+    metrics = metrics_of(config)
+    assert [row["bad_steps"] for row in metrics] == [1, 2, 3]
+    assert all(math.isnan(row["loss"]) for row in metrics)
+    assert not (tmp_path / "run" / "model").exists()
+
+
+def test_distils_a_teacher(finished: Finished, tmp_path: pathlib.Path) -> None:
+    model = str(finished.result.folder)
+    config = elsewhere(
+        finished.config,
+        tmp_path,
+        steps=6,
+        init=model,
+        model=None,
+        tokenizer=None,
+        teacher=model,
+        teacher_dtype="bfloat16",
+        corruption=Corruption(),
+        log_every=1,
+    )
+    result = train(config)
+    updates = [row for row in metrics_of(config) if "loss" in row]
+    assert [row["step"] for row in updates] == [1, 2, 3, 4, 5, 6]
+    for row in updates:
+        lam = float(config.curriculum(int(row["step"]) - 1, 6))
+        assert row["lambda"] == pytest.approx(lam, abs=1e-6)
+        assert row["kl"] >= 0
+        total = lam * row["kl"] + (1 - lam) * row["ce"]
+        assert row["loss"] == pytest.approx(total, rel=1e-4)
+    assert {"eval/loss", "eval/kl", "eval/ce"} < metrics_of(config)[-1].keys()
+    assert read_model(result.folder).config == finished.config.model
+    assert Tokenizer.load(result.folder).mask_id == vocabulary.load().mask_id
+
+
+def test_a_missing_teacher_is_an_error_before_anything_is_written(
+    config: TrainConfig, tmp_path: pathlib.Path
+) -> None:
+    with pytest.raises(CheckpointError, match=r"no model in .*nowhere"):
+        train(elsewhere(config, tmp_path, teacher=str(tmp_path / "nowhere")))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"init": "folder"}, "give either init .* or model .*, not both"),
+        ({"model": None}, "give either init .* or model .* not neither"),
+        ({"tokenizer": None}, "a fresh model needs tokenizer"),
+        ({"steps": 0}, "steps=0; give 1 or more"),
+        ({"eval_every": -1}, "eval_every=-1; give 1 or more"),
+    ],
+)
+def test_says_which_settings_do_not_fit(
+    config: TrainConfig, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(TrainingError, match=message):
+        dataclasses.replace(config, **changes)
