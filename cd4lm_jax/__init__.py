@@ -1,0 +1,34 @@
+"""Distil masked-diffusion language models (DSCD) and decode them adaptively (CAD), in JAX.
+
+```python
+import cd4lm_jax as cd
+
+model = cd.load("experiments/checkpoints/gsm_mini_teacher")
+out = cd.decode(model, ["Amy has 5 pens. She buys 3. How many pens now?"],
+                commit=cd.ConfidenceAdaptive(threshold=0.9), gen_length=64, block_length=32)
+print(out.text[0], out.nfe[0])
+```
+"""
+
+from cd4lm_jax.decoding.commit import (
+    CommitRule,
+    ConfidenceAdaptive,
+    FixedStep,
+    NegativeEntropy,
+    rule,
+)
+from cd4lm_jax.decoding.trajectory import Trajectory
+from cd4lm_jax.language_model import Decoded, LanguageModel, decode, load
+
+__all__ = [
+    "CommitRule",
+    "ConfidenceAdaptive",
+    "Decoded",
+    "FixedStep",
+    "LanguageModel",
+    "NegativeEntropy",
+    "Trajectory",
+    "decode",
+    "load",
+    "rule",
+]

@@ -1,0 +1,163 @@
+"""Commit rules: which of a block's masked positions a pass makes final.
+
+A rule says how positions rank and how many of the best are committed; the decoder does the rest
+(the end-of-sequence gate, the step limit, the guarantee that every pass commits something). An
+own rule is a frozen dataclass with these two methods, registered with :func:`rule` so that its
+numbers are traced: sweeping a threshold compiles once. All rank along the block axis only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+import jax
+import jax.numpy as jnp
+
+T = TypeVar("T", bound=type)
+
+
+class Proposal(NamedTuple):
+    """What a pass proposes for the active block of every row.
+
+    Attributes:
+        confidence: ``[batch, block]`` float32, probability of the proposed token.
+        neg_entropy: ``[batch, block]`` float32, minus the entropy (nats) of the distribution.
+        eligible: ``[batch, block]`` bool, masked and not held back by the EOS gate.
+        step: ``[batch]`` int32, passes already spent in this block.
+        num_blocks: blocks of the whole generation.
+    """
+
+    confidence: jax.Array
+    neg_entropy: jax.Array
+    eligible: jax.Array
+    step: jax.Array
+    num_blocks: int
+
+
+class CommitRule(Protocol):
+    """How a pass chooses what to commit."""
+
+    def score(self, proposal: Proposal) -> jax.Array:
+        """``[batch, block]`` float; higher is committed earlier, ties go to the lower position."""
+
+    def count(self, proposal: Proposal) -> jax.Array:
+        """``[batch]`` int32, how many to commit; the decoder raises it to 1 at least."""
+
+
+def rule(cls: T) -> T:
+    """Registers a frozen dataclass as a commit rule whose fields are traced numbers."""
+    names = [field.name for field in dataclasses.fields(cls)]
+    return jax.tree_util.register_dataclass(cls, data_fields=names, meta_fields=[])
+
+
+@rule
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FixedStep:
+    """A fixed number of passes, the surest tokens first (LLaDA, 2502.09992, algorithm 4).
+
+    A block gets ``steps // num_blocks`` passes and shares its positions out among them, the
+    remainder to the first ones; with exactly two passes the shares are 40 % and 60 %, as in the
+    published CD4LM code.
+
+    Attributes:
+        steps: passes for the whole generation; the generation length for one token a pass.
+    """
+
+    steps: int
+
+    def __post_init__(self) -> None:
+        _check("steps", self.steps, 1, None, "a number of passes")
+
+    def score(self, proposal: Proposal) -> jax.Array:
+        """By confidence."""
+        return proposal.confidence
+
+    def count(self, proposal: Proposal) -> jax.Array:
+        """The share of this pass; everything once the passes are used up."""
+        size = proposal.confidence.shape[1]
+        passes = jnp.maximum(self.steps // proposal.num_blocks, 1)
+        even = size // passes + (proposal.step < size % passes)
+        first_of_two = (size * 2) // 5
+        uneven = jnp.where(proposal.step == 0, first_of_two, size - first_of_two)
+        share = jnp.where(passes == 2, uneven, even)
+        return jnp.where(proposal.step < passes, share, size)
+
+
+@rule
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ConfidenceAdaptive:
+    """CAD: every token at least this sure, within bounds (CD4LM, 2601.02236, section 3.3).
+
+    Attributes:
+        threshold: least probability of a token.
+        min_tokens: committed in a pass whatever their confidence.
+        max_tokens: committed in a pass at most.
+    """
+
+    threshold: float
+    min_tokens: int = 1
+    max_tokens: int = 32
+
+    def __post_init__(self) -> None:
+        _check("threshold", self.threshold, 0.0, 1.0, "a probability")
+        _check_bounds(self.min_tokens, self.max_tokens)
+
+    def score(self, proposal: Proposal) -> jax.Array:
+        """By confidence."""
+        return proposal.confidence
+
+    def count(self, proposal: Proposal) -> jax.Array:
+        """The number of eligible positions at or above the threshold, within the bounds."""
+        sure = proposal.eligible & (proposal.confidence >= self.threshold)
+        return jnp.clip(sure.sum(axis=1), self.min_tokens, self.max_tokens)
+
+
+@rule
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NegativeEntropy:
+    """Like CAD, with minus the entropy in the place of confidence (published CD4LM code).
+
+    Attributes:
+        threshold: least negative entropy, in nats: at most 0.
+        min_tokens: committed in a pass whatever their entropy.
+        max_tokens: committed in a pass at most.
+    """
+
+    threshold: float = -0.3
+    min_tokens: int = 1
+    max_tokens: int = 32
+
+    def __post_init__(self) -> None:
+        _check("threshold", self.threshold, None, 0.0, "a negative entropy in nats")
+        _check_bounds(self.min_tokens, self.max_tokens)
+
+    def score(self, proposal: Proposal) -> jax.Array:
+        """By negative entropy."""
+        return proposal.neg_entropy
+
+    def count(self, proposal: Proposal) -> jax.Array:
+        """The number of eligible positions at or above the threshold, within the bounds."""
+        sure = proposal.eligible & (proposal.neg_entropy >= self.threshold)
+        return jnp.clip(sure.sum(axis=1), self.min_tokens, self.max_tokens)
+
+
+def _check(name: str, value: Any, low: float | None, high: float | None, what: str) -> None:
+    if not isinstance(value, int | float):
+        return  # traced: it was checked before it was passed in
+    if (low is not None and not value >= low) or (high is not None and not value <= high):
+        bounds = " and ".join(
+            part
+            for part in (
+                f"at least {low}" if low is not None else "",
+                f"at most {high}" if high is not None else "",
+            )
+            if part
+        )
+        raise ValueError(f"{name}={value} is not {what}; give one {bounds}")
+
+
+def _check_bounds(least: Any, most: Any) -> None:
+    _check("min_tokens", least, 1, None, "a number of tokens")
+    if isinstance(least, int) and isinstance(most, int) and most < least:
+        raise ValueError(f"max_tokens={most} is below min_tokens={least}; raise it or lower that")

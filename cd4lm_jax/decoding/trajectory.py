@@ -1,0 +1,176 @@
+"""What a decode committed where, when and how surely: data, not print-outs.
+
+One row a problem. Everything that is counted or shown about a decode (passes, tokens a pass, the
+pass-by-pass replay) is worked out from this record, so a decoder has nothing else to report.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Int32 = npt.NDArray[np.int32]
+Float32 = npt.NDArray[np.float32]
+
+# How much a probability may exceed one by rounding in a softmax of low precision.
+_ROUNDING = 1e-2
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Trajectory:
+    """The decodes of N problems with G generated positions each; numpy, on the host.
+
+    Attributes:
+      tokens: int32 [N, G], the finished canvas without its prompt.
+      committed_at: int32 [N, G], the forward pass (from 1, counted by row) that committed the
+        position; 0 where the position was filled after the row had ended, so not decoded.
+      confidence: float32 [N, G], probability of the committed token in the pass that committed it.
+      nfe: int32 [N], forward passes while the row was unfinished (DESIGN.md, "Counting").
+      length: int32 [N], generated tokens before the first EOS or EOT; G where there is none.
+    """
+
+    tokens: Int32
+    committed_at: Int32
+    confidence: Float32
+    nfe: Int32
+    length: Int32
+
+    def __post_init__(self) -> None:
+        """Takes anything numpy can read (device arrays included) and checks that it fits.
+
+        Raises:
+          ValueError: a wrong number of axes or kind of number, shapes that disagree, a pass or a
+            length outside what the row allows.
+        """
+        for field in dataclasses.fields(self):
+            rank = 1 if field.name in ("nfe", "length") else 2
+            value = _array(field.name, getattr(self, field.name), rank)
+            object.__setattr__(self, field.name, value)
+        rows, positions = self.tokens.shape
+        for name, expected in (
+            ("committed_at", (rows, positions)),
+            ("confidence", (rows, positions)),
+            ("nfe", (rows,)),
+            ("length", (rows,)),
+        ):
+            found = getattr(self, name).shape
+            if found != expected:
+                raise ValueError(
+                    f"trajectory: {name} has shape {found}, expected {expected} to go with "
+                    f"tokens of shape {self.tokens.shape}"
+                )
+        _within("length", self.length, 0, positions, "the generated positions")
+        _within("nfe", self.nfe, 0, None, "the forward passes of a row")
+        _within("committed_at", self.committed_at, 0, self.nfe[:, None], "the row's nfe")
+        _within("confidence", self.confidence, 0.0, 1.0 + _ROUNDING, "a probability")
+
+    def __len__(self) -> int:
+        """The number of problems, N."""
+        return self.tokens.shape[0]
+
+    @property
+    def gen_length(self) -> int:
+        """Generated positions of every row, G: text, end and tail."""
+        return self.tokens.shape[1]
+
+    def rows(self, index: slice | Sequence[int] | npt.NDArray[Any]) -> Trajectory:
+        """The problems picked by a slice, a list of row numbers or a boolean array [N].
+
+        Raises:
+          ValueError: the index picks no whole rows (a single number, more than one axis).
+        """
+        picked = index if isinstance(index, slice) else np.asarray(index)
+        if not isinstance(picked, slice):
+            if picked.ndim != 1:
+                raise ValueError(f"rows: expected a slice or a list of rows, got {index!r}")
+            picked = picked if picked.dtype == np.bool_ else picked.astype(np.intp)
+        return Trajectory(
+            **{f.name: getattr(self, f.name)[picked] for f in dataclasses.fields(self)}
+        )
+
+    @classmethod
+    def concatenate(cls, parts: Iterable[Trajectory]) -> Trajectory:
+        """One trajectory from those of several batches, in their order.
+
+        Raises:
+          ValueError: no part at all, or parts of different generation lengths.
+        """
+        parts = list(parts)
+        lengths = sorted({part.gen_length for part in parts})
+        if len(lengths) != 1:
+            raise ValueError(
+                f"concatenate: expected parts of one generation length, got {lengths or 'none'}"
+            )
+        return cls(
+            **{
+                f.name: np.concatenate([getattr(part, f.name) for part in parts])
+                for f in dataclasses.fields(cls)
+            }
+        )
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """One JSON-ready mapping a problem, its keys the field names; `from_json` reads it back."""
+        # Through the shortest decimal that names the float32: 0.95, not 0.949999988079071.
+        confidence = self.confidence.astype(str).astype(np.float64).tolist()
+        return [
+            {
+                "tokens": self.tokens[row].tolist(),
+                "committed_at": self.committed_at[row].tolist(),
+                "confidence": confidence[row],
+                "nfe": int(self.nfe[row]),
+                "length": int(self.length[row]),
+            }
+            for row in range(len(self))
+        ]
+
+    @classmethod
+    def from_json(cls, records: Iterable[Mapping[str, Any]]) -> Trajectory:
+        """The trajectory whose `to_json` gave `records`; other keys in a record are passed over.
+
+        Raises:
+          ValueError: no record, a key missing, or records of different generation lengths.
+        """
+        records = list(records)
+        names = [field.name for field in dataclasses.fields(cls)]
+        if not records:
+            raise ValueError("trajectory: expected at least one record, got none")
+        for number, record in enumerate(records):
+            if missing := [name for name in names if name not in record]:
+                raise ValueError(
+                    f"trajectory: record {number} lacks {', '.join(missing)}; "
+                    f"expected the keys {', '.join(names)}"
+                )
+        lengths = sorted({len(r[name]) for r in records for name in names[:3]})
+        if len(lengths) != 1:
+            raise ValueError(f"trajectory: expected records of one length, got {lengths}")
+        return cls(**{name: np.asarray([record[name] for record in records]) for name in names})
+
+
+def _array(name: str, value: Any, rank: int) -> npt.NDArray[Any]:
+    """`value` as int32 (as float32 for the confidence) with `rank` axes; a view where it can be."""
+    array = np.asarray(value)
+    if array.ndim != rank:
+        raise ValueError(f"trajectory: {name} has shape {array.shape}, expected {rank} axes")
+    if name == "confidence":
+        return array.astype(np.float32, copy=False)
+    if array.dtype.kind not in "iu":
+        raise ValueError(f"trajectory: {name} holds {array.dtype}, expected whole numbers")
+    return array.astype(np.int32, copy=False)
+
+
+def _within(
+    name: str, values: npt.NDArray[Any], low: float, high: float | Int32 | None, what: str
+) -> None:
+    """Raises ValueError unless low <= values (<= high); written so that NaN does not pass."""
+    fits = values >= low
+    if high is not None:
+        fits &= values <= high
+    if not fits.all():
+        where = tuple(int(i) for i in np.argwhere(~fits)[0])
+        raise ValueError(
+            f"trajectory: {name} is {values[where]} at {list(where)}, outside the range of {what}"
+        )

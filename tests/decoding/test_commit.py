@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import json
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import cd4lm_jax as cd
+from cd4lm_jax.decoding.commit import Proposal
+from tests.decoding import reference
+
+SURE = jnp.array([[0.99, 0.9, 0.5, 0.95], [0.1, 0.2, 0.3, 0.4]])
+
+
+def proposal(
+    *, eligible: Any = True, step: Any = (0, 0), num_blocks: int = 2, confidence: Any = SURE
+) -> Proposal:
+    return Proposal(
+        confidence=confidence,
+        neg_entropy=jnp.log(confidence),
+        eligible=jnp.broadcast_to(jnp.asarray(eligible), confidence.shape),
+        step=jnp.asarray(step),
+        num_blocks=num_blocks,
+    )
+
+
+def counts(rule: cd.CommitRule, **given: Any) -> list[int]:
+    return rule.count(proposal(**given)).tolist()
+
+
+def test_confidence_counts_what_is_sure_enough_within_bounds() -> None:
+    rule = cd.ConfidenceAdaptive(threshold=0.95)
+    assert counts(rule) == [2, 1]  # the bound is part of what is sure; 1 at least
+    assert counts(cd.ConfidenceAdaptive(threshold=0.9)) == [3, 1]
+    assert counts(cd.ConfidenceAdaptive(threshold=0.0)) == [4, 4]
+    assert counts(cd.ConfidenceAdaptive(threshold=0.0, max_tokens=3)) == [3, 3]
+    assert counts(cd.ConfidenceAdaptive(threshold=1.0, min_tokens=2)) == [2, 2]
+    assert counts(rule, eligible=[[False, True, True, True], [True] * 4]) == [1, 1]
+    np.testing.assert_array_equal(rule.score(proposal()), SURE)
+
+
+def test_entropy_counts_and_ranks_by_negative_entropy() -> None:
+    rule = cd.NegativeEntropy(threshold=float(np.log(0.89)))
+    assert counts(rule) == [3, 1]
+    assert counts(rule, eligible=False) == [1, 1]
+    assert counts(cd.NegativeEntropy(threshold=-9.0, max_tokens=2)) == [2, 2]
+    assert counts(cd.NegativeEntropy(threshold=0.0, min_tokens=3)) == [3, 3]
+    np.testing.assert_array_equal(rule.score(proposal()), jnp.log(SURE))
+
+
+def plan(size: int, steps: int) -> list[int]:
+    """What FixedStep commits of a block, pass by pass."""
+    # Always as many rows, so that JAX meets few shapes.
+    every = proposal(confidence=jnp.zeros((70, size)), step=jnp.arange(70), num_blocks=1)
+    return cd.FixedStep(steps=steps).count(every)[:steps].tolist()
+
+
+def test_fixed_step_equals_the_published_table(golden: pathlib.Path) -> None:
+    table = json.loads((golden / "tables.json").read_text())["transfer_tokens_per_step"]
+    assert table["columns"] == ["masked_tokens", "steps", "tokens_to_commit"]
+    assert table["rows"]
+    for masked, steps, tokens in table["rows"]:
+        assert plan(masked, steps) == tokens, (masked, steps)
+
+
+@pytest.mark.parametrize("size", [1, 5, 8, 32])
+def test_fixed_step_shares_a_block_out(size: int) -> None:
+    for steps in sorted({1, 2, 3, size // 3 + 1, size - 1 or 1, size, size + 2}):
+        shares = plan(size, steps)
+        assert shares == reference.shares(size, steps)
+        assert sum(shares) == size
+
+
+def test_fixed_step_divides_its_passes_among_the_blocks() -> None:
+    assert counts(cd.FixedStep(steps=8)) == [1, 1]  # 4 passes for the 4 positions of each block
+    assert counts(cd.FixedStep(steps=2)) == [4, 4]
+    assert counts(cd.FixedStep(steps=1)) == [4, 4]  # fewer passes than blocks: one each
+    assert counts(cd.FixedStep(steps=4), step=(0, 1)) == [1, 3]  # 40 % and 60 %
+    assert counts(cd.FixedStep(steps=6), step=(1, 3)) == [1, 4]  # all, once the passes are used up
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: cd.FixedStep(steps=0), r"steps=0 is not a number of passes; give one at least 1"),
+        (lambda: cd.ConfidenceAdaptive(threshold=95), r"threshold=95 .*at least 0.0 and at most 1"),
+        (lambda: cd.ConfidenceAdaptive(threshold=float("nan")), "threshold=nan is not a prob"),
+        (lambda: cd.ConfidenceAdaptive(threshold=0.9, min_tokens=0), "min_tokens=0 .*at least 1"),
+        (
+            lambda: cd.ConfidenceAdaptive(threshold=0.9, min_tokens=3, max_tokens=2),
+            "max_tokens=2 is below min_tokens=3; raise it or lower that",
+        ),
+        (lambda: cd.NegativeEntropy(threshold=0.3), r"threshold=0.3 .*nats; give one at most 0"),
+        (lambda: cd.NegativeEntropy(min_tokens=2, max_tokens=1), "max_tokens=1 is below"),
+    ],
+)
+def test_says_what_is_wrong(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_the_numbers_of_a_rule_are_traced() -> None:
+    traces = []
+
+    @jax.jit
+    def count(rule: cd.CommitRule, given: Proposal) -> jax.Array:
+        traces.append(rule)
+        return rule.count(given)
+
+    given = proposal()._replace(num_blocks=jnp.int32(2))
+    found = [count(cd.ConfidenceAdaptive(threshold=t), given)[0] for t in (0.0, 0.9, 0.99)]
+    assert [int(n) for n in found] == [4, 3, 1]
+    assert len(traces) == 1

@@ -1,0 +1,343 @@
+from __future__ import annotations
+
+import dataclasses
+import itertools
+
+import hypothesis
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+
+from cd4lm_jax.decoding import batch, canvas, decoder
+from cd4lm_jax.decoding.commit import (
+    CommitRule,
+    ConfidenceAdaptive,
+    FixedStep,
+    NegativeEntropy,
+    Proposal,
+    rule,
+)
+from cd4lm_jax.decoding.decoder import Limits, Shape
+from cd4lm_jax.decoding.trajectory import Trajectory
+from cd4lm_jax.model.transformer import Transformer
+from tests.decoding import reference
+from tests.models import TINY_TALKER, forward, tiny_model
+
+# Mask 0: where all logits are equal, or none is a number, the mask is what arg-max would pick.
+CONFIG = dataclasses.replace(TINY_TALKER, mask_id=0)
+GEN, BLOCK, PROMPT = 16, 8, batch.PROMPT_BUCKET
+STOP = Shape(gen_length=GEN, block_length=BLOCK, eos_token_ids=CONFIG.end_ids)
+FILL = dataclasses.replace(STOP, stop_at_eos=False)
+SHY = ConfidenceAdaptive(threshold=0.9)
+
+MODELS = [tiny_model(CONFIG, seed=seed, sharpness=2.5) for seed in range(3)]
+
+
+def draw_prompts(seed: int) -> list[list[int]]:
+    """Five prompts of 1 to 16 tokens, masks among them.
+
+    Drawn by NumPy, for hypothesis looks for the simplest, and under a prompt that is one mask
+    all positions are equal but for rounding: then nothing says which is committed first.
+    """
+    rng = np.random.default_rng(seed)
+    prompts = [rng.integers(0, CONFIG.vocab_size, n).tolist() for n in rng.integers(1, 17, 5)]
+    return [[int(rng.integers(1, CONFIG.vocab_size)), *prompt[1:]] for prompt in prompts]
+
+
+rng = np.random.default_rng(7)
+PROMPTS = [rng.integers(1, CONFIG.vocab_size, length).tolist() for length in (5, 16, 1, 11, 8)]
+
+shares = st.sampled_from([0.0, 0.3, 0.5, 0.7, 0.9, 1.0])
+bounds = st.tuples(st.integers(1, 4), st.integers(0, 6)).map(
+    lambda pair: {"min_tokens": pair[0], "max_tokens": sum(pair)}
+)
+RULES: dict[str, st.SearchStrategy[CommitRule]] = {
+    "fixed": st.integers(1, 20).map(lambda steps: FixedStep(steps=steps)),
+    "confidence": st.builds(
+        lambda threshold, most: ConfidenceAdaptive(threshold=threshold, **most), shares, bounds
+    ),
+    "entropy": st.builds(
+        lambda share, most: NegativeEntropy(threshold=-2.5 * share, **most), shares, bounds
+    ),
+}
+limits = st.builds(
+    lambda ratio, most: Limits(eos_gate_ratio=ratio, max_steps_per_block=most),
+    shares,
+    st.integers(0, 4),
+)
+models = st.integers(0, len(MODELS) - 1)
+prompts = st.integers(0, 2**32 - 1).map(draw_prompts)
+# Fixed draws: a tie within a rounding error would otherwise fail a run in a thousand.
+examples = hypothesis.settings(max_examples=8, derandomize=True)
+
+
+def decode(
+    model: Transformer,
+    given: list[list[int]],
+    commit: CommitRule,
+    *,
+    shape: Shape = STOP,
+    limits: Limits = Limits(),
+) -> Trajectory:
+    """Three rows at a time, so that the last of five prompts shares its batch with a filler."""
+    return batch.decode(model, given, commit, shape=shape, limits=limits, batch_size=3).trajectory
+
+
+def logits_of(model: Transformer) -> reference.Logits:
+    """The model on one row without any padding before it."""
+
+    def logits(tokens: list[int]) -> np.ndarray:
+        row = np.zeros((1, PROMPT + GEN), np.int32)
+        row[0, : len(tokens)] = tokens
+        valid = np.arange(PROMPT + GEN)[None] < len(tokens)
+        return np.asarray(forward(model, jnp.asarray(row), jnp.asarray(valid)))[0, : len(tokens)]
+
+    return logits
+
+
+def equal(found: Trajectory, row: int, expected: reference.Row) -> None:
+    assert found.tokens[row].tolist() == expected.tokens
+    assert found.committed_at[row].tolist() == expected.committed_at
+    assert found.nfe[row] == expected.nfe
+    np.testing.assert_allclose(found.confidence[row], expected.confidence, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape"),
+    [("fixed", STOP), ("confidence", STOP), ("entropy", STOP), ("fixed", FILL)],
+    ids=["fixed", "confidence", "entropy", "fixed to the end"],
+)
+def test_equals_the_plain_loop_and_keeps_its_bounds(kind: str, shape: Shape) -> None:
+    @examples
+    @hypothesis.given(seed=models, given=prompts, commit=RULES[kind], limits=limits)
+    def check(seed: int, given: list[list[int]], commit: CommitRule, limits: Limits) -> None:
+        model = MODELS[seed]
+        found = decode(model, given, commit, shape=shape, limits=limits)
+        for row, prompt in enumerate(given):
+            expected = reference.decode(logits_of(model), prompt, commit, CONFIG, shape, limits)
+            equal(found, row, expected)
+        assert (found.tokens != CONFIG.mask_id).all()
+        assert ((found.nfe >= 1) & (found.nfe <= GEN)).all()
+        if limits.max_steps_per_block:
+            assert (found.nfe <= STOP.num_blocks * limits.max_steps_per_block).all()
+        elif not isinstance(commit, FixedStep):
+            within_bounds(found, commit)
+
+    check()
+
+
+def within_bounds(found: Trajectory, commit: CommitRule) -> None:
+    """Every pass commits from `min_tokens` (or all that is left) to `max_tokens` of one block."""
+    assert isinstance(commit, ConfidenceAdaptive | NegativeEntropy)
+    for row, passes in zip(found.committed_at, found.nfe, strict=True):
+        left = [BLOCK] * (GEN // BLOCK)
+        for number in range(1, passes + 1):
+            blocks = np.flatnonzero(row == number) // BLOCK
+            block, count = int(blocks[0]), len(blocks)
+            assert (blocks == block).all()
+            assert min(commit.min_tokens, left[block]) <= count <= commit.max_tokens
+            left[block] -= count
+
+
+@pytest.mark.parametrize("kind", RULES)
+def test_a_row_alone_equals_the_row_in_a_ragged_batch(kind: str) -> None:
+    @examples
+    @hypothesis.given(seed=models, given=prompts, commit=RULES[kind], limits=limits)
+    def check(seed: int, given: list[list[int]], commit: CommitRule, limits: Limits) -> None:
+        model = MODELS[seed]
+        together = decode(model, given, commit, limits=limits)
+        for row, prompt in enumerate(given):
+            alone = decode(model, [prompt], commit, limits=limits)
+            np.testing.assert_array_equal(alone.tokens[0], together.tokens[row])
+            np.testing.assert_array_equal(alone.committed_at[0], together.committed_at[row])
+            assert alone.nfe[0] == together.nfe[row]
+            assert alone.length[0] == together.length[row]
+
+    check()
+
+
+def test_more_padding_changes_nothing() -> None:
+    longer = rng.integers(0, CONFIG.vocab_size, PROMPT + 9).tolist()
+    expected = decode(MODELS[0], PROMPTS[:2], SHY)
+    found = decode(MODELS[0], [*PROMPTS[:2], longer], SHY)
+    np.testing.assert_array_equal(found.tokens[:2], expected.tokens)
+    np.testing.assert_array_equal(found.nfe[:2], expected.nfe)
+
+
+def laid_out(given: list[list[int]], rows: int = 3) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return canvas.layout(
+        given, rows=rows, prompt_length=PROMPT, gen_length=GEN, mask_id=CONFIG.mask_id
+    )
+
+
+def test_a_mask_token_inside_a_prompt_is_text_and_stays() -> None:
+    prompt = [3, CONFIG.mask_id, 5, CONFIG.mask_id]
+    tokens, valid, done = laid_out([prompt, [CONFIG.mask_id], [1]])
+    end = decoder.run(MODELS[0], *jax.device_put((tokens, valid, done)), SHY, Limits(), shape=STOP)
+    np.testing.assert_array_equal(end.tokens[:, :PROMPT], tokens[:, :PROMPT])
+    assert not end.masked.any()
+    expected = reference.decode(logits_of(MODELS[0]), prompt, SHY, CONFIG, STOP)
+    assert end.tokens[0, PROMPT:].tolist() == expected.tokens
+    assert int(end.nfe[0]) == expected.nfe
+
+
+@pytest.mark.parametrize("kind", RULES)
+@pytest.mark.parametrize("broken", ["nan", "equal"])
+def test_ends_without_masks_whatever_the_logits(kind: str, broken: str) -> None:
+    value = {"nan": jnp.nan, "equal": 0.0}[broken]
+    model = jax.tree.map(lambda leaf: leaf * value, MODELS[0])
+    strict: dict[str, CommitRule] = {
+        "fixed": FixedStep(steps=GEN),
+        "confidence": ConfidenceAdaptive(threshold=1.0),
+        "entropy": NegativeEntropy(threshold=0.0),
+    }
+    found = decode(model, PROMPTS, strict[kind], limits=Limits(eos_gate_ratio=1.0))
+    assert (found.nfe == GEN).all()  # one position a pass, from the left
+    assert (found.tokens != CONFIG.mask_id).all()
+    np.testing.assert_array_equal(found.committed_at, [np.arange(1, GEN + 1)] * len(PROMPTS))
+    expected = 0.0 if broken == "nan" else 1 / (CONFIG.vocab_size - 1)
+    np.testing.assert_allclose(found.confidence, expected, rtol=1e-6)
+
+
+def test_stopping_at_eos_freezes_the_row_and_fills_its_tail() -> None:
+    one = ConfidenceAdaptive(threshold=1.0, max_tokens=1)
+    stopped = [decode(model, PROMPTS, one) for model in MODELS]
+    filled = [decode(model, PROMPTS, one, shape=FILL) for model in MODELS]
+    early = 0
+    for short, full in zip(stopped, filled, strict=True):
+        assert (full.nfe == GEN).all()
+        assert (full.committed_at > 0).all()
+        np.testing.assert_array_equal(short.length, full.length)
+        tail = short.committed_at == 0
+        np.testing.assert_array_equal(tail, full.committed_at > short.nfe[:, None])
+        assert (short.tokens[tail] == CONFIG.eos_id).all()
+        assert (short.confidence[tail] == 0).all()
+        np.testing.assert_array_equal(short.tokens[~tail], full.tokens[~tail])
+        np.testing.assert_array_equal(short.nfe, (~tail).sum(axis=1))
+        early += int(tail.any(axis=1).sum())
+    assert early >= 3
+
+
+def test_filler_rows_cost_nothing() -> None:
+    tokens, valid, done = jax.device_put(laid_out(PROMPTS[:1]))
+    np.testing.assert_array_equal(done, [False, True, True])
+    end = decoder.run(MODELS[0], tokens, valid, done, SHY, Limits(), shape=STOP)
+    assert end.nfe[1:].tolist() == [0, 0]
+    assert not end.committed_at[1:].any()
+    assert int(end.nfe[0]) == decode(MODELS[0], PROMPTS[:1], SHY).nfe[0]
+    # Filler alone: the loop does not start.
+    end = decoder.run(MODELS[0], tokens, valid, done | True, SHY, Limits(), shape=STOP)
+    assert not end.nfe.any()
+
+
+def test_thresholds_caps_and_limits_share_one_compile() -> None:
+    decode(MODELS[0], PROMPTS, SHY)
+    before = decoder.run._cache_size()  # type: ignore[attr-defined]
+    nfe = set()
+    for threshold, most in itertools.product((0.1, 0.6, 0.99), (1, 4, 32)):
+        commit = ConfidenceAdaptive(threshold=threshold, min_tokens=1, max_tokens=most)
+        nfe.add(int(decode(MODELS[0], PROMPTS, commit).nfe.sum()))
+    for settings in ({"eos_gate_ratio": 0.5}, {"max_steps_per_block": 3}):
+        decode(MODELS[1], PROMPTS, SHY, limits=Limits(**settings))
+    assert len(nfe) >= 4
+    assert decoder.run._cache_size() == before  # type: ignore[attr-defined]
+
+
+def test_the_same_shapes_again_compile_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    decode(MODELS[0], PROMPTS, SHY)
+    with jax.log_compiles(), caplog.at_level("WARNING"):
+        decode(MODELS[1], PROMPTS[::-1], SHY)
+    assert not [text for text in caplog.messages if "Compiling" in text]
+
+
+def test_guidance_follows_lladas_formula() -> None:
+    shape = dataclasses.replace(STOP, guided=True)
+    plain = logits_of(MODELS[0])
+    results = []
+    for scale in (0.0, 1.5):
+        found = decode(MODELS[0], PROMPTS, SHY, shape=shape, limits=Limits(cfg_scale=scale))
+        for row, prompt in enumerate(PROMPTS):
+
+            def guided(
+                tokens: list[int], length: int = len(prompt), scale: float = scale
+            ) -> np.ndarray:
+                without = plain([CONFIG.mask_id] * length + tokens[length:])
+                return without + (scale + 1) * (plain(tokens) - without)
+
+            equal(found, row, reference.decode(guided, prompt, SHY, CONFIG, shape))
+        results.append(found)
+    unguided = decode(MODELS[0], PROMPTS, SHY)
+    np.testing.assert_array_equal(results[0].tokens, unguided.tokens)
+    assert (results[1].tokens != unguided.tokens).any()
+
+
+def test_rows_look_at_their_own_blocks() -> None:
+    model, everything = MODELS[0], ConfidenceAdaptive(threshold=0.0)
+    tokens, valid, done = jax.device_put(laid_out(PROMPTS[:3]))
+    known = jnp.asarray(rng.integers(1, 10, (3, BLOCK)), jnp.int32)
+    start = canvas.Canvas.start(tokens.at[1:, PROMPT : PROMPT + BLOCK].set(known[1:]), done, GEN)
+    start = start._replace(
+        block=jnp.array([0, 1, 2]),  # the first, the last, finished
+        masked=start.masked.at[1:, :BLOCK].set(False).at[2].set(False),
+        nfe=jnp.array([0, 4, 9]),
+        done=jnp.array([False, False, True]),
+    )
+    step = jax.jit(decoder.advance, static_argnames="shape")
+    end = step(model, valid, everything, Limits(), FILL, start)
+    best = forward(model, start.tokens, valid).at[..., CONFIG.mask_id].set(-jnp.inf).argmax(-1)
+    first, last = slice(PROMPT, PROMPT + BLOCK), slice(PROMPT + BLOCK, PROMPT + GEN)
+    expected = np.array(start.tokens)
+    expected[0, first] = best[0, first]
+    expected[1, last] = best[1, last]
+    np.testing.assert_array_equal(end.tokens, expected)
+    assert end.nfe.tolist() == [1, 5, 9]
+    assert end.block[:2].tolist() == [1, 2]
+    assert end.done.tolist() == [False, True, True]
+    assert set(end.committed_at[0, :BLOCK].tolist()) == {1}
+    assert set(end.committed_at[1, BLOCK:].tolist()) == {5}
+
+
+@rule
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Half:
+    """As WORKSPACE.md shows: commits the surer half of what is eligible."""
+
+    def score(self, proposal: Proposal) -> jax.Array:
+        return proposal.confidence
+
+    def count(self, proposal: Proposal) -> jax.Array:
+        return proposal.eligible.sum(axis=1) // 2
+
+
+def test_an_own_rule_works() -> None:
+    found = decode(MODELS[0], PROMPTS, Half(), shape=FILL)
+    per_block = [4, 2, 1, 1]
+    for row in found.committed_at:
+        for block, start in enumerate(range(0, GEN, BLOCK)):
+            passes = row[start : start + BLOCK] - block * len(per_block)
+            assert np.bincount(passes)[1:].tolist() == per_block
+
+
+@rule
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Broken:
+    """Ranks by nothing and wants to commit less than nothing."""
+
+    def score(self, proposal: Proposal) -> jax.Array:
+        return jnp.full_like(proposal.confidence, jnp.nan)
+
+    def count(self, proposal: Proposal) -> jax.Array:
+        return jnp.full_like(proposal.step, -3)
+
+
+def test_a_broken_rule_cannot_keep_the_loop_alive() -> None:
+    found = decode(MODELS[0], PROMPTS, Broken(), shape=FILL)
+    assert (found.nfe == GEN).all()
+
+
+@pytest.mark.parametrize(("gen", "block"), [(16, 6), (16, 0), (0, 8), (16, 32)])
+def test_blocks_must_fill_the_generation(gen: int, block: int) -> None:
+    with pytest.raises(ValueError, match=f"gen_length={gen} is not a multiple of block_length="):
+        Shape(gen_length=gen, block_length=block, eos_token_ids=())

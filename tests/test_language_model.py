@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import numpy as np
+import pytest
+
+import cd4lm_jax as cd
+from cd4lm_jax.data.gsm_mini import vocabulary
+from cd4lm_jax.decoding import batch, decoder
+from tests import exported
+
+VOCAB = exported.config().vocab_size
+QUESTIONS = [
+    "Amy has 5 pens. She buys 3. How many pens are there now?",
+    "Tom has 2 cups. How many?",
+    "Amy has 5 pens. She buys 3.",
+]
+SETTINGS: dict[str, Any] = {
+    "commit": cd.ConfidenceAdaptive(threshold=0.9),
+    "gen_length": 16,
+    "block_length": 8,
+    "batch_size": 2,
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    return pathlib.Path(exported.export(tmp_path_factory.mktemp("model")))
+
+
+@pytest.fixture(scope="module")
+def model(folder: pathlib.Path) -> cd.LanguageModel:
+    return cd.load(folder)
+
+
+@pytest.fixture(scope="module")
+def wordless(folder: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> cd.LanguageModel:
+    """The same model from a folder without a tokenizer."""
+    copy = tmp_path_factory.mktemp("wordless")
+    for name in ("config.json", "params"):
+        (copy / name).symlink_to(folder / name)
+    return cd.load(copy)
+
+
+def test_answers_in_the_order_of_the_questions(model: cd.LanguageModel) -> None:
+    tokenizer = vocabulary.load()
+    out = cd.decode(model, QUESTIONS, **SETTINGS)
+    assert len(out.text) == len(out.nfe) == len(out.trajectory) == len(QUESTIONS)
+    assert out.seconds > 0
+    assert ((out.nfe >= 1) & (out.nfe <= 16)).all()
+    rows = zip(out.trajectory.tokens, out.trajectory.length, strict=True)
+    assert out.text == [tokenizer.decode(tokens[:length].tolist()) for tokens, length in rows]
+    assert len(set(out.text)) == len(QUESTIONS)  # so that the next comparison says something
+
+    # Batches are filled by length, whatever the order; text and its ids are the same prompt.
+    order = [2, 0, 1]
+    ids = [tokenizer.prompt(QUESTIONS[row]) for row in order]
+    again = cd.decode(model, [QUESTIONS[2], ids[1], ids[2]], **SETTINGS)
+    assert again.text == [out.text[row] for row in order]
+    np.testing.assert_array_equal(again.nfe, out.nfe[order])
+    np.testing.assert_array_equal(again.trajectory.committed_at, out.trajectory.committed_at[order])
+
+
+def test_all_settings_reach_the_decoder(
+    model: cd.LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def stand_in(*given: Any, **settings: Any) -> batch.Decode:
+        asked.append(settings)
+        raise NotImplementedError
+
+    monkeypatch.setattr(batch, "decode", stand_in)
+    for changes in (
+        {},
+        {"stop_at_eos": False, "eos_gate_ratio": 0.5, "eos_token_ids": (7,), "batch_size": 3},
+        {"max_steps_per_block": 4, "cfg_scale": 1.5},
+    ):
+        with pytest.raises(NotImplementedError):
+            cd.decode(model, QUESTIONS, **(SETTINGS | changes))
+    shape = decoder.Shape(gen_length=16, block_length=8, eos_token_ids=exported.config().end_ids)
+    assert asked == [
+        {"shape": shape, "limits": decoder.Limits(), "batch_size": 2},
+        {
+            "shape": dataclasses.replace(shape, stop_at_eos=False, eos_token_ids=(7,)),
+            "limits": decoder.Limits(eos_gate_ratio=0.5),
+            "batch_size": 3,
+        },
+        {
+            "shape": dataclasses.replace(shape, guided=True),
+            "limits": decoder.Limits(max_steps_per_block=4, cfg_scale=1.5),
+            "batch_size": 2,
+        },
+    ]
+
+
+def test_without_a_tokenizer_there_are_ids_only(
+    model: cd.LanguageModel, wordless: cd.LanguageModel
+) -> None:
+    assert wordless.tokenizer is None
+    ids = [model.prompt_ids(question) for question in QUESTIONS]
+    out = cd.decode(wordless, ids, **SETTINGS)
+    expected = cd.decode(model, ids, **SETTINGS)
+    np.testing.assert_array_equal(out.trajectory.tokens, expected.trajectory.tokens)
+    with pytest.raises(ValueError, match=r"has no tokenizer; use trajectory\.tokens"):
+        _ = out.text
+    with pytest.raises(ValueError, match="no tokenizer, so prompts must be lists of token ids"):
+        cd.decode(wordless, QUESTIONS, **SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "changes", "message"),
+    [
+        (
+            [[1], [1] * 177],
+            {},
+            "prompt 1 has 177 tokens; the model's 192 positions less gen_length=16 leave 176; "
+            "shorten the prompt or gen_length",
+        ),
+        (["a pen"], {"gen_length": 192}, r"prompt 0 has \d+ tokens; .*gen_length=192 leave 0"),
+        (["a"], {"block_length": 5}, "gen_length=16 is not a multiple of block_length=5"),
+        (["a"], {"batch_size": 0}, "batch_size=0; give 1 or more"),
+        ([], {}, "there are no prompts to decode; give at least one"),
+        ([[1], []], {}, "prompt 1 is empty; give at least one token"),
+        ([[1, VOCAB]], {}, f"prompt 0 has an id outside the model's vocabulary of {VOCAB}"),
+        ([[-1]], {}, f"prompt 0 has an id outside the model's vocabulary of {VOCAB}"),
+        (["a"], {"eos_gate_ratio": 1.5}, "eos_gate_ratio=1.5 is no share; give one from 0 to 1"),
+        (["a"], {"eos_gate_ratio": -0.1}, "eos_gate_ratio=-0.1 is no share"),
+        (["a"], {"eos_gate_ratio": float("nan")}, "eos_gate_ratio=nan is no share"),
+    ],
+)
+def test_says_what_does_not_fit(
+    model: cd.LanguageModel, prompts: list[Any], changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        cd.decode(model, prompts, **(SETTINGS | changes))
+
+
+def test_a_prompt_may_fill_all_that_the_generation_leaves(model: cd.LanguageModel) -> None:
+    out = cd.decode(model, [[7, 8] * 88], **SETTINGS)  # 176 of 192 positions
+    assert out.trajectory.tokens.shape == (1, 16)
+
+
+def test_says_that_there_is_no_model(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(ValueError, match=r"no model in .*missing: config.json is missing"):
+        cd.load(tmp_path / "missing")
