@@ -1,0 +1,132 @@
+"""The report of a run: two pictures and one self-contained page.
+
+The page loads nothing: pictures, style and script are inside it, and its own policy forbids the
+browser to fetch or to run anything else. Text of models and data sets is escaped by the template
+and never part of the script.
+"""
+
+from __future__ import annotations
+
+import base64
+import difflib
+import hashlib
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jinja2
+
+from cd4lm_jax.evaluation import plots, replay, table
+from cd4lm_jax.evaluation.replay import Replay
+from cd4lm_jax.evaluation.table import print_table
+from cd4lm_jax.runtime import files
+
+__all__ = ["Replay", "print_table", "render", "write_report"]
+
+TEMPLATES = pathlib.Path(__file__).parent / "templates"
+
+_REQUIRED = ("name", "model", "commit")
+
+
+def write_report(
+    folder: str | os.PathLike[str],
+    summary: Mapping[str, Any],
+    curves: Sequence[Mapping[str, Any]],
+    replays: Sequence[Replay],
+    *,
+    title: str = "Distilled and decoded adaptively",
+) -> None:
+    """Writes pareto.png, training.png (if there are curves) and report.html into a folder.
+
+    All three are made before the first is written, and each is written atomically.
+
+    Args:
+      folder: created where missing.
+      summary: {"rows": [{"name", "model", "commit", "accuracy", "accuracy_interval", "nfe", "tpf",
+        "canvas_tpf", "tps", "speedup", "problems"}], "chosen": name of a row or None,
+        "notes": [text]}, and "device" and "batch_size", which TPS and speed-up depend on. In a
+        row all but the first three may be missing and are then shown as not measured.
+      curves: rows of metrics.jsonl, in any order.
+      replays: decodes to show pass by pass, those of one problem beside each other.
+      title: of the page.
+
+    Raises:
+      ValueError: no rows, a row without name, model or commit, or a chosen name that no row has.
+    """
+    rows, chosen = _checked(summary)
+    pictures = {"pareto": _both(plots.pareto_png, rows, chosen=chosen)}
+    if curves:
+        pictures["training"] = _both(plots.training_png, curves)
+    page = render(summary, pictures, replays, title=title)
+    folder = pathlib.Path(folder)
+    for name, (light, _) in pictures.items():
+        files.write_bytes(folder / f"{name}.png", light)
+    # A lone surrogate in a model's output must not cost the report.
+    files.write_bytes(folder / "report.html", page.encode("utf-8", errors="replace"))
+
+
+def render(
+    summary: Mapping[str, Any],
+    pictures: Mapping[str, tuple[bytes, bytes]],
+    replays: Sequence[Replay],
+    *,
+    title: str,
+) -> str:
+    """The page as HTML; pictures are PNG by name, each in light and in dark."""
+    rows, chosen = _checked(summary)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
+    return environment.get_template("report.html.j2").render(
+        title=title,
+        style=(TEMPLATES / "report.css").read_text(encoding="utf-8"),
+        script=script,
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        columns=table.COLUMNS,
+        rows=rows,
+        chosen=chosen,
+        best=next((row for row in rows if row["name"] == chosen), None),
+        baseline=next((r for r in rows if (r["model"], r["commit"]) == table.BASELINE), None),
+        cell=table.cell,
+        interval=table.interval,
+        column={column.key: column for column in table.COLUMNS},
+        notes=summary.get("notes") or (),
+        device=summary.get("device"),
+        batch_size=summary.get("batch_size"),
+        pictures={
+            name: [base64.b64encode(picture).decode() for picture in both]
+            for name, both in pictures.items()
+        },
+        problems=replay.problems(replays),
+        colour_floor=replay.COLOUR_FLOOR,
+    )
+
+
+def _checked(summary: Mapping[str, Any]) -> tuple[list[Mapping[str, Any]], str | None]:
+    """The summary's rows and its chosen name, or an error that says what is wrong with them."""
+    rows = list(summary.get("rows") or ())
+    if not rows:
+        raise ValueError('report: the summary has no "rows", expected at least one run')
+    for number, row in enumerate(rows):
+        if missing := [key for key in _REQUIRED if not row.get(key)]:
+            raise ValueError(f"report: row {number} lacks {', '.join(missing)}: {dict(row)!r}")
+    chosen = summary.get("chosen")
+    names = [row["name"] for row in rows]
+    if chosen is not None and chosen not in names:
+        nearest = difflib.get_close_matches(str(chosen), names, n=1, cutoff=0.0)
+        raise ValueError(
+            f"report: chosen is {chosen!r}, but no row has that name; nearest is {nearest[0]!r}"
+        )
+    return rows, chosen
+
+
+def _both(draw: Any, data: Sequence[Mapping[str, Any]], **options: Any) -> tuple[bytes, bytes]:
+    """A picture for light and for dark pages."""
+    light, dark = (draw(data, theme=theme, **options) for theme in (plots.LIGHT, plots.DARK))
+    return light, dark

@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from cd4lm_jax.decoding.trajectory import Trajectory
+from cd4lm_jax.evaluation import replay
+from cd4lm_jax.evaluation.replay import Replay
+
+REPLAY = Replay(
+    question="How many?",
+    reference="7",
+    title="student, confidence:0.9",
+    tokens=["#", " 7", "\n", "<|eot_id|>", " ", "<|endoftext|>", "<|endoftext|>"],
+    committed_at=[1, 3, 1, 1, 3, 0, 0],
+    confidence=[1.0, 0.75, 0.4, 0.9, 0.9, 0.0, 0.0],
+    nfe=4,
+    correct=True,
+    group=0,
+)
+
+
+def test_the_tail_that_was_never_decoded_is_only_counted() -> None:
+    board = replay.board(REPLAY)
+    assert [chip.text for chip in board.chips] == ["#", " 7", "\u21b5", "EOT", "\u2423"]
+    assert [chip.special for chip in board.chips] == [False, False, False, True, False]
+    assert [chip.breaks for chip in board.chips] == [False, False, True, False, False]
+    assert board.tail == 2
+
+
+def test_bars_count_what_each_pass_committed() -> None:
+    assert replay.board(REPLAY).bars == [3, 0, 2, 0]
+
+
+def test_colour_spends_its_range_on_high_confidence() -> None:
+    heat = [chip.heat for chip in replay.board(REPLAY).chips]
+    assert heat == pytest.approx([1.0, 0.5, 0.0, 0.8, 0.8])
+
+
+def test_tooltips_name_position_pass_and_confidence() -> None:
+    chips = replay.board(REPLAY).chips
+    assert chips[1].tooltip == "position 2: committed in pass 3 of 4, confidence 0.750"
+    gap = dataclasses.replace(REPLAY, committed_at=[1, 0, 1, 1, 3, 0, 0])
+    assert replay.board(gap).chips[1].tooltip == "position 2: filled after the end, not decoded"
+
+
+def test_problems_keep_their_order_and_their_slowest_passes() -> None:
+    other = dataclasses.replace(REPLAY, group=1, question="Why?")
+    slow = dataclasses.replace(REPLAY, title="teacher", nfe=9)
+    found = replay.problems([REPLAY, other, slow])
+    assert [(p.question, p.passes, len(p.boards)) for p in found] == [
+        ("How many?", 9, 2),
+        ("Why?", 4, 1),
+    ]
+
+
+def test_from_a_row_of_a_trajectory() -> None:
+    trajectory = Trajectory(
+        tokens=np.array([[1, 2], [3, 4]]),
+        committed_at=np.array([[1, 2], [1, 0]]),
+        confidence=np.array([[0.5, 0.5], [0.25, 0.0]]),
+        nfe=np.array([2, 1]),
+        length=np.array([2, 1]),
+    )
+    found = Replay.from_trajectory(
+        trajectory,
+        1,
+        text="token {}".format,
+        question="q",
+        reference="r",
+        title="t",
+        correct=False,
+        group="a",
+    )
+    assert found == Replay(
+        question="q",
+        reference="r",
+        title="t",
+        tokens=["token 3", "token 4"],
+        committed_at=[1, 0],
+        confidence=[0.25, 0.0],
+        nfe=1,
+        correct=False,
+        group="a",
+    )
+
+
+def test_says_what_does_not_fit() -> None:
+    with pytest.raises(ValueError, match="got 7, 6 and 7"):
+        dataclasses.replace(REPLAY, committed_at=[1] * 6)
+    with pytest.raises(ValueError, match="between 0 and nfe=4, got 1 to 5"):
+        dataclasses.replace(REPLAY, committed_at=[1, 2, 3, 4, 5, 1, 1])
+    with pytest.raises(ValueError, match="finite"):
+        dataclasses.replace(REPLAY, confidence=[float("nan")] * 7)

@@ -1,0 +1,219 @@
+from __future__ import annotations
+
+import base64
+import dataclasses
+import hashlib
+import html.parser
+import pathlib
+import re
+from typing import Any
+
+import pytest
+
+from cd4lm_jax.evaluation import plots, report
+from cd4lm_jax.evaluation.replay import Replay
+from cd4lm_jax.runtime import files
+
+EVIL = "</script><script>alert('x')</script>"
+
+SUMMARY: dict[str, Any] = {
+    "rows": [
+        {
+            "name": name,
+            "model": model,
+            "commit": commit,
+            "accuracy": 0.966,
+            "accuracy_interval": [0.95, 0.98],
+            "nfe": nfe,
+            "tpf": 26 / nfe,
+            "canvas_tpf": 64 / nfe,
+            "tps": 5000 / nfe,
+            "speedup": 64 / nfe,
+            "problems": 500,
+        }
+        for name, model, commit, nfe in (
+            ("teacher, one a pass", "teacher", "fixed:1", 64.0),
+            ("student, CAD", "student", "confidence:0.9", 5.0),
+        )
+    ],
+    "chosen": "student, CAD",
+    "notes": ["Thresholds were chosen on validation.", f"note {EVIL}"],
+    "device": "CPU, 2 cores",
+    "batch_size": 64,
+}
+CURVES = [{"step": step, "loss": 1 / step, "lambda": 0.5} for step in range(1, 5)]
+REPLAY = Replay(
+    question=f"How many beads? {EVIL}",
+    reference="7",
+    title="student, confidence:0.9",
+    tokens=["####", " 7", '" onload="x', EVIL, "<|eot_id|>", "<|endoftext|>"],
+    committed_at=[1, 2, 2, 3, 3, 0],
+    confidence=[0.99, 0.8, 0.6, 0.5, 0.9, 0.0],
+    nfe=3,
+    correct=True,
+    group="a",
+)
+
+
+class Page(html.parser.HTMLParser):
+    """Tags, attributes and text of a page, and errors of nesting."""
+
+    VOID = frozenset({"meta", "link", "img", "source", "input", "br", "wbr"})
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.text: list[str] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+    def having(self, name: str) -> list[dict[str, str | None]]:
+        return [attributes for _, attributes in self.tags if name in attributes]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    path = tmp_path_factory.mktemp("report") / "new"
+    slow = dataclasses.replace(REPLAY, title="teacher, fixed:1", nfe=5, correct=False)
+    report.write_report(path, SUMMARY, CURVES, [REPLAY, slow], title=f"Title {EVIL}")
+    return path
+
+
+@pytest.fixture(scope="module")
+def page(folder: pathlib.Path) -> Page:
+    return Page((folder / "report.html").read_text(encoding="utf-8"))
+
+
+def test_writes_two_pictures_and_a_page(folder: pathlib.Path) -> None:
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "pareto.png",
+        "report.html",
+        "training.png",
+    ]
+    assert (folder / "pareto.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_page_is_well_formed(page: Page) -> None:
+    assert page.open == []
+
+
+def test_the_page_loads_nothing(folder: pathlib.Path, page: Page) -> None:
+    text = (folder / "report.html").read_text(encoding="utf-8")
+    assert not re.search(r"https?://|//cdn|@import|url\(", text)
+    loaded = [a[k] for k in ("src", "srcset", "href") for a in page.having(k)]
+    assert len(loaded) == 5  # two pictures, light and dark, and the empty icon
+    assert all(value is not None and value.startswith("data:") for value in loaded)
+
+
+def test_model_output_is_text_and_never_markup(folder: pathlib.Path, page: Page) -> None:
+    text = (folder / "report.html").read_text(encoding="utf-8")
+    assert text.count("<script") == text.count("</script") == 1
+    assert "alert('x')" not in re.findall(r"<script>(.*?)</script>", text, re.DOTALL)[0]
+    assert page.having("onload") == []
+    assert EVIL in page.text  # a token, shown as what it is
+    assert '" onload="x' in page.text
+    assert any(EVIL in piece for piece in page.text if piece.startswith("note "))
+
+
+def test_only_our_own_script_may_run(folder: pathlib.Path) -> None:
+    text = (folder / "report.html").read_text(encoding="utf-8")
+    (script,) = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src "
+    assert f"{policy}'sha256-{digest}'" in text
+
+
+def test_every_token_carries_its_pass_without_any_script(page: Page) -> None:
+    chips = [a for a in page.having("data-at") if a["title"] is not None]
+    assert [a["data-at"] for a in chips] == ["1", "2", "2", "3", "3"] * 2
+    assert chips[0]["title"] == "position 1: committed in pass 1 of 3, confidence 0.990"
+    text = "".join(page.text)
+    assert "####1" in text  # the token and the number of its pass
+    assert "1 more position after the end" in text
+
+
+def test_replays_of_a_problem_stand_side_by_side(page: Page) -> None:
+    problems = [a for tag, a in page.tags if tag == "article"]
+    assert [a["data-passes"] for a in problems] == ["5"]
+    boards = [a["data-passes"] for a in page.having("data-passes") if a.get("class") == "board"]
+    assert boards == ["3", "5"]
+    assert page.text.count("right") == page.text.count("wrong") == 1
+
+
+def test_the_table_and_the_headline_show_the_same_numbers(page: Page) -> None:
+    assert page.text.count("12.8×") == 2
+    assert page.text.count("96.6 %") == 1  # the tile
+    assert page.text.count("96.6 % ") == 2  # the table, an interval follows
+    assert "teacher 96.6 %" in page.text
+    assert "teacher 64.0" in page.text
+    assert any("CPU, 2 cores" in text and "64 problems a batch" in text for text in page.text)
+    assert page.tags.count(("tr", {"class": "chosen"})) == 1
+
+
+def test_a_bare_summary_is_enough(tmp_path: pathlib.Path) -> None:
+    rows = [{"name": "a", "model": "teacher", "commit": "fixed:1"}]
+    report.write_report(tmp_path, {"rows": rows}, [], [])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["pareto.png", "report.html"]
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert Page(text).open == []
+    assert "Training" not in text
+    assert "Pass by pass" not in text
+
+
+def test_a_decode_that_committed_nothing_is_shown(tmp_path: pathlib.Path) -> None:
+    pictures = {"pareto": (b"", b"")}
+    idle = dataclasses.replace(REPLAY, committed_at=[0] * 6, nfe=2)
+    text = report.render(SUMMARY, pictures, [idle], title="t")
+    assert "6 more positions after the end" in text
+
+
+def test_a_lone_surrogate_costs_nothing(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plots, "pareto_png", lambda *_, **__: b"")
+    report.write_report(tmp_path, SUMMARY, [], [dataclasses.replace(REPLAY, question="a\ud800b")])
+    assert "a?b" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("summary", "message"),
+    [
+        ({}, 'no "rows"'),
+        ({"rows": [{"name": "a", "model": "teacher"}]}, "row 0 lacks commit"),
+        (SUMMARY | {"chosen": "student, CAP"}, "nearest is 'student, CAD'"),
+    ],
+)
+def test_a_wrong_summary_writes_nothing(
+    summary: dict[str, Any], message: str, tmp_path: pathlib.Path
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        report.write_report(tmp_path, summary, CURVES, [])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_leaves_the_earlier_page(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "report.html").write_text("earlier")
+    monkeypatch.setattr(plots, "pareto_png", lambda *_, **__: b"")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files, "_flush", full)
+    with pytest.raises(OSError, match="No space left"):
+        report.write_report(tmp_path, SUMMARY, [], [])
+    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+    assert (tmp_path / "report.html").read_text() == "earlier"

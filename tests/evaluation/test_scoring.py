@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+from decimal import Decimal
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cd4lm_jax.evaluation import scoring
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("She has 3 + 4 = 7.\n#### 7", "7"),
+        ("#### 42", "42"),
+        ("####42", "42"),
+        ("#### 42.", "42"),
+        ("#### 42.00", "42"),
+        ("#### 0.50", "0.5"),
+        ("#### .5", "0.5"),
+        ("#### -7", "-7"),
+        ("#### \u22127", "-7"),
+        ("#### $1,080", "1080"),
+        ("#### -$5", "-5"),
+        ("#### 109,200,000", "109200000"),
+        ("#### 42 apples", "42"),
+        ("#### 42<|endoftext|>", "42"),
+        ("#### 42\n#### 43", "42"),
+    ],
+)
+def test_reads_the_number_after_the_marker(text: str, number: str) -> None:
+    assert scoring.answer_number(text) == Decimal(number)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "The answer is 42",
+        "### 42",
+        "####",
+        "#### forty-two",
+        "#### 1/2",
+        "#### 1,2",
+        "#### 1,2,3",
+        "#### 3-1",
+        "#### 1.2.3",
+        "#### --4",
+        "#### 1/2 #### 42",
+    ],
+)
+def test_anything_else_is_no_answer(text: str) -> None:
+    assert scoring.answer_number(text) is None
+    assert not scoring.is_correct(text, "#### 42")
+
+
+@given(st.integers(-(10**12), 10**12))
+def test_separators_and_zeros_make_no_difference(number: int) -> None:
+    reference = f"#### {number}"
+    for written in (f"{number}", f"{number:,}", f"{number}.0", f"{number:,}.", f"{number:+}"):
+        assert scoring.is_correct(f"So it is.\n#### {written}", reference)
+    assert not scoring.is_correct(f"#### {number + 1}", reference)
+    assert not scoring.is_correct(f"#### {number}.01", reference)
+    assert scoring.is_correct(f"#### {number}0", reference) == (number == 0)
+
+
+def test_a_reference_may_be_the_number_alone() -> None:
+    assert scoring.is_correct("#### 1080", " 1,080\n")
+    assert scoring.is_correct("#### -3", "-3")
+
+
+@pytest.mark.parametrize("reference", ["", "seven", "#### seven", "3 + 4 = 7"])
+def test_a_reference_without_a_number_is_an_error(reference: str) -> None:
+    with pytest.raises(ValueError, match="holds no number"):
+        scoring.is_correct("#### 7", reference)
+
+
+def test_scores_problem_by_problem() -> None:
+    found = scoring.score(["#### 1", "#### 2", "none"], ["#### 1", "#### 3", "#### 3"])
+    assert found.dtype == np.bool_
+    assert found.tolist() == [True, False, False]
+    with pytest.raises(ValueError, match="got 1 outputs and 2 references"):
+        scoring.score(["#### 1"], ["#### 1", "#### 2"])
+
+
+def test_accuracy_comes_with_an_interval() -> None:
+    found = scoring.accuracy(np.arange(500) < 480, seed=1)
+    assert found.value == 0.96
+    assert 0.93 < found.low < 0.96 < found.high < 0.99
+    assert scoring.accuracy(np.ones(20, bool)).interval == [1.0, 1.0]

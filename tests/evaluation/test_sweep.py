@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import pathlib
+
+import numpy as np
+import pytest
+
+from cd4lm_jax.data.gsm_mini.generate import generate
+from cd4lm_jax.evaluation import runs, scoring
+from cd4lm_jax.evaluation.sweep import SweepConfig, sweep
+from tests import exported
+
+PROBLEMS = list(generate("test", 6))
+NAMES = [
+    "teacher fixed:1",
+    "teacher fixed:2",
+    "student fixed:4",
+    "teacher confidence:0.5",
+    "teacher confidence:0.9",
+    "student confidence:0.5",
+    "student confidence:0.9",
+]
+NUMBERS = {"accuracy", "nfe", "tpf", "canvas_tpf", "tps", "speedup", "problems"}
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> SweepConfig:
+    folder = tmp_path_factory.mktemp("sweep")
+    source = folder / "problems.jsonl"
+    lines = [json.dumps({"question": p.question, "answer": p.answer}) for p in PROBLEMS]
+    source.write_text("\n".join(lines))
+    return SweepConfig(
+        output=str(folder / "run"),
+        teacher=exported.export(folder / "teacher", seed=1),
+        student=exported.export(folder / "student", seed=2),
+        source=str(source),
+        problems=6,
+        selection_problems=6,
+        thresholds=(0.5, 0.9),
+        teacher_tokens=(1, 2),
+        decode=runs.DecodeSettings(gen_length=16, block_length=8, batch_size=6),
+        replays=2,
+    )
+
+
+def is_a_sentence(text: str) -> bool:
+    return text[0].isalpha() and text.endswith(".") and " " in text and "nan" not in text
+
+
+def test_compares_teacher_and_student(config: SweepConfig) -> None:
+    summary = sweep(config)
+    folder = pathlib.Path(config.output)
+    assert json.loads((folder / "summary.json").read_text()) == summary
+    rows = summary["rows"]
+    assert [row["name"] for row in rows] == NAMES
+    for row in rows:
+        assert set(row) == {"name", "model", "commit", "accuracy_interval"} | NUMBERS
+        assert row["name"] == f"{row['model']} {row['commit']}"
+        assert all(math.isfinite(row[name]) for name in NUMBERS)
+        assert row["problems"] == 6
+        assert row["canvas_tpf"] >= row["tpf"]
+    # One, two and four tokens a pass of 16, every row to its end.
+    assert [row["nfe"] for row in rows[:3]] == [16, 8, 4]
+    assert rows[0]["speedup"] == 1
+    assert all(row["nfe"] <= 16 for row in rows)
+    assert all(row["accuracy"] == 0 for row in rows)  # the models are random
+
+    # All are equally wrong, so the fastest threshold it is.
+    assert summary["chosen"] == "student confidence:0.5"
+    assert len(summary["notes"]) == 3
+    assert all(map(is_a_sentence, summary["notes"]))
+    assert summary["notes"][0].startswith("student confidence:0.5 was chosen on 6 validation ")
+    assert {name: summary[name] for name in ("batch_size", "gen_length", "block_length")} == {
+        "batch_size": 6,
+        "gen_length": 16,
+        "block_length": 8,
+    }
+    assert summary["source"] == config.source
+    assert summary["device"].startswith("1 x ")
+
+    assert (folder / "pareto.png").read_bytes().startswith(b"\x89PNG")
+    assert not (folder / "training.png").exists()  # no run folder was named
+    page = (folder / "report.html").read_text()
+    assert sum(problem.question in page for problem in PROBLEMS) == config.replays
+    assert all(name in page for name in ("teacher fixed:1", "student confidence:0.5"))
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "pareto.png",
+        "report.html",
+        "summary.json",
+    ]
+
+
+def test_says_so_when_no_threshold_reaches_the_teacher(
+    config: SweepConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
+) -> None:
+    scored: list[int] = []
+
+    def score(outputs: list[str], answers: list[str]) -> np.ndarray:
+        scored.append(len(outputs))
+        return np.full(len(outputs), len(scored) == 1)  # the teacher on validation comes first
+
+    monkeypatch.setattr(scoring, "score", score)
+    summary = sweep(dataclasses.replace(config, output=str(tmp_path)))
+    assert scored == [6] * (3 + len(NAMES))
+    assert summary["chosen"] is None
+    assert summary["notes"] == [
+        "No threshold of the student reached the fixed-step teacher's accuracy on the "
+        "6 validation problems that thresholds are chosen on."
+    ]
+    assert (tmp_path / "report.html").is_file()
+
+
+def test_wants_no_more_problems_than_there_are(config: SweepConfig, tmp_path: pathlib.Path) -> None:
+    with pytest.raises(ValueError, match=r"problems.jsonl test has 6 problems, 7 were asked for"):
+        sweep(dataclasses.replace(config, problems=7, output=str(tmp_path)))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("tokens", [(), (2, 1)])
+def test_the_baseline_is_one_token_a_pass(config: SweepConfig, tokens: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"teacher_tokens=.* must start with 1: speed-up is "):
+        dataclasses.replace(config, teacher_tokens=tokens)
