@@ -1,0 +1,1 @@
+"""Commands: `python -m launch.NAME`. Only this package reads flags."""

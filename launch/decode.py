@@ -1,0 +1,153 @@
+r"""Answers the prompts of a JSONL file.
+
+    python -m launch.decode --checkpoint=experiments/checkpoints/gsm_mini_teacher \
+        --input=prompts.jsonl --output=out.jsonl --gen_length=64 --block_length=32 --threshold=0.9
+
+Input lines: {"id": ..., "prompt": "text"} (put in the chat template) or {"id": ..., "prompt_ids":
+[...]} (taken as they are). Output lines, in the order of the input: {"id", "generated_ids",
+"text" (with a tokenizer), "nfe", "committed_at": [pass of each position], "confidence": [...]}.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from typing import Any
+
+from absl import flags
+
+import cd4lm_jax as cd
+from cd4lm_jax.runtime import files
+from launch import common
+
+_CHECKPOINT = flags.DEFINE_string(
+    "checkpoint", None, "Model folder: exported by training, or a LLaDA Hugging Face checkpoint."
+)
+_INPUT = flags.DEFINE_string("input", None, "JSONL file of prompts.")
+_OUTPUT = flags.DEFINE_string("output", None, "JSONL file to write.")
+_GEN_LENGTH = flags.DEFINE_integer("gen_length", 256, "Generated positions.")
+_BLOCK_LENGTH = flags.DEFINE_integer("block_length", 32, "Positions decoded together.")
+_COMMIT = flags.DEFINE_enum(
+    "commit", "confidence", ["confidence", "entropy", "fixed"], "Commit rule."
+)
+_THRESHOLD = flags.DEFINE_float(
+    "threshold", 0.95, "Least confidence, or least negative entropy, of a token to be committed."
+)
+_MIN_TOKENS = flags.DEFINE_integer("min_tokens_per_step", 1, "Committed in every pass at least.")
+_MAX_TOKENS = flags.DEFINE_integer("max_tokens_per_step", 32, "Committed in a pass at most.")
+_STEPS = flags.DEFINE_integer("steps", 0, "Passes of the fixed rule; 0: one token a pass.")
+_EOS_GATE = flags.DEFINE_float(
+    "eos_gate_ratio", 0.0, "Hold back end tokens until this share is committed."
+)
+_EOS_IDS = flags.DEFINE_list("eos_token_ids", None, "Tokens held back; default: the model's own.")
+_MAX_STEPS = flags.DEFINE_integer(
+    "max_steps_per_block", 0, "Commit all that is left of a block after so many passes; 0: never."
+)
+_CFG_SCALE = flags.DEFINE_float("cfg_scale", 0.0, "Classifier-free guidance; 0: none.")
+_STOP_AT_EOS = flags.DEFINE_bool("stop_at_eos", True, "End a row at its end token.")
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Prompts decoded at once.")
+
+
+def main() -> None:
+    """Reads, decodes, writes; the output appears only when it is complete."""
+    checkpoint, source, target = (_given(flag) for flag in (_CHECKPOINT, _INPUT, _OUTPUT))
+    rows = read_prompts(pathlib.Path(source))
+    rule = commit_rule()
+    model = cd.load(checkpoint)
+    decoded = cd.decode(
+        model,
+        [row["prompt_ids"] if "prompt_ids" in row else row["prompt"] for row in rows],
+        commit=rule,
+        gen_length=_GEN_LENGTH.value,
+        block_length=_BLOCK_LENGTH.value,
+        stop_at_eos=_STOP_AT_EOS.value,
+        eos_gate_ratio=_EOS_GATE.value,
+        max_steps_per_block=_MAX_STEPS.value,
+        cfg_scale=_CFG_SCALE.value,
+        eos_token_ids=eos_token_ids(),
+        batch_size=_BATCH_SIZE.value,
+    )
+    lines = []
+    for number, (row, record) in enumerate(zip(rows, decoded.trajectory.to_json(), strict=True)):
+        line = {"id": row.get("id", number), "generated_ids": record["tokens"]}
+        if model.tokenizer is not None:
+            line["text"] = decoded.text[number]
+        line |= {name: record[name] for name in ("nfe", "committed_at", "confidence")}
+        lines.append(json.dumps(line, ensure_ascii=False))
+    files.write_text(target, "\n".join(lines) + "\n")
+    print(
+        f"{len(rows)} prompts, {decoded.nfe.mean():.1f} passes each, {decoded.seconds:.2f} s: "
+        f"{target}"
+    )
+
+
+def _given(flag: flags.FlagHolder[str | None]) -> str:
+    if flag.value is None:
+        raise common.UsageError(f"give --{flag.name}; --help tells what it is")
+    return flag.value
+
+
+def commit_rule() -> cd.CommitRule:
+    """The rule that the flags ask for."""
+    if _COMMIT.value == "fixed":
+        return cd.FixedStep(steps=_STEPS.value or _GEN_LENGTH.value)
+    kind = cd.ConfidenceAdaptive if _COMMIT.value == "confidence" else cd.NegativeEntropy
+    return kind(
+        threshold=_THRESHOLD.value, min_tokens=_MIN_TOKENS.value, max_tokens=_MAX_TOKENS.value
+    )
+
+
+def eos_token_ids() -> tuple[int, ...] | None:
+    """The tokens that the flags hold back; None for the model's own."""
+    if _EOS_IDS.value is None:
+        return None
+    try:
+        return tuple(int(token) for token in _EOS_IDS.value)
+    except ValueError:
+        given = ",".join(_EOS_IDS.value)
+        raise ValueError(
+            f"eos_token_ids={given} are no token ids; give some like 317,316"
+        ) from None
+
+
+def read_prompts(path: pathlib.Path) -> list[dict[str, Any]]:
+    """The lines of a prompt file.
+
+    Raises:
+        ValueError: an empty file, or a line that is no prompt; names file and line.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text: {error}") from None
+    rows = []
+    # Not splitlines(): that also breaks at characters JSON strings may hold.
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}, line {number}: not JSON: {error.msg}") from None
+        if not _is_prompt(row):
+            raise ValueError(
+                f'{path}, line {number}: expected an object with "prompt", a text, or '
+                f'"prompt_ids", a list of token ids, got {line[:60]}'
+            )
+        rows.append(row)
+    if not rows:
+        raise ValueError(f'{path} holds no prompts; give lines like {{"id": 1, "prompt": "..."}}')
+    return rows
+
+
+def _is_prompt(row: Any) -> bool:
+    if not isinstance(row, dict):
+        return False
+    if "prompt_ids" not in row:
+        return isinstance(row.get("prompt"), str)
+    ids = row["prompt_ids"]
+    return isinstance(ids, list) and all(type(token) is int for token in ids)
+
+
+if __name__ == "__main__":
+    common.run(main)
