@@ -1,0 +1,1 @@
+"""What was tried: configs, benchmarks and their results."""

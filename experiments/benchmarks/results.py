@@ -1,0 +1,72 @@
+"""How a benchmark measures and what it leaves behind (DESIGN.md, "Results")."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import json
+import pathlib
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+
+from cd4lm_jax.runtime import files
+
+FOLDER = pathlib.Path("experiments/results")
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
+
+
+def seconds(call: Callable[[], Any], *, repeats: int = 7) -> list[float]:
+    """Wall clock of each of ``repeats`` calls, after one that compiles and warms up."""
+    jax.block_until_ready(call())
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        jax.block_until_ready(call())
+        times.append(time.perf_counter() - start)
+    return times
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    """Least, median and greatest of repeated measurements."""
+    return {"min": min(values), "median": statistics.median(values), "max": max(values)}
+
+
+def write(name: str, metrics: Mapping[str, float], **details: Any) -> pathlib.Path:
+    """Writes ``experiments/results/NAME.json``.
+
+    Args:
+        name: of the benchmark; stable.
+        metrics: what was measured, medians; what was not is left out, never zero.
+        details: spreads, settings and tables beside the metrics.
+    """
+    result = {
+        "command": f"python -m experiments.benchmarks.{name} {' '.join(sys.argv[1:])}".strip(),
+        "commit": _commit(),
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind} ({platform.machine()})",
+        "versions": {"python": platform.python_version()}
+        | {package: importlib.metadata.version(package) for package in _PACKAGES},
+        "metrics": dict(metrics),
+        **details,
+    }
+    path = FOLDER / f"{name}.json"
+    files.write_text(path, json.dumps(result, indent=2, allow_nan=False) + "\n")
+    return path
+
+
+def _commit() -> str:
+    """The commit measured, marked where the tree held changes beside it."""
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", *words], capture_output=True, text=True, check=False)
+        return done.stdout.strip()
+
+    changed = git("status", "--porcelain", "--", "cd4lm_jax", "launch", "experiments/configs")
+    return (git("rev-parse", "--short", "HEAD") or "unknown") + ("+changes" if changed else "")

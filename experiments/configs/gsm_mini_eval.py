@@ -1,0 +1,14 @@
+"""Compares the bundled teacher with the student of gsm_mini.py: the demo's table.
+
+python -m launch.evaluate --config=experiments/configs/gsm_mini_eval.py
+"""
+
+from __future__ import annotations
+
+from cd4lm_jax.evaluation.sweep import SweepConfig
+from experiments.configs.gsm_mini import OUTPUT, TEACHER
+
+
+def get_config() -> SweepConfig:
+    """500 test problems; thresholds chosen on validation."""
+    return SweepConfig(output=OUTPUT, teacher=TEACHER, student=f"{OUTPUT}/model", training=OUTPUT)

@@ -1,0 +1,48 @@
+r"""The paper's recipe (CD4LM, 2601.02236): LLaDA-8B-Instruct distilled on GSM8K.
+
+    python -m launch.distill --config=experiments/configs/llada_8b_gsm8k.py \
+        --config.init=DIR --config.teacher=DIR
+
+DIR is a LLaDA-8B-Instruct folder as it comes from its hub. One host with eight accelerators of
+80 GB, or more memory; not run by us: no such machine and no weights were at hand. Published:
+77.4 % fixed-step accuracy kept at 5.18x the speed.
+"""
+
+from __future__ import annotations
+
+from cd4lm_jax.data.pipeline import DataConfig
+from cd4lm_jax.distillation.step import OptimizerConfig
+from cd4lm_jax.distillation.trainer import TrainConfig
+from cd4lm_jax.model.transformer import Execution
+from cd4lm_jax.runtime.mesh import MeshConfig
+
+LLADA = "checkpoints/LLaDA-8B-Instruct"
+
+
+def get_config() -> TrainConfig:
+    """Ten epochs of 6,725 rows in batches of 64, full fine-tuning, bfloat16 over float32."""
+    return TrainConfig(
+        output="runs/llada_8b_gsm8k",
+        steps=1050,
+        init=LLADA,
+        teacher=LLADA,
+        teacher_dtype="bfloat16",
+        optimizer=OptimizerConfig(learning_rate=5e-6, warmup_steps=200),
+        data=DataConfig(
+            source="gsm8k",
+            split="train[:90%]",
+            answer_length=256,
+            max_length=512,
+            batch_size=64,
+        ),
+        validation=DataConfig(
+            source="gsm8k",
+            split="train[90%:]",
+            answer_length=256,
+            max_length=512,
+            batch_size=64,
+        ),
+        execution=Execution(dtype="bfloat16", remat="full"),
+        mesh=MeshConfig(fsdp=-1),
+        patience=15,
+    )
