@@ -110,7 +110,10 @@ def decode(
     eos_gate_ratio: float = 0.0,
     max_steps_per_block: int = 0,
     cfg_scale: float = 0.0,
+    temperature: float = 0.0,
+    seed: int = 0,
     eos_token_ids: tuple[int, ...] | None = None,
+    propose_mask: bool = False,
     batch_size: int = 8,
 ) -> Decoded:
     """Answers prompts, each with as many passes as its commit rule asks for.
@@ -123,9 +126,13 @@ def decode(
         block_length: positions decoded together, left to right by block; divides ``gen_length``.
         stop_at_eos: end a row at its end token instead of filling the whole generation.
         eos_gate_ratio: hold back end tokens until this share is committed (CD4LM).
-        max_steps_per_block: commit all that is left of a block after so many passes; 0: never.
+        max_steps_per_block: after so many passes one more commits all that is left of a block;
+            0: no limit.
         cfg_scale: classifier-free guidance (LLaDA); 0: none.
+        temperature: draw tokens with Gumbel noise (LLaDA); 0: take the best.
+        seed: of the noise.
         eos_token_ids: tokens that the gate holds back; the model's end tokens if None.
+        propose_mask: as the published code does, see :class:`cd4lm_jax.decoding.decoder.Shape`.
         batch_size: prompts decoded at once.
 
     Raises:
@@ -133,21 +140,31 @@ def decode(
     """
     if not 0.0 <= eos_gate_ratio <= 1.0:
         raise ValueError(f"eos_gate_ratio={eos_gate_ratio} is no share; give one from 0 to 1")
+    for name, value in (
+        ("max_steps_per_block", max_steps_per_block),
+        ("cfg_scale", cfg_scale),
+        ("temperature", temperature),
+    ):
+        if not value >= 0:
+            raise ValueError(f"{name}={value}; give 0 (off) or more")
     config = model.transformer.config
     shape = decoder.Shape(
         gen_length=gen_length,
         block_length=block_length,
         eos_token_ids=config.end_ids if eos_token_ids is None else eos_token_ids,
         stop_at_eos=stop_at_eos,
-        guided=cfg_scale != 0.0,
+        guided=cfg_scale > 0.0,
+        sampled=temperature > 0.0,
+        propose_mask=propose_mask,
     )
     limits = decoder.Limits(
         eos_gate_ratio=eos_gate_ratio,
         max_steps_per_block=max_steps_per_block,
         cfg_scale=cfg_scale,
+        temperature=temperature,
     )
     ids = [model.prompt_ids(prompt) for prompt in prompts]
     trajectory, seconds = batch.decode(
-        model.transformer, ids, commit, shape=shape, limits=limits, batch_size=batch_size
+        model.transformer, ids, commit, shape=shape, limits=limits, batch_size=batch_size, seed=seed
     )
     return Decoded(trajectory=trajectory, seconds=seconds, tokenizer=model.tokenizer)

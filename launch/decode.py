@@ -41,16 +41,24 @@ _EOS_GATE = flags.DEFINE_float(
 )
 _EOS_IDS = flags.DEFINE_list("eos_token_ids", None, "Tokens held back; default: the model's own.")
 _MAX_STEPS = flags.DEFINE_integer(
-    "max_steps_per_block", 0, "Commit all that is left of a block after so many passes; 0: never."
+    "max_steps_per_block", 0, "After so many passes one more commits the rest of a block; 0: never."
 )
 _CFG_SCALE = flags.DEFINE_float("cfg_scale", 0.0, "Classifier-free guidance; 0: none.")
+_TEMPERATURE = flags.DEFINE_float(
+    "temperature", 0.0, "Of the noise tokens are drawn with; 0: none."
+)
+_SEED = flags.DEFINE_integer("seed", 0, "Of the noise.")
+_PROPOSE_MASK = flags.DEFINE_bool(
+    "propose_mask", False, "Let the mask token be proposed and wasted, as the published code does."
+)
+_CACHE = flags.DEFINE_enum("cache", "none", ["none"], "Key/value cache; none is exact.")
 _STOP_AT_EOS = flags.DEFINE_bool("stop_at_eos", True, "End a row at its end token.")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Prompts decoded at once.")
 
 
 def main() -> None:
     """Reads, decodes, writes; the output appears only when it is complete."""
-    checkpoint, source, target = (_given(flag) for flag in (_CHECKPOINT, _INPUT, _OUTPUT))
+    checkpoint, source, target = (common.given(flag) for flag in (_CHECKPOINT, _INPUT, _OUTPUT))
     rows = read_prompts(pathlib.Path(source))
     rule = commit_rule()
     model = cd.load(checkpoint)
@@ -64,7 +72,10 @@ def main() -> None:
         eos_gate_ratio=_EOS_GATE.value,
         max_steps_per_block=_MAX_STEPS.value,
         cfg_scale=_CFG_SCALE.value,
+        temperature=_TEMPERATURE.value,
+        seed=_SEED.value,
         eos_token_ids=eos_token_ids(),
+        propose_mask=_PROPOSE_MASK.value,
         batch_size=_BATCH_SIZE.value,
     )
     lines = []
@@ -79,12 +90,6 @@ def main() -> None:
         f"{len(rows)} prompts, {decoded.nfe.mean():.1f} passes each, {decoded.seconds:.2f} s: "
         f"{target}"
     )
-
-
-def _given(flag: flags.FlagHolder[str | None]) -> str:
-    if flag.value is None:
-        raise common.UsageError(f"give --{flag.name}; --help tells what it is")
-    return flag.value
 
 
 def commit_rule() -> cd.CommitRule:

@@ -78,21 +78,30 @@ def test_all_settings_reach_the_decoder(
         {},
         {"stop_at_eos": False, "eos_gate_ratio": 0.5, "eos_token_ids": (7,), "batch_size": 3},
         {"max_steps_per_block": 4, "cfg_scale": 1.5},
+        {"temperature": 0.7, "seed": 3, "propose_mask": True},
     ):
         with pytest.raises(NotImplementedError):
             cd.decode(model, QUESTIONS, **(SETTINGS | changes))
     shape = decoder.Shape(gen_length=16, block_length=8, eos_token_ids=exported.config().end_ids)
+    plain = {"shape": shape, "limits": decoder.Limits(), "batch_size": 2, "seed": 0}
     assert asked == [
-        {"shape": shape, "limits": decoder.Limits(), "batch_size": 2},
-        {
+        plain,
+        plain
+        | {
             "shape": dataclasses.replace(shape, stop_at_eos=False, eos_token_ids=(7,)),
             "limits": decoder.Limits(eos_gate_ratio=0.5),
             "batch_size": 3,
         },
-        {
+        plain
+        | {
             "shape": dataclasses.replace(shape, guided=True),
             "limits": decoder.Limits(max_steps_per_block=4, cfg_scale=1.5),
-            "batch_size": 2,
+        },
+        plain
+        | {
+            "shape": dataclasses.replace(shape, sampled=True, propose_mask=True),
+            "limits": decoder.Limits(temperature=0.7),
+            "seed": 3,
         },
     ]
 
@@ -122,6 +131,8 @@ def test_without_a_tokenizer_there_are_ids_only(
         ),
         (["a pen"], {"gen_length": 192}, r"prompt 0 has \d+ tokens; .*gen_length=192 leave 0"),
         (["a"], {"block_length": 5}, "gen_length=16 is not a multiple of block_length=5"),
+        (["a"], {"temperature": -1.0}, r"temperature=-1.0; give 0 \(off\) or more"),
+        (["a"], {"max_steps_per_block": -1}, r"max_steps_per_block=-1; give 0 \(off\) or more"),
         (["a"], {"batch_size": 0}, "batch_size=0; give 1 or more"),
         ([], {}, "there are no prompts to decode; give at least one"),
         ([[1], []], {}, "prompt 1 is empty; give at least one token"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -38,10 +39,12 @@ def decode(
     shape: decoder.Shape,
     limits: decoder.Limits = decoder.Limits(),
     batch_size: int = 8,
+    seed: int = 0,
 ) -> Decode:
     """Decodes token prompts; a row's result depends on neither its batch nor its place in it.
 
-    Prompts of like length share a batch. Every shape is compiled before the clock starts.
+    Prompts of like length share a batch. Every shape is compiled before the clock starts. What is
+    random in a prompt's decode follows from the seed and the prompt's number in the list.
 
     Raises:
         ValueError: no prompts, an empty prompt, one that leaves no room for the generation, or
@@ -61,10 +64,11 @@ def decode(
             gen_length=shape.gen_length,
             mask_id=model.config.mask_id,
         )
-        batches.append(jax.device_put(batch))
-    for tokens, valid, done in {batch[0].shape: batch for batch in batches}.values():
+        numbers = np.resize(group, len(batch[0]))  # any will do for the filler
+        batches.append((*jax.device_put(batch), _keys(seed, numbers)))
+    for tokens, valid, done, keys in {batch[0].shape: batch for batch in batches}.values():
         # All rows done: the loop compiles and ends at once.
-        finished = decoder.run(model, tokens, valid, done | True, rule, limits, shape=shape)
+        finished = decoder.run(model, tokens, valid, done | True, keys, rule, limits, shape=shape)
         jax.block_until_ready(finished)
 
     start = time.perf_counter()
@@ -84,6 +88,11 @@ def decode(
         )
         parts.append(part.rows(slice(len(group))))
     return Decode(Trajectory.concatenate(parts).rows(np.argsort(order)), seconds)
+
+
+@jax.jit
+def _keys(seed: jax.Array, numbers: jax.Array) -> jax.Array:
+    return jax.vmap(functools.partial(jax.random.fold_in, jax.random.key(seed)))(numbers)
 
 
 def _check(

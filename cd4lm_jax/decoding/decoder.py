@@ -30,6 +30,10 @@ class Shape:
         eos_token_ids: tokens that the EOS gate holds back.
         stop_at_eos: a row ends when an end token and all before it are committed.
         guided: classifier-free guidance, one more model input a pass.
+        sampled: draw tokens at ``Limits.temperature`` instead of taking the best.
+        propose_mask: let the mask token be the best, as the published code does: a position that
+            chooses it has had its turn but stays masked, and a pass may commit nothing. What is
+            masked after a block's step limit comes back as EOS. For reproducing published runs.
     """
 
     gen_length: int
@@ -37,6 +41,8 @@ class Shape:
     eos_token_ids: tuple[int, ...]
     stop_at_eos: bool = True
     guided: bool = False
+    sampled: bool = False
+    propose_mask: bool = False
 
     def __post_init__(self) -> None:
         if self.block_length < 1 or self.gen_length < 1 or self.gen_length % self.block_length:
@@ -53,7 +59,7 @@ class Shape:
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=["eos_gate_ratio", "max_steps_per_block", "cfg_scale"],
+    data_fields=["eos_gate_ratio", "max_steps_per_block", "cfg_scale", "temperature"],
     meta_fields=[],
 )
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,14 +69,17 @@ class Limits:
     Attributes:
         eos_gate_ratio: while less than this share of the generation is committed, positions
             whose best token is an end token wait (CD4LM's EOS gate); 0 for no gate.
-        max_steps_per_block: passes after which all that is left of a block is committed at
-            once; 0 for no limit.
+        max_steps_per_block: after so many passes one more commits all that is left of a block;
+            0 for no limit but the block's length.
         cfg_scale: strength of classifier-free guidance (LLaDA): 0 for none.
+        temperature: of the Gumbel noise that tokens are drawn with (LLaDA); confidence stays the
+            drawn token's probability at temperature 1.
     """
 
     eos_gate_ratio: float = 0.0
     max_steps_per_block: int = 0
     cfg_scale: float = 0.0
+    temperature: float = 0.0
 
 
 @functools.partial(jax.jit, static_argnames="shape")
@@ -79,6 +88,7 @@ def run(
     tokens: jax.Array,
     valid: jax.Array,
     done: jax.Array,
+    keys: jax.Array,
     rule: CommitRule,
     limits: Limits,
     *,
@@ -91,6 +101,7 @@ def run(
         tokens: ``[B, P + G]`` from :func:`cd4lm_jax.decoding.canvas.layout`.
         valid: ``[B, P + G]``, False on padding.
         done: ``[B]``, filler rows.
+        keys: ``[B]`` typed keys, what is random in each row.
         rule: its class is compiled for, its numbers are traced.
         limits: traced.
         shape: static.
@@ -100,10 +111,10 @@ def run(
         pass 0 and confidence 0; nothing is masked.
     """
     # An inconsistent rule must not be able to keep the loop alive: each pass commits a token of
-    # every unfinished row, so `gen_length` passes always suffice.
+    # every unfinished row, and the step limit ends a block whatever it proposes.
     canvas = lax.while_loop(
         lambda canvas: ~canvas.done.all(),
-        functools.partial(advance, model, valid, rule, limits, shape),
+        functools.partial(advance, model, valid, keys, rule, limits, shape),
         Canvas.start(tokens, done, shape.gen_length),
     )
     prompt_length = tokens.shape[1] - shape.gen_length
@@ -117,6 +128,7 @@ def run(
 def advance(
     model: Transformer,
     valid: jax.Array,
+    keys: jax.Array,
     rule: CommitRule,
     limits: Limits,
     shape: Shape,
@@ -128,7 +140,11 @@ def advance(
     start = jnp.minimum(canvas.block, shape.num_blocks - 1) * size
     window = Window(start=prompt_length + start, length=size)
     logits = _logits(model, canvas, valid, window, limits, shape)
-    token, confidence, neg_entropy = _propose(logits, model.config.mask_id)
+    mask_id = model.config.mask_id
+    if not shape.propose_mask:
+        logits = jnp.where(jnp.arange(logits.shape[-1]) == mask_id, -jnp.inf, logits)
+    noisy = _noisy(logits, keys, canvas.nfe, limits.temperature) if shape.sampled else logits
+    token, confidence, neg_entropy = _propose(logits, noisy)
 
     region = Window(start=start, length=size)
     masked = region.of(canvas.masked) & ~canvas.done[:, None]
@@ -137,12 +153,14 @@ def advance(
     eligible = masked & ~(gated & stop.is_any_of(token, shape.eos_token_ids))
     proposal = Proposal(confidence, neg_entropy, eligible, canvas.step, shape.num_blocks)
 
-    last_step = (limits.max_steps_per_block > 0) & (canvas.step + 1 >= limits.max_steps_per_block)
-    count = jnp.where(last_step, size, jnp.maximum(rule.count(proposal), 1))
-    commit = masked & (_rank(rule.score(proposal), eligible, masked) < count[:, None])
+    limit = jnp.where(limits.max_steps_per_block > 0, limits.max_steps_per_block, size)
+    forced = canvas.step >= limit
+    count = jnp.where(forced, size, jnp.maximum(rule.count(proposal), 1))
+    chosen = masked & (_rank(rule.score(proposal), eligible, masked) < count[:, None])
+    commit = chosen & (token != mask_id)
 
     nfe = canvas.nfe + ~canvas.done
-    full = ~(masked & ~commit).any(axis=1)
+    full = forced | ~(masked & ~commit).any(axis=1)
     canvas = canvas._replace(
         tokens=_write(canvas.tokens, window, commit, token),
         masked=_write(canvas.masked, region, commit, jnp.zeros_like(commit)),
@@ -179,18 +197,27 @@ def _logits(
     return without + (limits.cfg_scale + 1.0) * (with_prompt - without)
 
 
-def _propose(logits: jax.Array, mask_id: int) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The best token of each position, its probability, and minus the entropy.
+def _noisy(
+    logits: jax.Array, keys: jax.Array, nfe: jax.Array, temperature: float | jax.Array
+) -> jax.Array:
+    """Logits whose arg-max is a draw at ``temperature``; noise of its own for row and pass."""
+    draw = jax.vmap(lambda key, n: jax.random.gumbel(jax.random.fold_in(key, n), logits.shape[1:]))
+    return logits + temperature * draw(keys, nfe)
 
-    The mask token is never proposed. Nothing is ranked along the vocabulary, which may be
-    sharded: only maxima and sums are taken. Logits that are not finite give confidence 0.
+
+def _propose(logits: jax.Array, noisy: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The token of each position, its probability, and minus the entropy.
+
+    The token is the arg-max of ``noisy``, its probability that of ``logits``. Nothing is ranked
+    along the vocabulary, which may be sharded: only maxima and sums are taken. Logits that are
+    not finite give confidence 0.
     """
-    logits = jnp.where(jnp.arange(logits.shape[-1]) == mask_id, -jnp.inf, logits)
-    token = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    token = jnp.argmax(noisy, axis=-1).astype(jnp.int32)
     centred = logits - logits.max(axis=-1, keepdims=True)
     total = jnp.exp(centred).sum(axis=-1)
     # Not exp(log_softmax): through the logarithm, probabilities near one round to ties.
-    confidence = 1.0 / total
+    picked = jnp.arange(logits.shape[-1]) == token[..., None]
+    confidence = jnp.where(picked, jnp.exp(centred), 0.0).sum(axis=-1) / total
     expected = jnp.where(jnp.isneginf(centred), 0.0, jnp.exp(centred) * centred).sum(axis=-1)
     neg_entropy = expected / total - jnp.log(total)
     lost = jnp.isnan(confidence)

@@ -73,7 +73,7 @@ def decode(
                 for position in left
                 if not (gate_is_shut and guesses[position].token in shape.eos_token_ids)
             ]
-            if limits.max_steps_per_block and step + 1 >= limits.max_steps_per_block:
+            if limits.max_steps_per_block and step >= limits.max_steps_per_block:
                 count = size
             else:
                 count = max(1, _count(rule, [guesses[p] for p in free], step, shape))
