@@ -91,6 +91,17 @@ def run(
         sys.exit(failure)
 
 
+def given(flag: flags.FlagHolder[str | None]) -> str:
+    """The value of a flag that has no default.
+
+    Raises:
+      UsageError: it was not given.
+    """
+    if flag.value is None:
+        raise UsageError(f"give --{flag.name}; --help tells what it is")
+    return flag.value
+
+
 def load_config(path: str, config_class: type[C]) -> C:
     """The settings that `get_config()` of a Python file returns, checked.
 

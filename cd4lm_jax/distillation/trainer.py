@@ -22,7 +22,7 @@ from cd4lm_jax.distillation.curriculum import LambdaCurriculum
 from cd4lm_jax.distillation.objective import Objective
 from cd4lm_jax.distillation.step import Batch, Learner, OptimizerConfig, TrainState
 from cd4lm_jax.model.config import ModelConfig
-from cd4lm_jax.model.folder import abstract_model, save_model
+from cd4lm_jax.model.folder import abstract_model, write_model
 from cd4lm_jax.model.loading import load_config, load_model
 from cd4lm_jax.model.transformer import Execution, Transformer, logical_axes
 from cd4lm_jax.runtime import files
@@ -62,6 +62,7 @@ class TrainConfig:
         validation: what it is judged by.
         execution: compute dtype, scan, remat.
         mesh: devices along each axis.
+        accumulate: parts that a batch is worked off in, to save memory; divides the batch size.
         log_every: steps between two lines of metrics.
         eval_every: steps between two evaluations, each followed by a checkpoint.
         patience: evaluations without a better loss before training stops; 0 never stops early.
@@ -84,6 +85,7 @@ class TrainConfig:
     validation: pipeline.DataConfig = pipeline.DataConfig(split="validation")
     execution: Execution = Execution()
     mesh: MeshConfig = MeshConfig()
+    accumulate: int = 1
     log_every: int = 10
     eval_every: int = 50
     patience: int = 0
@@ -111,6 +113,7 @@ class TrainConfig:
             optimizer=self.optimizer,
             total_steps=self.steps,
             seed=self.seed,
+            accumulate=self.accumulate,
         )
 
 
@@ -220,7 +223,7 @@ class _Run:
     def _same_run(self, saved: dict[str, Any], step: int) -> None:
         """Refuses a folder whose checkpoints are of another run; `steps` may be extended."""
         mine = to_plain(self.config)
-        free = {"output", "steps", "mesh", "execution", "log_every", "patience"}
+        free = {"output", "steps", "mesh", "execution", "accumulate", "log_every", "patience"}
         different = [name for name in mine if name not in free and mine[name] != saved.get(name)]
         if different:
             raise TrainingError(
@@ -303,7 +306,7 @@ class _Run:
         restored = checkpoints.restore(best_step, named_leaves(self.abstract))
         state = with_leaves(self.abstract, restored.state)
         folder = self.output / MODEL_FOLDER
-        save_model(folder, state.model)
+        write_model(folder, state.model)
         self.tokenizer.save(folder)
         return TrainResult(folder=folder, steps=step, best_step=best_step, best_loss=best)
 

@@ -36,7 +36,7 @@ def abstract_model(
     return jax.tree_util.tree_map_with_path(describe, shapes)
 
 
-def save_model(folder: str | os.PathLike[str], model: Transformer) -> None:
+def write_model(folder: str | os.PathLike[str], model: Transformer) -> None:
     """Writes ``config.json`` and ``params/``; what else lies in the folder stays."""
     path = pathlib.Path(folder)
     path.mkdir(parents=True, exist_ok=True)
@@ -57,6 +57,11 @@ def read_config(folder: str | os.PathLike[str]) -> ModelConfig:
             "exported (its 'model' folder)"
         )
     return config_from_json(ModelConfig, file.read_text(), where=str(file))
+
+
+def stored_dtype(folder: str | os.PathLike[str]) -> str:
+    """The dtype that a model folder's parameters are stored in."""
+    return checkpoint.saved_dtype(pathlib.Path(folder) / PARAMS_FOLDER)
 
 
 def read_model(

@@ -50,6 +50,9 @@ def save_tree(path: str | os.PathLike[str], tree: Tree) -> None:
     """
     with atomic_folder(path) as folder, _storage_errors(path):
         ocp.save(folder.absolute(), tree, overwrite=True)
+        # Orbax notes where it wrote: a temporary folder, on a machine that readers do not have.
+        for note in folder.rglob("commit_success.txt"):
+            note.write_text("Checkpoint commit was successful.")
 
 
 def load_tree(path: str | os.PathLike[str], abstract: Tree) -> Tree:
@@ -70,6 +73,15 @@ def load_tree(path: str | os.PathLike[str], abstract: Tree) -> Tree:
         raise CheckpointError(f"checkpoint {path} does not fit: {difference}")
     with _load_errors(path):
         return ocp.load(pathlib.Path(path).absolute(), jax.tree.map(_target, abstract))
+
+
+def saved_dtype(path: str | os.PathLike[str]) -> str:
+    """The dtype that the arrays of a saved tree have (its first leaf's).
+
+    Raises:
+      CheckpointError: nothing there, or incomplete.
+    """
+    return str(jax.tree.leaves(_metadata(path).metadata)[0].dtype)
 
 
 class RunCheckpoints:

@@ -19,7 +19,7 @@ from cd4lm_jax.data.tokenizer import Tokenizer
 from cd4lm_jax.distillation import trainer
 from cd4lm_jax.distillation.step import OptimizerConfig
 from cd4lm_jax.distillation.trainer import TrainConfig, TrainingError, TrainResult, train
-from cd4lm_jax.model.folder import read_model, save_model
+from cd4lm_jax.model.folder import read_model, write_model
 from cd4lm_jax.model.transformer import Execution, Transformer
 from cd4lm_jax.runtime.checkpoint import CheckpointError
 from cd4lm_jax.runtime.metrics import read_jsonl
@@ -201,7 +201,7 @@ def test_without_a_finite_evaluation_nothing_is_exported(
 def test_stops_when_the_loss_stays_not_finite(config: TrainConfig, tmp_path: pathlib.Path) -> None:
     leaves = parameters(tiny_model(MODEL))
     leaves["norm"] = np.full_like(leaves["norm"], np.nan)
-    save_model(tmp_path / "lost", model_of(MODEL, leaves))
+    write_model(tmp_path / "lost", model_of(MODEL, leaves))
     config = elsewhere(
         config, tmp_path, init=str(tmp_path / "lost"), model=None, log_every=1, max_bad_steps=3
     )

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding
 
-from cd4lm_jax.model.folder import read_config, read_model, save_model
+from cd4lm_jax.model.folder import read_config, read_model, write_model
 from cd4lm_jax.model.transformer import Execution, logical_axes
 from cd4lm_jax.runtime.checkpoint import CheckpointError
 from cd4lm_jax.runtime.config import config_to_json
@@ -20,7 +20,7 @@ from tests.models import TINY, parameters, tiny_model
 def test_comes_back_bit_for_bit_and_leaves_other_files(tmp_path: pathlib.Path) -> None:
     model = tiny_model(dataclasses.replace(TINY, qkv_bias=True))
     (tmp_path / "tokenizer.json").write_text("{}")
-    save_model(tmp_path, model)
+    write_model(tmp_path, model)
     loaded = read_model(tmp_path, Execution(scan_layers=False))
     assert loaded.config == model.config
     assert loaded.execution == Execution(scan_layers=False)
@@ -32,14 +32,14 @@ def test_comes_back_bit_for_bit_and_leaves_other_files(tmp_path: pathlib.Path) -
 
 
 def test_saves_over_an_earlier_model(tmp_path: pathlib.Path) -> None:
-    save_model(tmp_path, tiny_model(seed=1))
-    save_model(tmp_path, tiny_model(seed=2))
+    write_model(tmp_path, tiny_model(seed=1))
+    write_model(tmp_path, tiny_model(seed=2))
     embedding = parameters(read_model(tmp_path))["embedding"]
     np.testing.assert_array_equal(embedding, parameters(tiny_model(seed=2))["embedding"])
 
 
 def test_loads_in_another_dtype_and_onto_a_mesh(tmp_path: pathlib.Path) -> None:
-    save_model(tmp_path, tiny_model())
+    write_model(tmp_path, tiny_model())
     mesh = make_mesh(MeshConfig())
     query = read_model(tmp_path, dtype="bfloat16", mesh=mesh).blocks.query[...]
     assert query.dtype == jnp.bfloat16
@@ -54,7 +54,7 @@ def test_says_that_there_is_no_model(tmp_path: pathlib.Path) -> None:
 
 
 def test_refuses_parameters_of_another_shape(tmp_path: pathlib.Path) -> None:
-    save_model(tmp_path, tiny_model())
+    write_model(tmp_path, tiny_model())
     other = dataclasses.replace(TINY, mlp_dim=64)
     (tmp_path / "config.json").write_text(config_to_json(other))
     with pytest.raises(CheckpointError, match=r"has shape \(2, \d+, \d+\) there, expected"):
@@ -62,7 +62,7 @@ def test_refuses_parameters_of_another_shape(tmp_path: pathlib.Path) -> None:
 
 
 def test_refuses_parameters_of_another_architecture(tmp_path: pathlib.Path) -> None:
-    save_model(tmp_path, tiny_model())
+    write_model(tmp_path, tiny_model())
     other = dataclasses.replace(TINY, qkv_bias=True)
     (tmp_path / "config.json").write_text(config_to_json(other))
     with pytest.raises(CheckpointError, match=r"it has no 'blocks.*bias'"):

@@ -1,0 +1,31 @@
+r"""Converts a model between LLaDA's Hugging Face layout and this project's own.
+
+    python -m launch.convert --source=checkpoints/LLaDA-8B-Instruct --target=checkpoints/llada_8b
+
+What lies in the source tells the direction. Parameters keep their dtype unless --dtype is given,
+so that there and back again is bit-exact; tokenizer and generation settings are copied.
+"""
+
+from __future__ import annotations
+
+from absl import flags
+
+from cd4lm_jax.model import loading
+from launch import common
+
+_SOURCE = flags.DEFINE_string("source", None, "Model folder to read.")
+_TARGET = flags.DEFINE_string("target", None, "Folder to write; must not exist, or be empty.")
+_DTYPE = flags.DEFINE_enum(
+    "dtype", None, ["float32", "bfloat16"], "What parameters are stored in; default: as they are."
+)
+
+
+def main() -> None:
+    """Converts and says what was written; the target appears only when it is complete."""
+    source, target = common.given(_SOURCE), common.given(_TARGET)
+    model = loading.convert(source, target, dtype=_DTYPE.value)
+    print(f"{model.config.num_parameters:,} parameters, {loading.layout(target)} layout: {target}")
+
+
+if __name__ == "__main__":
+    common.run(main)
