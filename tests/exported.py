@@ -7,7 +7,7 @@ import pathlib
 
 from cd4lm_jax.data.gsm_mini import vocabulary
 from cd4lm_jax.model.config import ModelConfig
-from cd4lm_jax.model.folder import save_model
+from cd4lm_jax.model.folder import write_model
 from tests.models import TINY, tiny_model
 
 
@@ -26,6 +26,6 @@ def config() -> ModelConfig:
 
 def export(folder: pathlib.Path, *, seed: int = 0) -> str:
     """Writes a model folder; returns its path."""
-    save_model(folder, tiny_model(config(), seed=seed, sharpness=4.0))
+    write_model(folder, tiny_model(config(), seed=seed, sharpness=4.0))
     vocabulary.load().save(folder)
     return str(folder)

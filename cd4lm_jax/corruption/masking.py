@@ -44,8 +44,9 @@ class Corruption:
         teacher_share: nested: range of the teacher's share of the student's ratio.
         teacher_ratio: nested: bounds that the teacher's ratio is clipped to.
         horizon: independent: number of diffusion times.
-        left_to_right: diffusion: share of rows that hide everything from a random position on,
-            the states that block decoding visits, instead of a uniform draw.
+        blockwise: share of rows whose masks take the shape of states that block decoding visits:
+            all that lies after a block is hidden, a part of the block, nothing before it.
+        block_length: of those rows, in tokens; 1 hides everything from a random position on.
         weighting: diffusion: ``elbo`` weighs a masked token by 1 / masked share and divides by
             the answer's length (LLaDA); ``mean`` is the plain mean over masked tokens.
     """
@@ -55,7 +56,8 @@ class Corruption:
     teacher_share: tuple[float, float] = (0.3, 0.7)
     teacher_ratio: tuple[float, float] = (0.1, 0.6)
     horizon: int = 1000
-    left_to_right: float = 0.0
+    blockwise: float = 0.0
+    block_length: int = 1
     weighting: Literal["elbo", "mean"] = "elbo"
 
     def views(self, key: jax.Array, index: jax.Array, answer: jax.Array) -> Views:
@@ -79,13 +81,14 @@ def nested(settings: Corruption, keys: jax.Array, answer: jax.Array) -> Views:
     both sets equal (possible for answers of 11 to 19 tokens) the teacher sees one token more.
     """
     length = answer.sum(axis=1)
-    draws = _per_row(keys, 0, 2)
+    draws = _per_row(keys, 0, 3)
     student_ratio = _between(draws[:, 0], settings.student_ratio)
     teacher_ratio = student_ratio * _between(draws[:, 1], settings.teacher_share)
     teacher_ratio = jnp.clip(teacher_ratio, *settings.teacher_ratio)
     n_student, n_teacher = ratios.nested_counts(length, student_ratio, teacher_ratio)
     n_teacher = jnp.where(length >= 2, jnp.minimum(n_teacher, n_student - 1), n_teacher)
-    order = _random_order(keys, answer)
+    blockwise = draws[:, 2] < settings.blockwise
+    order = _order(keys, answer, jnp.where(blockwise, settings.block_length, answer.shape[1]))
     student = answer & (order < n_student[:, None])
     teacher = answer & (order < n_teacher[:, None])
     return Views(student, teacher, _mean_weight(student))
@@ -108,21 +111,21 @@ def independent(settings: Corruption, keys: jax.Array, answer: jax.Array) -> Vie
 def diffusion(settings: Corruption, keys: jax.Array, answer: jax.Array) -> Views:
     """LLaDA's fine-tuning noise: each answer token is hidden with a probability of its row's own.
 
-    At least one token is always hidden. ``left_to_right`` rows hide a suffix instead.
+    At least one token is always hidden. ``blockwise`` rows hide a number of tokens instead that
+    is uniform from 1 to all.
     """
     length = answer.sum(axis=1, keepdims=True)
     draws = _per_row(keys, 0, 3)
     ratio = ratios.uniform_ratio(draws[:, :1])
-    order = _random_order(keys, answer)
+    blockwise = draws[:, 2:] < settings.blockwise
+    order = _order(keys, answer, jnp.where(blockwise, settings.block_length, answer.shape[1])[:, 0])
     uniform = (_per_position(keys, 2, answer) < ratio) | (order == 0)
-    kept = jnp.floor(draws[:, 1:2] * length).astype(jnp.int32)
-    suffix = _answer_position(answer) >= kept
-    is_suffix = draws[:, 2:] < settings.left_to_right
-    student = answer & jnp.where(is_suffix, suffix, uniform)
+    hidden = length - jnp.floor(draws[:, 1:2] * length).astype(jnp.int32)
+    student = answer & jnp.where(blockwise, order < hidden, uniform)
     if settings.weighting == "mean":
         weight = _mean_weight(student)
     else:
-        share = jnp.where(is_suffix, 1.0 - kept / jnp.maximum(length, 1), ratio)
+        share = jnp.where(blockwise, hidden / jnp.maximum(length, 1), ratio)
         rows = jnp.maximum((length > 0).sum(), 1)
         weight = student / (share * jnp.maximum(length, 1) * rows)
     return Views(student, jnp.zeros_like(student), weight)
@@ -158,7 +161,12 @@ def _per_position(keys: jax.Array, stream: int, answer: jax.Array) -> jax.Array:
     return jnp.take_along_axis(draws, _answer_position(answer), axis=1)
 
 
-def _random_order(keys: jax.Array, answer: jax.Array) -> jax.Array:
-    """Each answer position's rank in a random order of its row's answer positions."""
-    draws = jnp.where(answer, _per_position(keys, 1, answer), jnp.inf)
-    return jnp.argsort(jnp.argsort(draws, axis=1), axis=1)
+def _order(keys: jax.Array, answer: jax.Array, block_length: jax.Array) -> jax.Array:
+    """Each answer position's place ``[batch, length]`` in the order in which they are hidden.
+
+    The last block comes first, then the one before it; within a block the order is random. With
+    one block for all that is a random order.
+    """
+    blocks_from_last = jnp.where(answer, -(_answer_position(answer) // block_length[:, None]), 1)
+    hidden_first = jnp.lexsort((_per_position(keys, 1, answer), blocks_from_last))
+    return jnp.argsort(hidden_first, axis=1)

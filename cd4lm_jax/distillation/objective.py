@@ -8,7 +8,7 @@ formed while its logits are there: nothing is kept, nothing computed twice.
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,10 +27,15 @@ class Objective:
 
     Attributes:
         temperature: softens both distributions in the KL term, which is scaled by its square.
+        visible: what is learnt where the teacher sees the token that the student must guess.
+            ``teacher`` (published): the teacher's output there, which masked-diffusion training
+            never shaped. ``text``: the token itself, so that KL counts only where the teacher
+            guesses too and cross-entropy has its full weight elsewhere.
         clamp: reproduce the published clamp of both terms to [0, 5].
     """
 
     temperature: float = 2.0
+    visible: Literal["teacher", "text"] = "teacher"
     clamp: bool = False
 
     def __post_init__(self) -> None:
@@ -38,6 +43,11 @@ class Objective:
             raise ValueError(
                 f"objective.temperature={self.temperature} must be above 0; 1 leaves the "
                 "distributions as they are, the paper's recipe uses 2"
+            )
+        if self.clamp and self.visible != "teacher":
+            raise ValueError(
+                f"objective.clamp bounds the published terms, which objective.visible="
+                f"{self.visible!r} does not form; give visible=teacher or clamp=false"
             )
 
 
@@ -63,6 +73,7 @@ def loss(
     targets: jax.Array,
     weight: jax.Array,
     lam: jax.Array | float,
+    guessed: jax.Array | None = None,
 ) -> Terms:
     """``lam * KL(teacher || student) * T^2 + (1 - lam) * CE``, weighted over positions.
 
@@ -74,13 +85,17 @@ def loss(
         weight: ``[tokens]`` float32; positions of weight 0 are not computed. Weights that sum
             to one give a mean.
         lam: weight of the KL term.
+        guessed: ``[tokens]`` bool, hidden from the teacher too; needed for ``visible="text"``.
     """
     lam = jnp.asarray(lam if teacher is not None else 0.0, jnp.float32)
+    share = jnp.ones(targets.shape, jnp.float32)
+    if objective.visible == "text" and guessed is not None:
+        share = guessed.astype(jnp.float32)
     temperature = jnp.asarray(objective.temperature, jnp.float32)
     frozen = teacher and States(*map(lax.stop_gradient, teacher))
 
     def total(lam: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        return _chunked(student, frozen, targets, weight, lam, temperature)
+        return _chunked(student, frozen, targets, weight, lam * share, temperature)
 
     if not objective.clamp:
         value, (kl, ce) = total(lam)
@@ -118,6 +133,7 @@ _chunked.defvjp(_forward, _backward)
 
 def _run(student, teacher, targets, weight, lam, temperature, *, with_gradient):  # type: ignore[no-untyped-def]
     """Loops over chunks of the weighted positions; returns the terms and, if asked, gradients."""
+    # `lam` is a position's own, the terms are reported over all positions.
     tokens, vocab = targets.shape[0], student.kernel.shape[1]
     chunk = min(CHUNK, tokens)
     padded = -(-tokens // chunk) * chunk
@@ -132,27 +148,32 @@ def _run(student, teacher, targets, weight, lam, temperature, *, with_gradient):
         return hidden, jnp.dot(hidden, kernel, preferred_element_type=jnp.float32)
 
     def body(i, carry):  # type: ignore[no-untyped-def]
-        kl_sum, ce_sum, d_hidden, d_kernel = carry
+        total, kl_sum, ce_sum, d_hidden, d_kernel = carry
         rows = lax.dynamic_slice_in_dim(order, i * chunk, chunk)
         w = weight.at[rows].get(mode="fill", fill_value=0)[:, None]
+        kl_share = lam.at[rows].get(mode="fill", fill_value=0)[:, None]
         hidden, logits = project(student, rows)
         log_p = jax.nn.log_softmax(logits)
         # Compared rather than gathered: it stays local where the vocabulary is sharded.
         truth = targets.at[rows].get(mode="fill", fill_value=0)[:, None] == jnp.arange(vocab)
-        ce_sum += jnp.sum(w * -jnp.where(truth, log_p, 0.0))
-        d_logits = (1.0 - lam) * (jnp.exp(log_p) - truth)
+        ce = -jnp.where(truth, log_p, 0.0).sum(axis=1, keepdims=True)
+        ce_sum += jnp.sum(w * ce)
+        total += jnp.sum(w * (1.0 - kl_share) * ce)
+        d_logits = (1.0 - kl_share) * (jnp.exp(log_p) - truth)
         if teacher is not None:
             log_q = jax.nn.log_softmax(logits / temperature)
             log_t = jax.nn.log_softmax(project(teacher, rows)[1] / temperature)
             t = jnp.exp(log_t)
-            kl_sum += jnp.sum(w * t * (log_t - log_q)) * temperature**2
-            d_logits += lam * temperature * (jnp.exp(log_q) - t)
+            kl = temperature**2 * (t * (log_t - log_q)).sum(axis=1, keepdims=True)
+            kl_sum += jnp.sum(w * kl)
+            total += jnp.sum(w * kl_share * kl)
+            d_logits += kl_share * temperature * (jnp.exp(log_q) - t)
         if with_gradient:
             d_logits = (w * d_logits).astype(hidden.dtype)
             rows_gradient = d_logits @ student.kernel.astype(hidden.dtype).T
             d_hidden = d_hidden.at[rows].set(rows_gradient, mode="drop", unique_indices=True)
             d_kernel += jnp.dot(hidden.T, d_logits, preferred_element_type=jnp.float32)
-        return kl_sum, ce_sum, d_hidden, d_kernel
+        return total, kl_sum, ce_sum, d_hidden, d_kernel
 
     zero = jnp.zeros((), jnp.float32)
     gradient = (
@@ -160,8 +181,9 @@ def _run(student, teacher, targets, weight, lam, temperature, *, with_gradient):
         if with_gradient
         else (zero, zero)
     )
-    kl, ce, d_hidden, d_kernel = lax.fori_loop(0, chunks, body, (zero, zero, *gradient))
-    terms = lam * kl + (1.0 - lam) * ce, (kl, ce)
+    start = (zero, zero, zero, *gradient)
+    total, kl, ce, d_hidden, d_kernel = lax.fori_loop(0, chunks, body, start)
+    terms = total, (kl, ce)
     if not with_gradient:
         return terms, None
     return terms, States(d_hidden, d_kernel.astype(student.kernel.dtype))

@@ -8,12 +8,15 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax import lax
 from optax import contrib
 
 from cd4lm_jax.corruption import masking
 from cd4lm_jax.distillation import objective as objectives
 from cd4lm_jax.distillation.curriculum import LambdaCurriculum
-from cd4lm_jax.model.transformer import Transformer
+from cd4lm_jax.model.transformer import Transformer, logical_axes
+from cd4lm_jax.runtime.sharding import constrain
+from cd4lm_jax.runtime.trees import leaf_name
 
 Metrics = dict[str, jax.Array]
 
@@ -138,6 +141,8 @@ class Learner:
         optimizer: AdamW's settings.
         total_steps: length of the run, which the schedules follow.
         seed: of the masks.
+        accumulate: parts that a batch is worked off in, one after the other, to save memory; the
+            update is that of the whole batch.
     """
 
     corruption: masking.Corruption
@@ -146,6 +151,16 @@ class Learner:
     optimizer: OptimizerConfig
     total_steps: int
     seed: int
+    accumulate: int = 1
+
+    def __post_init__(self) -> None:
+        if self.accumulate < 1:
+            raise ValueError(f"accumulate={self.accumulate}; give 1 (whole batches) or more")
+        if self.accumulate > 1 and self.objective.clamp:
+            raise ValueError(
+                "objective.clamp bounds the loss of a whole batch, which accumulate="
+                f"{self.accumulate} never forms; give accumulate=1 or clamp=false"
+            )
 
     def init(self, model: Transformer) -> TrainState:
         """A fresh state around ``model``."""
@@ -156,15 +171,62 @@ class Learner:
         model: Transformer,
         teacher: Transformer | None,
         batch: Batch,
-        key: jax.Array,
+        views: masking.Views,
         lam: jax.Array,
     ) -> objectives.Terms:
-        """The loss of one batch under the masks that ``key`` draws."""
-        views = self.corruption.views(key, batch.index, batch.answer)
+        """The loss of a batch, or of some of its rows, under given masks."""
         states = _states(model, batch, views.student)
         targets, weight = batch.tokens.reshape(-1), views.weight.reshape(-1)
         expert = None if teacher is None else _states(teacher, batch, views.teacher)
-        return objectives.loss(self.objective, states, expert, targets, weight, lam)
+        guessed = views.teacher.reshape(-1)
+        return objectives.loss(self.objective, states, expert, targets, weight, lam, guessed)
+
+    def loss_and_gradient(
+        self,
+        model: Transformer,
+        teacher: Transformer | None,
+        batch: Batch,
+        key: jax.Array,
+        lam: jax.Array,
+    ) -> tuple[objectives.Terms, Transformer]:
+        """Loss terms of a batch under the masks that ``key`` draws, and the gradient."""
+        views = self.corruption.views(key, batch.index, batch.answer)
+
+        def part(batch: Batch, views: masking.Views) -> tuple[objectives.Terms, Transformer]:
+            def total(model: Transformer) -> tuple[jax.Array, objectives.Terms]:
+                terms = self.loss(model, teacher, batch, views, lam)
+                return terms.total, terms
+
+            gradient, terms = jax.grad(total, has_aux=True)(model)
+            return terms, gradient
+
+        if self.accumulate == 1:
+            return part(batch, views)
+        # Weights sum to one over the whole batch, so its loss is the sum of its parts'.
+        parts = jax.tree.map(self._split, (batch, views))
+        zero = jax.tree.map(
+            lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(part, batch, views)
+        )
+
+        def add(sums: Any, rows: Any) -> tuple[Any, None]:
+            terms, gradient = jax.tree.map(jnp.add, sums, part(*rows))
+            return (terms, _as_parameters(gradient)), None
+
+        return lax.scan(add, zero, parts)[0]
+
+    def _split(self, array: jax.Array) -> jax.Array:
+        """``[batch, ...]`` as ``[accumulate, batch / accumulate, ...]``.
+
+        Rows are dealt out in turn, so that each part is spread over the devices as the whole is.
+        """
+        rows = array.shape[0]
+        if rows % self.accumulate:
+            raise ValueError(
+                f"accumulate={self.accumulate} does not divide the batch of {rows} rows; give one "
+                "that does"
+            )
+        dealt = array.reshape(rows // self.accumulate, self.accumulate, *array.shape[1:])
+        return dealt.swapaxes(0, 1)
 
     def update(
         self, state: TrainState, teacher: Transformer | None, batch: Batch
@@ -172,12 +234,7 @@ class Learner:
         """One update. A loss or gradient that is not finite changes nothing and is counted."""
         key = jax.random.fold_in(jax.random.key(self.seed), state.step)
         lam = self.curriculum(state.step, self.total_steps)
-
-        def scalar(model: Transformer) -> tuple[jax.Array, objectives.Terms]:
-            terms = self.loss(model, teacher, batch, key, lam)
-            return terms.total, terms
-
-        (_, terms), gradient = jax.value_and_grad(scalar, has_aux=True)(state.model)
+        terms, gradient = self.loss_and_gradient(state.model, teacher, batch, key, lam)
         norm = optax.tree.norm(gradient)
         finite = jnp.isfinite(terms.total) & jnp.isfinite(norm)
         optimizer = self.optimizer.build(self.total_steps)
@@ -208,9 +265,19 @@ class Learner:
         """Loss terms of a validation batch, under masks and a lambda that never change."""
         key = jax.random.fold_in(jax.random.key(self.seed), _EVALUATION)
         lam = jnp.float32(self.curriculum.final)
-        terms = self.loss(model, teacher, batch, key, lam)
+        views = self.corruption.views(key, batch.index, batch.answer)
+        terms = self.loss(model, teacher, batch, views, lam)
         metrics = {"loss": terms.total, "ce": terms.ce}
         return metrics | ({"kl": terms.kl} if teacher is not None else {})
+
+
+def _as_parameters(gradient: Transformer) -> Transformer:
+    """``gradient`` split over the mesh as the parameters are, which XLA would not see to."""
+
+    def pin(path: Any, leaf: jax.Array) -> jax.Array:
+        return constrain(leaf, logical_axes(leaf_name(path)))
+
+    return jax.tree_util.tree_map_with_path(pin, gradient)
 
 
 def _states(model: Transformer, batch: Batch, masked: jax.Array) -> objectives.States:

@@ -17,7 +17,7 @@ ROWS, WIDTH = 64, 80
 KEY = jax.random.key(0)
 SCHEMES = get_args(Scheme)
 UNIFORM = Corruption(scheme="diffusion")
-MIXED = Corruption(scheme="diffusion", left_to_right=0.3)
+MIXED = Corruption(scheme="diffusion", blockwise=0.3)
 
 _compiled = jax.jit(Corruption.views, static_argnums=0)
 
@@ -121,6 +121,31 @@ def test_every_position_is_masked_equally_often(scheme: Scheme) -> None:
         deviation = np.sqrt(len(masks) * share * (1 - share))
         z = (masks.sum(axis=0) - len(masks) * share) / deviation
         assert np.abs(z).max() < 4
+
+
+@pytest.mark.parametrize("scheme", ["nested", "diffusion"])
+@pytest.mark.parametrize("block_length", [1, 8])
+def test_blockwise_masks_are_states_of_block_decoding(scheme: Scheme, block_length: int) -> None:
+    """Nothing before some block is hidden, all after it is, within it any pattern."""
+    settings = Corruption(scheme=scheme, blockwise=1.0, block_length=block_length)
+    student, teacher = many(settings)
+    patterns = set()
+    for masks in (student, teacher) if scheme == "nested" else (student,):
+        blocks = masks.reshape(len(masks), -1, block_length)
+        some, every = np.any(blocks, axis=2), np.all(blocks, axis=2)
+        assert (np.diff(some.astype(int), axis=1) >= 0).all()
+        assert (every[:, 1:] | ~some[:, :-1]).all()
+        mixed = blocks[some & ~every]
+        patterns |= {part.tobytes() for part in mixed}
+    assert len(patterns) == (254 if block_length == 8 else 0)  # all but none and every
+    assert not (teacher & ~student).any()
+
+
+def test_a_share_of_rows_is_blockwise() -> None:
+    settings = Corruption(blockwise=0.25, block_length=1)
+    student, _ = many(settings)
+    suffix = (np.diff(student.astype(int), axis=1) >= 0).all(axis=1)
+    assert suffix.mean() == pytest.approx(0.25, abs=0.03)
 
 
 @pytest.mark.parametrize("scheme", ["nested", "independent"])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import pathlib
 from typing import Any, NamedTuple
 
@@ -92,6 +93,32 @@ def test_in_chunks_as_in_one(chunk: int, monkeypatch: pytest.MonkeyPatch) -> Non
     assert not np.any(teacher.kernel)
 
 
+def test_where_the_teacher_sees_the_token_the_text_is_learnt() -> None:
+    p, lam = problem(), 0.7
+    guessed = jnp.asarray(np.random.default_rng(1).random(TOKENS) < 0.5)
+
+    @jax.jit
+    @functools.partial(jax.value_and_grad, has_aux=True)
+    def ours(student: States) -> tuple[jax.Array, Terms]:
+        settings = Objective(visible="text")
+        terms = objectives.loss(settings, student, p.teacher, p.targets, p.weight, lam, guessed)
+        return terms.total, terms
+
+    @jax.jit
+    @jax.value_and_grad
+    def plain(student: States) -> jax.Array:
+        blind = p._replace(weight=p.weight * guessed)
+        seen = p._replace(weight=p.weight * ~guessed)
+        both = dense(Objective(), student, p.teacher, blind, lam)
+        return both.total + dense(Objective(), student, None, seen, lam).total
+
+    (total, terms), gradient = ours(p.student)
+    assert_close((total, gradient), plain(p.student))
+    # The terms are told over all positions, so that runs compare.
+    everywhere = dense(Objective(), p.student, p.teacher, p, lam)
+    assert_close((terms.kl, terms.ce), (everywhere.kl, everywhere.ce))
+
+
 def test_without_a_teacher_it_is_cross_entropy() -> None:
     ours, plain = (
         graded(Objective(), problem(), 0.7, taught=False, plainly=plainly)
@@ -127,7 +154,7 @@ def test_the_published_clamp_stops_the_gradient_of_each_term_above_five() -> Non
     assert [float(term) for term in terms] == [5, 5, 5]
     assert all(np.all(array == 0) for array in gradient)
     # A hot KL term is small again, and then it alone is learnt from.
-    own = States(p.student.hidden, p.student.kernel + 0.01)
+    own = States(p.student.hidden, 1.05 * p.student.kernel)
     near = p._replace(teacher=own)
     terms, (gradient, _) = graded(Objective(temperature=1.0, clamp=True), near, 0.5)
     _, (expected, _) = graded(Objective(temperature=1.0), near, 1.0)
@@ -138,6 +165,11 @@ def test_the_published_clamp_stops_the_gradient_of_each_term_above_five() -> Non
 def test_says_that_a_temperature_must_be_positive() -> None:
     with pytest.raises(ValueError, match=r"objective.temperature=0 must be above 0"):
         Objective(temperature=0)
+
+
+def test_says_that_the_clamp_is_of_the_published_terms_alone() -> None:
+    with pytest.raises(ValueError, match=r"objective\.visible='text' does not form"):
+        Objective(visible="text", clamp=True)
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from cd4lm_jax.corruption.masking import Corruption
+from cd4lm_jax.corruption.masking import Corruption, Scheme
 from cd4lm_jax.distillation.curriculum import LambdaCurriculum
 from cd4lm_jax.distillation.objective import Objective
 from cd4lm_jax.distillation.step import Batch, Learner, OptimizerConfig, TrainState
@@ -110,10 +110,8 @@ def test_a_gradient_that_is_not_finite_is_skipped_too(start: TrainState) -> None
 def loss_and_gradient(model: Transformer, teacher: Transformer, batch: Batch) -> Any:
     key = jax.random.key(7)
 
-    def loss(model: Transformer) -> jax.Array:
-        return LEARNER.loss(model, teacher, batch, key, jnp.float32(0.7)).total
-
-    return jax.value_and_grad(loss)(model)
+    terms, gradient = LEARNER.loss_and_gradient(model, teacher, batch, key, jnp.float32(0.7))
+    return terms.total, gradient
 
 
 def test_padding_changes_neither_loss_nor_gradient() -> None:
@@ -212,3 +210,29 @@ def test_muon_takes_the_kernels_of_the_blocks_layer_by_layer() -> None:
     second = one_update(settings, other, weight)
     np.testing.assert_allclose(second["kernel"][0], first["kernel"][0], rtol=1e-5)
     assert np.vdot(second["kernel"][1], first["kernel"][1]) < 0
+
+
+@pytest.mark.parametrize("scheme", ["nested", "diffusion"])
+def test_a_batch_in_parts_is_the_same_batch(scheme: Scheme) -> None:
+    student, teacher, rows = model(), model(seed=1), batch(rows=8)
+    whole = dataclasses.replace(LEARNER, corruption=Corruption(scheme=scheme))
+    parts = dataclasses.replace(whole, accumulate=4)
+    results = []
+    for learner in (whole, parts):
+        compute = jax.jit(learner.loss_and_gradient)
+        results.append(compute(student, teacher, rows, jax.random.key(7), jnp.float32(0.7)))
+    (terms, gradient), (same_terms, same) = results
+    np.testing.assert_allclose(same_terms, terms, rtol=1e-5)
+    expected = parameters(gradient)
+    for name, leaf in parameters(same).items():
+        np.testing.assert_allclose(leaf, expected[name], atol=1e-6, err_msg=name)
+
+
+def test_says_what_cannot_be_done_in_parts() -> None:
+    with pytest.raises(ValueError, match="accumulate=0; give 1"):
+        dataclasses.replace(LEARNER, accumulate=0)
+    with pytest.raises(ValueError, match="clamp bounds the loss of a whole batch"):
+        dataclasses.replace(LEARNER, accumulate=2, objective=Objective(clamp=True))
+    three = dataclasses.replace(LEARNER, accumulate=3)
+    with pytest.raises(ValueError, match="accumulate=3 does not divide the batch of 4 rows"):
+        jax.eval_shape(three.update, jax.eval_shape(LEARNER.init, model()), None, batch())
