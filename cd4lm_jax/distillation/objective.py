@@ -31,11 +31,15 @@ class Objective:
             ``teacher`` (published): the teacher's output there, which masked-diffusion training
             never shaped. ``text``: the token itself, so that KL counts only where the teacher
             guesses too and cross-entropy has its full weight elsewhere.
+        certainty: weight of the entropy (nats) of positions whose best token is right, beside the
+            other terms: the student becomes surer of what it gets right anyway, so that a
+            confidence rule commits it earlier (dParallel, 2509.26488). Published DSCD has none.
         clamp: reproduce the published clamp of both terms to [0, 5].
     """
 
     temperature: float = 2.0
     visible: Literal["teacher", "text"] = "teacher"
+    certainty: float = 0.0
     clamp: bool = False
 
     def __post_init__(self) -> None:
@@ -44,10 +48,12 @@ class Objective:
                 f"objective.temperature={self.temperature} must be above 0; 1 leaves the "
                 "distributions as they are, the paper's recipe uses 2"
             )
-        if self.clamp and self.visible != "teacher":
+        if not self.certainty >= 0:
+            raise ValueError(f"objective.certainty={self.certainty}; give 0 (off) or more")
+        if self.clamp and (self.visible != "teacher" or self.certainty):
             raise ValueError(
-                f"objective.clamp bounds the published terms, which objective.visible="
-                f"{self.visible!r} does not form; give visible=teacher or clamp=false"
+                f"objective.clamp bounds the published terms, which visible={self.visible!r} and "
+                f"certainty={self.certainty} change; give visible=teacher, certainty=0, or no clamp"
             )
 
 
@@ -56,6 +62,13 @@ class States(NamedTuple):
 
     hidden: jax.Array
     kernel: jax.Array
+
+
+class _Settings(NamedTuple):
+    """What of :class:`Objective` the chunks need, traced."""
+
+    temperature: jax.Array
+    certainty: jax.Array
 
 
 class Terms(NamedTuple):
@@ -77,6 +90,8 @@ def loss(
 ) -> Terms:
     """``lam * KL(teacher || student) * T^2 + (1 - lam) * CE``, weighted over positions.
 
+    ``certainty`` times the entropy of what is right comes on top.
+
     Args:
         objective: temperature and clamp.
         student: differentiated.
@@ -91,11 +106,14 @@ def loss(
     share = jnp.ones(targets.shape, jnp.float32)
     if objective.visible == "text" and guessed is not None:
         share = guessed.astype(jnp.float32)
-    temperature = jnp.asarray(objective.temperature, jnp.float32)
+    settings = _Settings(
+        jnp.asarray(objective.temperature, jnp.float32),
+        jnp.asarray(objective.certainty, jnp.float32),
+    )
     frozen = teacher and States(*map(lax.stop_gradient, teacher))
 
     def total(lam: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        return _chunked(student, frozen, targets, weight, lam * share, temperature)
+        return _chunked(student, frozen, targets, weight, lam * share, settings)
 
     if not objective.clamp:
         value, (kl, ce) = total(lam)
@@ -113,13 +131,13 @@ def _chunked(
     targets: jax.Array,
     weight: jax.Array,
     lam: jax.Array,
-    temperature: jax.Array,
+    settings: _Settings,
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return _run(student, teacher, targets, weight, lam, temperature, with_gradient=False)[0]
+    return _run(student, teacher, targets, weight, lam, settings, with_gradient=False)[0]
 
 
-def _forward(student, teacher, targets, weight, lam, temperature):  # type: ignore[no-untyped-def]
-    return _run(student, teacher, targets, weight, lam, temperature, with_gradient=True)
+def _forward(student, teacher, targets, weight, lam, settings):  # type: ignore[no-untyped-def]
+    return _run(student, teacher, targets, weight, lam, settings, with_gradient=True)
 
 
 def _backward(gradient, cotangent):  # type: ignore[no-untyped-def]
@@ -131,10 +149,11 @@ def _backward(gradient, cotangent):  # type: ignore[no-untyped-def]
 _chunked.defvjp(_forward, _backward)
 
 
-def _run(student, teacher, targets, weight, lam, temperature, *, with_gradient):  # type: ignore[no-untyped-def]
+def _run(student, teacher, targets, weight, lam, settings, *, with_gradient):  # type: ignore[no-untyped-def]
     """Loops over chunks of the weighted positions; returns the terms and, if asked, gradients."""
     # `lam` is a position's own, the terms are reported over all positions.
     tokens, vocab = targets.shape[0], student.kernel.shape[1]
+    temperature, certainty = settings
     chunk = min(CHUNK, tokens)
     padded = -(-tokens // chunk) * chunk
     # Weighted positions first; an index past the end reads as weight 0 and is never written.
@@ -159,7 +178,13 @@ def _run(student, teacher, targets, weight, lam, temperature, *, with_gradient):
         ce = -jnp.where(truth, log_p, 0.0).sum(axis=1, keepdims=True)
         ce_sum += jnp.sum(w * ce)
         total += jnp.sum(w * (1.0 - kl_share) * ce)
-        d_logits = (1.0 - kl_share) * (jnp.exp(log_p) - truth)
+        p = jnp.exp(log_p)
+        d_logits = (1.0 - kl_share) * (p - truth)
+        right = jnp.where(truth, log_p, 0.0).sum(axis=1) >= log_p.max(axis=1)
+        sharpen = certainty * right[:, None]
+        entropy = -(p * log_p).sum(axis=1, keepdims=True)
+        total += jnp.sum(w * sharpen * entropy)
+        d_logits -= sharpen * p * (log_p + entropy)
         if teacher is not None:
             log_q = jax.nn.log_softmax(logits / temperature)
             log_t = jax.nn.log_softmax(project(teacher, rows)[1] / temperature)

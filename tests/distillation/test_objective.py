@@ -119,6 +119,29 @@ def test_where_the_teacher_sees_the_token_the_text_is_learnt() -> None:
     assert_close((terms.kl, terms.ce), (everywhere.kl, everywhere.ce))
 
 
+def test_certainty_pushes_down_the_entropy_of_what_is_right() -> None:
+    p, certainty = problem(), 0.3
+
+    @jax.jit
+    @jax.value_and_grad
+    def ours(student: States) -> jax.Array:
+        settings = Objective(certainty=certainty)
+        return objectives.loss(settings, student, p.teacher, p.targets, p.weight, 0.7).total
+
+    @jax.jit
+    @jax.value_and_grad
+    def plain(student: States) -> jax.Array:
+        log_p = jax.nn.log_softmax(student.hidden @ student.kernel)
+        entropy = -(jnp.exp(log_p) * log_p).sum(axis=1)
+        right = jax.lax.stop_gradient(log_p).argmax(axis=1) == p.targets
+        rest = dense(Objective(), student, p.teacher, p, 0.7).total
+        return rest + certainty * jnp.sum(p.weight * right * entropy)
+
+    assert_close(ours(p.student), plain(p.student))
+    without = dense(Objective(), p.student, p.teacher, p, 0.7).total
+    assert ours(p.student)[0] > without
+
+
 def test_without_a_teacher_it_is_cross_entropy() -> None:
     ours, plain = (
         graded(Objective(), problem(), 0.7, taught=False, plainly=plainly)
@@ -168,8 +191,12 @@ def test_says_that_a_temperature_must_be_positive() -> None:
 
 
 def test_says_that_the_clamp_is_of_the_published_terms_alone() -> None:
-    with pytest.raises(ValueError, match=r"objective\.visible='text' does not form"):
+    with pytest.raises(ValueError, match="clamp bounds the published terms, which visible='text'"):
         Objective(visible="text", clamp=True)
+    with pytest.raises(ValueError, match="and certainty=1 change; give"):
+        Objective(certainty=1, clamp=True)
+    with pytest.raises(ValueError, match=r"objective\.certainty=-1; give 0"):
+        Objective(certainty=-1)
 
 
 @pytest.fixture(scope="module")
