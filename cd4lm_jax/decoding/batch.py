@@ -1,4 +1,4 @@
-"""Decoding any number of prompts of any lengths: buckets, batches, and the time they took."""
+"""Decoding any number of prompts of any lengths: buckets, queues, and the time they took."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from cd4lm_jax.decoding import canvas, decoder, stop
@@ -24,7 +25,7 @@ class Decode(NamedTuple):
 
     Attributes:
         trajectory: one row a prompt, in the order given.
-        seconds: wall clock of all batches, compilation excluded.
+        seconds: wall clock of all queues, compilation excluded.
     """
 
     trajectory: Trajectory
@@ -43,51 +44,57 @@ def decode(
 ) -> Decode:
     """Decodes token prompts; a row's result depends on neither its batch nor its place in it.
 
-    Prompts of like length share a batch. Every shape is compiled before the clock starts. What is
-    random in a prompt's decode follows from the seed and the prompt's number in the list.
+    Prompts of like length share a queue, of which ``batch_size`` are decoded at once. Every shape
+    is compiled before the clock starts. What is random in a prompt's decode follows from the seed
+    and the prompt's number in the list.
 
     Raises:
         ValueError: no prompts, an empty prompt, one that leaves no room for the generation, or
             an id outside the vocabulary.
     """
     _check(model, prompts, shape, batch_size)
-    order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
-    groups = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
-    batches = []
-    for group in groups:
-        longest = max(len(prompts[row]) for row in group)
-        room = model.config.max_length - shape.gen_length
-        batch = canvas.layout(
-            [prompts[row] for row in group],
-            rows=min(batch_size, len(prompts)),
-            prompt_length=min(-(-longest // PROMPT_BUCKET) * PROMPT_BUCKET, room),
+    room = model.config.max_length - shape.gen_length
+    buckets: dict[int, list[int]] = {}
+    for number, prompt in enumerate(prompts):
+        width = min(-(-len(prompt) // PROMPT_BUCKET) * PROMPT_BUCKET, room)
+        buckets.setdefault(width, []).append(number)
+    queues = []
+    for width, numbers in buckets.items():
+        tokens, valid = canvas.layout(
+            [prompts[number] for number in numbers],
+            prompt_length=width,
             gen_length=shape.gen_length,
             mask_id=model.config.mask_id,
         )
-        numbers = np.resize(group, len(batch[0]))  # any will do for the filler
-        batches.append((*jax.device_put(batch), _keys(seed, numbers)))
-    for tokens, valid, done, keys in {batch[0].shape: batch for batch in batches}.values():
-        # All rows done: the loop compiles and ends at once.
-        finished = decoder.run(model, tokens, valid, done | True, keys, rule, limits, shape=shape)
-        jax.block_until_ready(finished)
+        keys = _keys(seed, np.asarray(numbers))
+        queue = canvas.Queue(
+            tokens=jnp.asarray(tokens),
+            valid=jnp.asarray(valid),
+            keys=keys,
+            pending=jnp.int32(len(tokens)),
+        )
+        queues.append(queue)
+
+    def run(queue: canvas.Queue) -> canvas.Results:
+        slots = min(batch_size, len(queue.tokens))
+        return decoder.run(model, queue, rule, limits, shape=shape, slots=slots)
+
+    for queue in queues:  # an empty queue: the loop compiles and ends at once
+        jax.block_until_ready(run(queue._replace(pending=jnp.zeros_like(queue.pending))))
 
     start = time.perf_counter()
-    ends = [decoder.run(model, *batch, rule, limits, shape=shape) for batch in batches]
-    ends = jax.block_until_ready(ends)
+    ends = jax.block_until_ready([run(queue) for queue in queues])
     seconds = time.perf_counter() - start
 
-    parts = []
-    for group, end in zip(groups, ends, strict=True):
-        generated = end.tokens[:, -shape.gen_length :]
-        part = Trajectory(
-            tokens=np.asarray(generated),
-            committed_at=np.asarray(end.committed_at),
-            confidence=np.asarray(end.confidence),
-            nfe=np.asarray(end.nfe),
-            length=np.asarray(stop.answer_length(generated, model.config.end_ids)),
+    parts = [
+        Trajectory(
+            **{name: np.asarray(array) for name, array in end._asdict().items()},
+            length=np.asarray(stop.answer_length(end.tokens, model.config.end_ids)),
         )
-        parts.append(part.rows(slice(len(group))))
-    return Decode(Trajectory.concatenate(parts).rows(np.argsort(order)), seconds)
+        for end in ends
+    ]
+    order = np.argsort(np.concatenate(list(buckets.values())))
+    return Decode(Trajectory.concatenate(parts).rows(order), seconds)
 
 
 @jax.jit

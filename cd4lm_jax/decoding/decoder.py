@@ -14,8 +14,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from cd4lm_jax.decoding import canvas as canvases
 from cd4lm_jax.decoding import stop
-from cd4lm_jax.decoding.canvas import Canvas
+from cd4lm_jax.decoding.canvas import Canvas, Queue, Results, State
 from cd4lm_jax.decoding.commit import CommitRule, Proposal
 from cd4lm_jax.model.transformer import Transformer, Window
 
@@ -82,47 +83,49 @@ class Limits:
     temperature: float = 0.0
 
 
-@functools.partial(jax.jit, static_argnames="shape")
+@functools.partial(jax.jit, static_argnames=("shape", "slots"))
 def run(
     model: Transformer,
-    tokens: jax.Array,
-    valid: jax.Array,
-    done: jax.Array,
-    keys: jax.Array,
+    queue: Queue,
     rule: CommitRule,
     limits: Limits,
     *,
     shape: Shape,
-) -> Canvas:
-    """Decodes a batch to the end.
+    slots: int,
+) -> Results:
+    """Decodes a queue of prompts to the end, some of them at a time.
+
+    A row that ends leaves its slot to the next prompt, so no row waits for a slower one.
 
     Args:
         model: parameters.
-        tokens: ``[B, P + G]`` from :func:`cd4lm_jax.decoding.canvas.layout`.
-        valid: ``[B, P + G]``, False on padding.
-        done: ``[B]``, filler rows.
-        keys: ``[B]`` typed keys, what is random in each row.
+        queue: the prompts; how many of its rows count is traced.
         rule: its class is compiled for, its numbers are traced.
         limits: traced.
         shape: static.
+        slots: static, rows that are decoded together.
 
     Returns:
-        The finished canvas. What was still masked when a row stopped is filled with EOS, with
-        pass 0 and confidence 0; nothing is masked.
+        One row a prompt, in the order of the queue. What was still masked when a row ended is
+        filled with EOS, with pass 0 and confidence 0; nothing is masked.
     """
+
+    def one_pass(state: State) -> State:
+        row = jnp.minimum(state.row, len(queue.tokens) - 1)
+        canvas = advance(
+            model, queue.valid[row], queue.keys[row], rule, limits, shape, state.canvas
+        )
+        state = state._replace(canvas=canvas)
+        hand_over = functools.partial(canvases.hand_over, queue, model.config.eos_id)
+        return lax.cond(state.ended(queue).any(), hand_over, lambda state: state, state)
+
     # An inconsistent rule must not be able to keep the loop alive: each pass commits a token of
     # every unfinished row, and the step limit ends a block whatever it proposes.
-    canvas = lax.while_loop(
-        lambda canvas: ~canvas.done.all(),
-        functools.partial(advance, model, valid, keys, rule, limits, shape),
-        Canvas.start(tokens, done, shape.gen_length),
-    )
-    prompt_length = tokens.shape[1] - shape.gen_length
-    generated = jnp.where(canvas.masked, model.config.eos_id, canvas.tokens[:, prompt_length:])
-    return canvas._replace(
-        tokens=canvas.tokens.at[:, prompt_length:].set(generated),
-        masked=jnp.zeros_like(canvas.masked),
-    )
+    return lax.while_loop(
+        lambda state: ~state.canvas.done.all(),
+        one_pass,
+        State.start(queue, slots, shape.gen_length),
+    ).results
 
 
 def advance(

@@ -2,12 +2,14 @@
 
     python -m experiments.benchmarks.dscd_share
 
-Arms, three seeds each: ``dscd`` (the demo's recipe), ``cross_entropy`` (the same nested masks,
-lambda 0) and ``diffusion`` (the masked-diffusion loss). Every student is decoded with CAD over
-the demo's thresholds on the demo's test problems. Passes are compared at equal accuracy: that of
-the fixed-step teacher on the same problems, or the highest that all arms reach if that is lower.
-Metrics: ``passes_ratio`` of DSCD against the better control, with a bootstrap interval over
-problems, passes and accuracy of each arm. Runs continue where they stopped.
+Arms, three seeds each: ``dscd`` (the demo's recipe), ``cross_entropy`` (the same with lambda 0:
+text alone), ``published`` (DSCD as the paper has it: uniform masks, T 2, the teacher's output
+also where it sees the token, no certainty term) and ``diffusion`` (LLaDA's own loss). Every
+student is decoded with CAD over the demo's thresholds on the demo's test problems. Passes are
+compared at equal accuracy: that of the fixed-step teacher on the same problems, or the highest
+that all arms reach if that is lower. Metrics: ``passes_ratio`` of DSCD against the better control
+(text alone or LLaDA's loss), with a bootstrap interval over problems, passes and accuracy of each
+arm. Runs continue where they stopped.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from absl import app, flags
 from cd4lm_jax.corruption.masking import Corruption
 from cd4lm_jax.data.sources import Example, open_source
 from cd4lm_jax.distillation.curriculum import LambdaCurriculum
+from cd4lm_jax.distillation.objective import Objective
 from cd4lm_jax.distillation.trainer import TrainConfig, train
 from cd4lm_jax.evaluation import frontier, runs
 from cd4lm_jax.evaluation.sweep import SweepConfig
@@ -31,7 +34,8 @@ from experiments.configs import gsm_mini, gsm_mini_eval
 _SEEDS = flags.DEFINE_integer("seeds", 3, "Runs of each arm.", lower_bound=1)
 _RUNS = flags.DEFINE_string("runs", "runs/dscd_share", "Folder of the runs.")
 
-ARMS = ("dscd", "cross_entropy", "diffusion")
+ARMS = ("dscd", "cross_entropy", "published", "diffusion")
+CONTROLS = ("cross_entropy", "diffusion")
 
 
 def arm_config(arm: str, seed: int, output: pathlib.Path) -> TrainConfig:
@@ -49,7 +53,15 @@ def arm_config(arm: str, seed: int, output: pathlib.Path) -> TrainConfig:
         lambda_zero = LambdaCurriculum(initial=0.0, final=0.0)
         return dataclasses.replace(config, teacher=None, curriculum=lambda_zero)
     if arm == "diffusion":
-        return dataclasses.replace(config, teacher=None, corruption=Corruption(scheme="diffusion"))
+        loss = Corruption(scheme="diffusion", weighting="elbo")
+        return dataclasses.replace(config, teacher=None, corruption=loss, objective=Objective())
+    if arm == "published":
+        return dataclasses.replace(
+            config,
+            corruption=Corruption(),
+            objective=Objective(),
+            curriculum=LambdaCurriculum(),
+        )
     return config
 
 
@@ -103,7 +115,7 @@ def main(argv: list[str]) -> None:
     target = min(fixed.accuracy, *highest.values())
     points = {arm: _points(*arrays) for arm, arrays in arms.items()}
     passes = {arm: _passes(found, target) for arm, found in points.items()}
-    control = min(("cross_entropy", "diffusion"), key=passes.__getitem__)
+    control = min(CONTROLS, key=passes.__getitem__)
     ratio = frontier.passes_ratio_interval(*arms["dscd"], *arms[control], accuracy=target)
     assert ratio is not None  # the target is one that every arm reaches
     metrics = {

@@ -1,15 +1,9 @@
-"""The bundled teacher of gsm_mini, in two legs of about 20 minutes each on two cores.
-
-First from scratch, then on from there with fresh masks and order, the rate annealed again:
+"""The bundled teacher of gsm_mini, trained from scratch: about 45 minutes on two cores.
 
 python -m launch.pretrain --config=experiments/configs/gsm_mini_teacher.py
-python -m launch.pretrain --config=experiments/configs/gsm_mini_teacher.py --config.model=none
---config.tokenizer=none --config.init=runs/gsm_mini_teacher/model --config.seed=1
---config.data.seed=1 --config.steps=1300 --config.optimizer.decay_share=0.8
---config.output=runs/gsm_mini_teacher_2
 
-Validation loss 0.0635 after the first, 0.0629 after the second; then 94 % of 200 validation
-problems right at one token a pass.
+Validation loss 0.0444 at step 3,250, after which it no longer falls; of 200 validation problems
+99.5 % are then right at one token a pass, 99.5 % under CAD at 0.9.
 """
 
 from __future__ import annotations
@@ -28,7 +22,7 @@ def get_config() -> TrainConfig:
     tokenizer = vocabulary.load()
     return TrainConfig(
         output="runs/gsm_mini_teacher",
-        steps=1200,
+        steps=3500,
         model=gsm_mini(
             vocab_size=512,
             mask_id=tokenizer.mask_id,
@@ -36,15 +30,15 @@ def get_config() -> TrainConfig:
             eot_id=tokenizer.eot_id,
         ),
         tokenizer=str(vocabulary.FOLDER),
-        # Block decoding visits states in which all before a position is known and all after it
-        # is not; uniform masks alone rarely do.
-        corruption=Corruption(scheme="diffusion", left_to_right=0.5, weighting="mean"),
+        # Mostly LLaDA's own noise. A share of the states that block decoding visits, in which all
+        # before a position is known and nothing after it, helps a small model to learn order.
+        corruption=Corruption(scheme="diffusion", blockwise=0.2, weighting="mean"),
         optimizer=OptimizerConfig(
             algorithm="muon", learning_rate=3e-3, warmup_steps=100, decay_share=0.6, b2=0.98
         ),
         data=DataConfig(source="gsm_mini/full", split="pretrain", batch_size=64),
         validation=DataConfig(source="gsm_mini/full", split="validation", batch_size=250),
         execution=Execution(scan_layers=False),
-        log_every=25,
-        eval_every=125,
+        log_every=50,
+        eval_every=250,
     )

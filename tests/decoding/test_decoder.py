@@ -11,6 +11,7 @@ import pytest
 from hypothesis import strategies as st
 
 from cd4lm_jax.decoding import batch, canvas, decoder
+from cd4lm_jax.decoding.canvas import Queue
 from cd4lm_jax.decoding.commit import (
     CommitRule,
     ConfidenceAdaptive,
@@ -31,7 +32,6 @@ GEN, BLOCK, PROMPT = 16, 8, batch.PROMPT_BUCKET
 STOP = Shape(gen_length=GEN, block_length=BLOCK, eos_token_ids=CONFIG.end_ids)
 FILL = dataclasses.replace(STOP, stop_at_eos=False)
 SHY = ConfidenceAdaptive(threshold=0.9)
-KEYS = jax.random.split(jax.random.key(0), 3)
 
 MODELS = [tiny_model(CONFIG, seed=seed, sharpness=2.5) for seed in range(3)]
 
@@ -82,7 +82,7 @@ def decode(
     shape: Shape = STOP,
     limits: Limits = Limits(),
 ) -> Trajectory:
-    """Three rows at a time, so that the last of five prompts shares its batch with a filler."""
+    """Three rows at a time, so that two of five prompts take over the slots of others."""
     return batch.decode(model, given, commit, shape=shape, limits=limits, batch_size=3).trajectory
 
 
@@ -168,22 +168,30 @@ def test_more_padding_changes_nothing() -> None:
     np.testing.assert_array_equal(found.nfe[:2], expected.nfe)
 
 
-def laid_out(given: list[list[int]], rows: int = 3) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    return canvas.layout(
-        given, rows=rows, prompt_length=PROMPT, gen_length=GEN, mask_id=CONFIG.mask_id
+def queue_of(given: list[list[int]]) -> Queue:
+    tokens, valid = canvas.layout(
+        given, prompt_length=PROMPT, gen_length=GEN, mask_id=CONFIG.mask_id
     )
+    keys = jax.random.split(jax.random.key(0), len(given))
+    return Queue(jnp.asarray(tokens), jnp.asarray(valid), keys, jnp.int32(len(given)))
 
 
 def test_a_mask_token_inside_a_prompt_is_text_and_stays() -> None:
     prompt = [3, CONFIG.mask_id, 5, CONFIG.mask_id]
-    tokens, valid, done = laid_out([prompt, [CONFIG.mask_id], [1]])
-    given = jax.device_put((tokens, valid, done))
-    end = decoder.run(MODELS[0], *given, KEYS, SHY, Limits(), shape=STOP)
-    np.testing.assert_array_equal(end.tokens[:, :PROMPT], tokens[:, :PROMPT])
-    assert not end.masked.any()
+    queue = queue_of([prompt, [CONFIG.mask_id], [1]])
+    step = jax.jit(decoder.advance, static_argnames="shape")
+    state = canvas.State.start(queue, 3, GEN).canvas
+    while not state.done.all():
+        state = step(MODELS[0], queue.valid, queue.keys, SHY, Limits(), STOP, state)
+        np.testing.assert_array_equal(state.tokens[:, :PROMPT], queue.tokens[:, :PROMPT])
     expected = reference.decode(logits_of(MODELS[0]), prompt, SHY, CONFIG, STOP)
-    assert end.tokens[0, PROMPT:].tolist() == expected.tokens
-    assert int(end.nfe[0]) == expected.nfe
+    known = np.asarray(~state.masked[0])
+    np.testing.assert_array_equal(
+        np.asarray(state.tokens)[0, PROMPT:][known], np.array(expected.tokens)[known]
+    )
+    assert int(state.nfe[0]) == expected.nfe
+    end = decoder.run(MODELS[0], queue, SHY, Limits(), shape=STOP, slots=3)
+    assert end.tokens[0].tolist() == expected.tokens
 
 
 @pytest.mark.parametrize("kind", RULES)
@@ -223,16 +231,42 @@ def test_stopping_at_eos_freezes_the_row_and_fills_its_tail() -> None:
     assert early >= 3
 
 
-def test_filler_rows_cost_nothing() -> None:
-    tokens, valid, done = jax.device_put(laid_out(PROMPTS[:1]))
-    np.testing.assert_array_equal(done, [False, True, True])
-    end = decoder.run(MODELS[0], tokens, valid, done, KEYS, SHY, Limits(), shape=STOP)
-    assert end.nfe[1:].tolist() == [0, 0]
-    assert not end.committed_at[1:].any()
-    assert int(end.nfe[0]) == decode(MODELS[0], PROMPTS[:1], SHY).nfe[0]
-    # Filler alone: the loop does not start.
-    end = decoder.run(MODELS[0], tokens, valid, done | True, KEYS, SHY, Limits(), shape=STOP)
-    assert not end.nfe.any()
+@pytest.mark.parametrize("slots", [1, 2, 5])
+def test_a_slot_goes_to_the_next_prompt_as_soon_as_its_row_ends(slots: int) -> None:
+    queue = queue_of(PROMPTS)
+    expected = decode(MODELS[1], PROMPTS, SHY)
+    end = decoder.run(MODELS[1], queue, SHY, Limits(), shape=STOP, slots=slots)
+    np.testing.assert_array_equal(end.tokens, expected.tokens)
+    np.testing.assert_array_equal(end.committed_at, expected.committed_at)
+    np.testing.assert_array_equal(end.nfe, expected.nfe)
+    # Pass by pass: no slot is idle while a prompt waits.
+    state = canvas.State.start(queue, slots, GEN)
+    step = jax.jit(decoder.advance, static_argnames="shape")
+    busy = []
+    while not state.canvas.done.all():
+        row = jnp.minimum(state.row, len(PROMPTS) - 1)
+        busy.append(int((~state.canvas.done).sum()))
+        moved = step(
+            MODELS[1], queue.valid[row], queue.keys[row], SHY, Limits(), STOP, state.canvas
+        )
+        state = canvas.hand_over(queue, CONFIG.eos_id, state._replace(canvas=moved))
+    assert sum(busy) == expected.nfe.sum()
+    waiting = len(PROMPTS) - slots
+    if waiting:
+        assert busy[: int(np.sort(expected.nfe)[0])] == [slots] * int(np.sort(expected.nfe)[0])
+    assert len(busy) <= expected.nfe.sum() // slots + expected.nfe.max()
+
+
+def test_only_counted_prompts_are_decoded() -> None:
+    queue = queue_of(PROMPTS)
+    expected = decode(MODELS[0], PROMPTS[:2], SHY)
+    short = queue._replace(pending=jnp.int32(2))
+    end = decoder.run(MODELS[0], short, SHY, Limits(), shape=STOP, slots=3)
+    np.testing.assert_array_equal(end.tokens[:2], expected.tokens)
+    assert end.nfe.tolist() == [*expected.nfe.tolist(), 0, 0, 0]
+    # An empty queue: the loop does not start.
+    empty = queue._replace(pending=jnp.int32(0))
+    assert not decoder.run(MODELS[0], empty, SHY, Limits(), shape=STOP, slots=3).nfe.any()
 
 
 def test_thresholds_caps_and_limits_share_one_compile() -> None:
@@ -278,7 +312,8 @@ def test_guidance_follows_lladas_formula() -> None:
 
 def test_rows_look_at_their_own_blocks() -> None:
     model, everything = MODELS[0], ConfidenceAdaptive(threshold=0.0)
-    tokens, valid, done = jax.device_put(laid_out(PROMPTS[:3]))
+    queue = queue_of(PROMPTS[:3])
+    tokens, valid, done = queue.tokens, queue.valid, jnp.zeros(3, bool)
     known = jnp.asarray(rng.integers(1, 10, (3, BLOCK)), jnp.int32)
     start = canvas.Canvas.start(tokens.at[1:, PROMPT : PROMPT + BLOCK].set(known[1:]), done, GEN)
     start = start._replace(
@@ -288,7 +323,7 @@ def test_rows_look_at_their_own_blocks() -> None:
         done=jnp.array([False, False, True]),
     )
     step = jax.jit(decoder.advance, static_argnames="shape")
-    end = step(model, valid, KEYS, everything, Limits(), FILL, start)
+    end = step(model, valid, queue.keys, everything, Limits(), FILL, start)
     best = forward(model, start.tokens, valid).at[..., CONFIG.mask_id].set(-jnp.inf).argmax(-1)
     first, last = slice(PROMPT, PROMPT + BLOCK), slice(PROMPT + BLOCK, PROMPT + GEN)
     expected = np.array(start.tokens)
