@@ -13,8 +13,12 @@ print(out.text[0], out.nfe[0])
 from cd4lm_jax.decoding.commit import (
     CommitRule,
     ConfidenceAdaptive,
+    EntropyBounded,
+    Factor,
     FixedStep,
+    Margin,
     NegativeEntropy,
+    RandomStep,
     rule,
 )
 from cd4lm_jax.decoding.trajectory import Trajectory
@@ -24,9 +28,13 @@ __all__ = [
     "CommitRule",
     "ConfidenceAdaptive",
     "Decoded",
+    "EntropyBounded",
+    "Factor",
     "FixedStep",
     "LanguageModel",
+    "Margin",
     "NegativeEntropy",
+    "RandomStep",
     "Trajectory",
     "decode",
     "load",

@@ -27,15 +27,24 @@ _INPUT = flags.DEFINE_string("input", None, "JSONL file of prompts.")
 _OUTPUT = flags.DEFINE_string("output", None, "JSONL file to write.")
 _GEN_LENGTH = flags.DEFINE_integer("gen_length", 256, "Generated positions.")
 _BLOCK_LENGTH = flags.DEFINE_integer("block_length", 32, "Positions decoded together.")
-_COMMIT = flags.DEFINE_enum(
-    "commit", "confidence", ["confidence", "entropy", "fixed"], "Commit rule."
-)
+_THRESHOLD_RULES = {
+    "confidence": cd.ConfidenceAdaptive,
+    "entropy": cd.NegativeEntropy,
+    "margin": cd.Margin,
+}
+_STEP_RULES = {"fixed": cd.FixedStep, "random": cd.RandomStep}
+_RULES = [*_THRESHOLD_RULES, *_STEP_RULES, "factor", "entropy_bound"]
+_COMMIT = flags.DEFINE_enum("commit", "confidence", _RULES, "Commit rule.")
 _THRESHOLD = flags.DEFINE_float(
-    "threshold", 0.95, "Least confidence, or least negative entropy, of a token to be committed."
+    "threshold", 0.95, "Least confidence, negative entropy or margin of a token to be committed."
 )
+_FACTOR = flags.DEFINE_float("factor", 1.0, "Of the factor rule.")
+_ENTROPY_BOUND = flags.DEFINE_float("entropy_bound", 0.1, "Of the entropy_bound rule, in nats.")
 _MIN_TOKENS = flags.DEFINE_integer("min_tokens_per_step", 1, "Committed in every pass at least.")
 _MAX_TOKENS = flags.DEFINE_integer("max_tokens_per_step", 32, "Committed in a pass at most.")
-_STEPS = flags.DEFINE_integer("steps", 0, "Passes of the fixed rule; 0: one token a pass.")
+_STEPS = flags.DEFINE_integer(
+    "steps", 0, "Passes of the fixed and random rules; 0: one token a pass."
+)
 _EOS_GATE = flags.DEFINE_float(
     "eos_gate_ratio", 0.0, "Hold back end tokens until this share is committed."
 )
@@ -94,10 +103,14 @@ def main() -> None:
 
 def commit_rule() -> cd.CommitRule:
     """The rule that the flags ask for."""
-    if _COMMIT.value == "fixed":
-        return cd.FixedStep(steps=_STEPS.value or _GEN_LENGTH.value)
-    kind = cd.ConfidenceAdaptive if _COMMIT.value == "confidence" else cd.NegativeEntropy
-    return kind(
+    name = _COMMIT.value
+    if name == "factor":
+        return cd.Factor(factor=_FACTOR.value)
+    if name == "entropy_bound":
+        return cd.EntropyBounded(bound=_ENTROPY_BOUND.value)
+    if name in _STEP_RULES:
+        return _STEP_RULES[name](steps=_STEPS.value or _GEN_LENGTH.value)
+    return _THRESHOLD_RULES[name](
         threshold=_THRESHOLD.value, min_tokens=_MIN_TOKENS.value, max_tokens=_MAX_TOKENS.value
     )
 

@@ -23,6 +23,8 @@ class Proposal(NamedTuple):
     Attributes:
         confidence: ``[batch, block]`` float32, probability of the proposed token.
         neg_entropy: ``[batch, block]`` float32, minus the entropy (nats) of the distribution.
+        margin: ``[batch, block]`` float32, lead over the second best token's probability.
+        noise: ``[batch, block]`` float32, uniform in [0, 1), a row's own.
         eligible: ``[batch, block]`` bool, masked and not held back by the EOS gate.
         step: ``[batch]`` int32, passes already spent in this block.
         num_blocks: blocks of the whole generation.
@@ -30,6 +32,8 @@ class Proposal(NamedTuple):
 
     confidence: jax.Array
     neg_entropy: jax.Array
+    margin: jax.Array
+    noise: jax.Array
     eligible: jax.Array
     step: jax.Array
     num_blocks: int
@@ -86,7 +90,43 @@ class FixedStep:
 
 @rule
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ConfidenceAdaptive:
+class RandomStep(FixedStep):
+    """As :class:`FixedStep`, in a random order (LLaDA's random remasking, algorithm 4)."""
+
+    def score(self, proposal: Proposal) -> jax.Array:
+        """By chance."""
+        return proposal.noise
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Threshold:
+    """Commits every position whose score is at least ``threshold``, within bounds."""
+
+    threshold: float
+    min_tokens: int = 1
+    max_tokens: int = 32
+
+    def score(self, proposal: Proposal) -> jax.Array:
+        """``[batch, block]``, compared with the threshold."""
+        raise NotImplementedError
+
+    def count(self, proposal: Proposal) -> jax.Array:
+        """The number of eligible positions at or above the threshold, within the bounds."""
+        sure = proposal.eligible & (self.score(proposal) >= self.threshold)
+        return jnp.clip(sure.sum(axis=1), self.min_tokens, self.max_tokens)
+
+    def _check_bounds(self) -> None:
+        least, most = self.min_tokens, self.max_tokens
+        _check("min_tokens", least, 1, None, "a number of tokens")
+        if isinstance(least, int) and isinstance(most, int) and most < least:
+            raise ValueError(
+                f"max_tokens={most} is below min_tokens={least}; raise it or lower that"
+            )
+
+
+@rule
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ConfidenceAdaptive(_Threshold):
     """CAD: every token at least this sure, within bounds (CD4LM, 2601.02236, section 3.3).
 
     Attributes:
@@ -95,27 +135,18 @@ class ConfidenceAdaptive:
         max_tokens: committed in a pass at most.
     """
 
-    threshold: float
-    min_tokens: int = 1
-    max_tokens: int = 32
-
     def __post_init__(self) -> None:
         _check("threshold", self.threshold, 0.0, 1.0, "a probability")
-        _check_bounds(self.min_tokens, self.max_tokens)
+        self._check_bounds()
 
     def score(self, proposal: Proposal) -> jax.Array:
         """By confidence."""
         return proposal.confidence
 
-    def count(self, proposal: Proposal) -> jax.Array:
-        """The number of eligible positions at or above the threshold, within the bounds."""
-        sure = proposal.eligible & (proposal.confidence >= self.threshold)
-        return jnp.clip(sure.sum(axis=1), self.min_tokens, self.max_tokens)
-
 
 @rule
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class NegativeEntropy:
+class NegativeEntropy(_Threshold):
     """Like CAD, with minus the entropy in the place of confidence (published CD4LM code).
 
     Attributes:
@@ -125,21 +156,93 @@ class NegativeEntropy:
     """
 
     threshold: float = -0.3
-    min_tokens: int = 1
-    max_tokens: int = 32
 
     def __post_init__(self) -> None:
         _check("threshold", self.threshold, None, 0.0, "a negative entropy in nats")
-        _check_bounds(self.min_tokens, self.max_tokens)
+        self._check_bounds()
+
+    def score(self, proposal: Proposal) -> jax.Array:
+        """By negative entropy."""
+        return proposal.neg_entropy
+
+
+@rule
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Margin(_Threshold):
+    """Like CAD, with the lead over the second best token (Dream's ``topk_margin``).
+
+    Attributes:
+        threshold: least difference of the two greatest probabilities.
+        min_tokens: committed in a pass whatever their margin.
+        max_tokens: committed in a pass at most.
+    """
+
+    def __post_init__(self) -> None:
+        _check("threshold", self.threshold, 0.0, 1.0, "a difference of probabilities")
+        self._check_bounds()
+
+    def score(self, proposal: Proposal) -> jax.Array:
+        """By margin."""
+        return proposal.margin
+
+
+@rule
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Factor:
+    """The most tokens n with ``(n + 1) (1 - c_n) < factor`` (Fast-dLLM, 2505.22618, section 3.3).
+
+    ``c_n`` is the n-th greatest confidence: the more are committed at once, the surer all of them
+    must be. One token is always committed.
+
+    Attributes:
+        factor: greater commits more.
+    """
+
+    factor: float
+
+    def __post_init__(self) -> None:
+        _check("factor", self.factor, 0.0, None, "a factor")
+
+    def score(self, proposal: Proposal) -> jax.Array:
+        """By confidence."""
+        return proposal.confidence
+
+    def count(self, proposal: Proposal) -> jax.Array:
+        """The greatest n that qualifies; the left side grows with n, so counting finds it."""
+        confidence = jnp.where(proposal.eligible, proposal.confidence, -jnp.inf)
+        falling = jnp.flip(jnp.sort(confidence, axis=1), axis=1)
+        n = jnp.arange(1, falling.shape[1] + 1)
+        return ((n + 1) * (1.0 - falling) < self.factor).sum(axis=1)
+
+
+@rule
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EntropyBounded:
+    """Surest first, while what could go wrong stays bounded (EB-Sampler, 2505.24857, section 3).
+
+    The joint of tokens committed together differs from the product of their marginals by at most
+    the sum of their entropies less the greatest; that is kept within ``bound``.
+
+    Attributes:
+        bound: in nats; 0 commits one token and whatever is certain.
+    """
+
+    bound: float
+
+    def __post_init__(self) -> None:
+        _check("bound", self.bound, 0.0, None, "a bound in nats")
 
     def score(self, proposal: Proposal) -> jax.Array:
         """By negative entropy."""
         return proposal.neg_entropy
 
     def count(self, proposal: Proposal) -> jax.Array:
-        """The number of eligible positions at or above the threshold, within the bounds."""
-        sure = proposal.eligible & (proposal.neg_entropy >= self.threshold)
-        return jnp.clip(sure.sum(axis=1), self.min_tokens, self.max_tokens)
+        """How many, from the surest, keep the sum of the entropies before each within the bound."""
+        entropy = jnp.where(proposal.eligible, jnp.maximum(-proposal.neg_entropy, 0.0), jnp.inf)
+        rising = jnp.sort(entropy, axis=1)
+        # Each is the greatest of those up to it, so the sum without the greatest is exclusive.
+        before = jnp.cumsum(jnp.pad(rising, ((0, 0), (1, 0)))[:, :-1], axis=1)
+        return ((before <= self.bound) & jnp.isfinite(rising)).sum(axis=1)
 
 
 def _check(name: str, value: Any, low: float | None, high: float | None, what: str) -> None:
@@ -155,9 +258,3 @@ def _check(name: str, value: Any, low: float | None, high: float | None, what: s
             if part
         )
         raise ValueError(f"{name}={value} is not {what}; give one {bounds}")
-
-
-def _check_bounds(least: Any, most: Any) -> None:
-    _check("min_tokens", least, 1, None, "a number of tokens")
-    if isinstance(least, int) and isinstance(most, int) and most < least:
-        raise ValueError(f"max_tokens={most} is below min_tokens={least}; raise it or lower that")

@@ -146,15 +146,27 @@ def advance(
     mask_id = model.config.mask_id
     if not shape.propose_mask:
         logits = jnp.where(jnp.arange(logits.shape[-1]) == mask_id, -jnp.inf, logits)
-    noisy = _noisy(logits, keys, canvas.nfe, limits.temperature) if shape.sampled else logits
-    token, confidence, neg_entropy = _propose(logits, noisy)
+    keys = jax.vmap(jax.random.fold_in)(keys, canvas.nfe)
+    noisy = logits
+    if shape.sampled:
+        gumbel = jax.vmap(lambda key: jax.random.gumbel(key, logits.shape[1:]))
+        noisy += limits.temperature * gumbel(keys)
+    token, confidence, neg_entropy, margin = _propose(logits, noisy)
 
     region = Window(start=start, length=size)
     masked = region.of(canvas.masked) & ~canvas.done[:, None]
     committed = shape.gen_length - canvas.masked.sum(axis=1)
     gated = (committed < limits.eos_gate_ratio * shape.gen_length)[:, None]
     eligible = masked & ~(gated & stop.is_any_of(token, shape.eos_token_ids))
-    proposal = Proposal(confidence, neg_entropy, eligible, canvas.step, shape.num_blocks)
+    proposal = Proposal(
+        confidence=confidence,
+        neg_entropy=neg_entropy,
+        margin=margin,
+        noise=jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, 1), (size,)))(keys),
+        eligible=eligible,
+        step=canvas.step,
+        num_blocks=shape.num_blocks,
+    )
 
     limit = jnp.where(limits.max_steps_per_block > 0, limits.max_steps_per_block, size)
     forced = canvas.step >= limit
@@ -200,16 +212,10 @@ def _logits(
     return without + (limits.cfg_scale + 1.0) * (with_prompt - without)
 
 
-def _noisy(
-    logits: jax.Array, keys: jax.Array, nfe: jax.Array, temperature: float | jax.Array
-) -> jax.Array:
-    """Logits whose arg-max is a draw at ``temperature``; noise of its own for row and pass."""
-    draw = jax.vmap(lambda key, n: jax.random.gumbel(jax.random.fold_in(key, n), logits.shape[1:]))
-    return logits + temperature * draw(keys, nfe)
-
-
-def _propose(logits: jax.Array, noisy: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The token of each position, its probability, and minus the entropy.
+def _propose(
+    logits: jax.Array, noisy: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """The token of each position, its probability, minus the entropy, and the margin.
 
     The token is the arg-max of ``noisy``, its probability that of ``logits``. Nothing is ranked
     along the vocabulary, which may be sharded: only maxima and sums are taken. Logits that are
@@ -221,10 +227,12 @@ def _propose(logits: jax.Array, noisy: jax.Array) -> tuple[jax.Array, jax.Array,
     # Not exp(log_softmax): through the logarithm, probabilities near one round to ties.
     picked = jnp.arange(logits.shape[-1]) == token[..., None]
     confidence = jnp.where(picked, jnp.exp(centred), 0.0).sum(axis=-1) / total
+    margin = confidence - jnp.exp(jnp.where(picked, -jnp.inf, centred).max(axis=-1)) / total
     expected = jnp.where(jnp.isneginf(centred), 0.0, jnp.exp(centred) * centred).sum(axis=-1)
     neg_entropy = expected / total - jnp.log(total)
     lost = jnp.isnan(confidence)
-    return token, jnp.where(lost, 0.0, confidence), jnp.where(lost, -jnp.inf, neg_entropy)
+    confidence, margin = (jnp.where(lost, 0.0, share) for share in (confidence, margin))
+    return token, confidence, jnp.where(lost, -jnp.inf, neg_entropy), margin
 
 
 def _rank(score: jax.Array, eligible: jax.Array, masked: jax.Array) -> jax.Array:

@@ -187,12 +187,13 @@ class _Run:
                     batch, previous = self._place(next(batches)), metrics
                     state, metrics = self.update(state, self.teacher, batch)
                     step += 1
-                    # At most two steps in flight: the device stays busy, rate and ETA are true.
-                    jax.block_until_ready(previous)
+                    # Waits for the step before: at most two are in flight, so the device stays
+                    # busy while rate and ETA are true.
+                    skipped = self._skipped(previous, step - 1)
                     if step % config.log_every == 0 or step == config.steps:
                         writers.write(step, metrics)
-                        self._check(metrics, step)
                     shown |= {name: metrics[name] for name in _SHOWN if name in metrics}
+                    shown |= {"skipped": skipped} if skipped or "skipped" in shown else {}
                     if step % config.eval_every == 0 or step == config.steps:
                         scores = self._validate(state.model)
                         writers.write(step, {f"eval/{name}": v for name, v in scores.items()})
@@ -288,13 +289,15 @@ class _Run:
         batches = pipeline.eval_batches(self.config.validation, self.tokenizer)
         return [self._place(batch) for batch in batches]
 
-    def _check(self, metrics: dict[str, jax.Array], step: int) -> None:
-        bad = int(metrics["bad_steps"])
+    def _skipped(self, metrics: dict[str, jax.Array], step: int) -> int:
+        """Updates skipped in a row up to this step; too many are an error."""
+        bad = int(metrics.get("bad_steps", 0))
         if bad >= self.config.max_bad_steps:
             raise TrainingError(
                 f"loss or gradient was not finite in {bad} updates in a row, up to step {step}; "
                 "lower optimizer.learning_rate or look at the data; the last checkpoint is sound"
             )
+        return bad
 
     def _export(self, checkpoints: RunCheckpoints, step: int, best: float) -> TrainResult:
         """Writes the best checkpoint's parameters as a model folder."""

@@ -7,12 +7,21 @@ are still masked, and a function that gives logits.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable
 
 import numpy as np
 
-from cd4lm_jax.decoding.commit import CommitRule, ConfidenceAdaptive, FixedStep, NegativeEntropy
+from cd4lm_jax.decoding.commit import (
+    CommitRule,
+    ConfidenceAdaptive,
+    EntropyBounded,
+    Factor,
+    FixedStep,
+    Margin,
+    NegativeEntropy,
+)
 from cd4lm_jax.decoding.decoder import Limits, Shape
 from cd4lm_jax.model.config import ModelConfig
 
@@ -37,6 +46,7 @@ class Guess:
     token: int
     confidence: float
     neg_entropy: float
+    margin: float
 
     @classmethod
     def of(cls, logits: np.ndarray, mask_id: int) -> Guess:
@@ -45,7 +55,8 @@ class Guess:
         weights = [math.exp(x - scores[best]) for x in scores.values()]
         shares = [weight / sum(weights) for weight in weights]
         neg_entropy = sum(p * math.log(p) for p in shares if p > 0)
-        return cls(best, 1 / sum(weights), neg_entropy)
+        first, second = sorted(shares)[:-3:-1]
+        return cls(best, 1 / sum(weights), neg_entropy, first - second)
 
 
 def decode(
@@ -103,7 +114,10 @@ def shares(size: int, passes: int) -> list[int]:
 
 
 def _score(rule: CommitRule, guess: Guess) -> float:
-    return guess.neg_entropy if isinstance(rule, NegativeEntropy) else guess.confidence
+    if isinstance(rule, Margin):
+        return guess.margin
+    by_entropy = isinstance(rule, NegativeEntropy | EntropyBounded)
+    return guess.neg_entropy if by_entropy else guess.confidence
 
 
 def _count(rule: CommitRule, free: list[Guess], step: int, shape: Shape) -> int:
@@ -111,6 +125,12 @@ def _count(rule: CommitRule, free: list[Guess], step: int, shape: Shape) -> int:
     if isinstance(rule, FixedStep):
         plan = shares(size, max(rule.steps // shape.num_blocks, 1))
         return plan[step] if step < len(plan) else size
-    assert isinstance(rule, ConfidenceAdaptive | NegativeEntropy)
+    if isinstance(rule, Factor):
+        surest = sorted((guess.confidence for guess in free), reverse=True)
+        return sum((n + 1) * (1 - c) < rule.factor for n, c in enumerate(surest, start=1))
+    if isinstance(rule, EntropyBounded):
+        spent = itertools.accumulate(sorted(-guess.neg_entropy for guess in free), initial=0.0)
+        return min(sum(entropy <= rule.bound for entropy in spent), len(free))
+    assert isinstance(rule, ConfidenceAdaptive | NegativeEntropy | Margin)
     sure = sum(_score(rule, guess) >= rule.threshold for guess in free)
     return min(max(sure, rule.min_tokens), rule.max_tokens)

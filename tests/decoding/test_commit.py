@@ -23,6 +23,8 @@ def proposal(
     return Proposal(
         confidence=confidence,
         neg_entropy=jnp.log(confidence),
+        margin=confidence / 2,
+        noise=1 - confidence,
         eligible=jnp.broadcast_to(jnp.asarray(eligible), confidence.shape),
         step=jnp.asarray(step),
         num_blocks=num_blocks,
@@ -51,6 +53,48 @@ def test_entropy_counts_and_ranks_by_negative_entropy() -> None:
     assert counts(cd.NegativeEntropy(threshold=-9.0, max_tokens=2)) == [2, 2]
     assert counts(cd.NegativeEntropy(threshold=0.0, min_tokens=3)) == [3, 3]
     np.testing.assert_array_equal(rule.score(proposal()), jnp.log(SURE))
+
+
+def test_margin_counts_and_ranks_by_the_lead() -> None:
+    assert counts(cd.Margin(threshold=0.45)) == [3, 1]
+    assert counts(cd.Margin(threshold=0.0, max_tokens=2)) == [2, 2]
+    np.testing.assert_array_equal(cd.Margin(threshold=0.4).score(proposal()), SURE / 2)
+
+
+def test_factor_asks_more_of_more_tokens() -> None:
+    # (n + 1)(1 - c_n) of the first row, surest first: 0.02, 0.15, 0.4, 2.5.
+    assert counts(cd.Factor(factor=0.01)) == [0, 0]  # the decoder commits one all the same
+    assert counts(cd.Factor(factor=0.1)) == [1, 0]
+    assert counts(cd.Factor(factor=0.3)) == [2, 0]
+    assert counts(cd.Factor(factor=0.5)) == [3, 0]
+    assert counts(cd.Factor(factor=9.0)) == [4, 4]
+    only = [[False, True, True, False], [True] * 4]
+    assert counts(cd.Factor(factor=9.0), eligible=only) == [2, 4]
+    # Against the search of the paper, written out.
+    rng = np.random.default_rng(0)
+    confidence = rng.random((50, 8)).astype(np.float32)
+    found = cd.Factor(factor=1.5).count(proposal(confidence=jnp.asarray(confidence), step=0))
+    for row, n in zip(np.sort(confidence)[:, ::-1], found.tolist(), strict=True):
+        qualify = [m for m in range(1, 9) if (m + 1) * (1 - row[m - 1]) < 1.5]
+        assert n == max(qualify, default=0)
+
+
+def test_entropy_bound_leaves_out_the_greatest() -> None:
+    # Entropies of the first row, least first: 0.010, 0.051, 0.105, 0.693.
+    assert counts(cd.EntropyBounded(bound=0.0)) == [1, 1]
+    assert counts(cd.EntropyBounded(bound=0.011)) == [2, 1]
+    assert counts(cd.EntropyBounded(bound=0.07)) == [3, 1]
+    assert counts(cd.EntropyBounded(bound=0.2)) == [4, 1]
+    assert counts(cd.EntropyBounded(bound=0.2), eligible=[[True, True, False, False]] * 2) == [2, 1]
+    assert counts(cd.EntropyBounded(bound=99.0), eligible=False) == [0, 0]
+    certain = proposal(confidence=jnp.ones((2, 4)))
+    assert cd.EntropyBounded(bound=0.0).count(certain).tolist() == [4, 4]
+
+
+def test_random_order_keeps_the_shares_of_fixed_step() -> None:
+    rule = cd.RandomStep(steps=4)
+    assert counts(rule, step=(0, 1)) == counts(cd.FixedStep(steps=4), step=(0, 1))
+    np.testing.assert_array_equal(rule.score(proposal()), 1 - SURE)
 
 
 def plan(size: int, steps: int) -> list[int]:
@@ -96,6 +140,10 @@ def test_fixed_step_divides_its_passes_among_the_blocks() -> None:
             "max_tokens=2 is below min_tokens=3; raise it or lower that",
         ),
         (lambda: cd.NegativeEntropy(threshold=0.3), r"threshold=0.3 .*nats; give one at most 0"),
+        (lambda: cd.Margin(threshold=2), r"threshold=2 is not a difference of probabilities"),
+        (lambda: cd.Factor(factor=-1), r"factor=-1 is not a factor; give one at least 0"),
+        (lambda: cd.EntropyBounded(bound=-1), r"bound=-1 is not a bound in nats"),
+        (lambda: cd.RandomStep(steps=0), r"steps=0 is not a number of passes"),
         (lambda: cd.NegativeEntropy(min_tokens=2, max_tokens=1), "max_tokens=1 is below"),
     ],
 )

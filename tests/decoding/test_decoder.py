@@ -15,7 +15,10 @@ from cd4lm_jax.decoding.canvas import Queue
 from cd4lm_jax.decoding.commit import (
     CommitRule,
     ConfidenceAdaptive,
+    EntropyBounded,
+    Factor,
     FixedStep,
+    Margin,
     NegativeEntropy,
     Proposal,
     rule,
@@ -62,6 +65,11 @@ RULES: dict[str, st.SearchStrategy[CommitRule]] = {
     "entropy": st.builds(
         lambda share, most: NegativeEntropy(threshold=-2.5 * share, **most), shares, bounds
     ),
+    "margin": st.builds(
+        lambda threshold, most: Margin(threshold=threshold, **most), shares, bounds
+    ),
+    "factor": shares.map(lambda share: Factor(factor=4 * share)),
+    "entropy bound": shares.map(lambda share: EntropyBounded(bound=2 * share)),
 }
 limits = st.builds(
     lambda ratio, most: Limits(eos_gate_ratio=ratio, max_steps_per_block=most),
@@ -107,8 +115,8 @@ def equal(found: Trajectory, row: int, expected: reference.Row) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "shape"),
-    [("fixed", STOP), ("confidence", STOP), ("entropy", STOP), ("fixed", FILL)],
-    ids=["fixed", "confidence", "entropy", "fixed to the end"],
+    [*((kind, STOP) for kind in RULES), ("fixed", FILL)],
+    ids=[*RULES, "fixed to the end"],
 )
 def test_equals_the_plain_loop_and_keeps_its_bounds(kind: str, shape: Shape) -> None:
     @examples
@@ -124,7 +132,7 @@ def test_equals_the_plain_loop_and_keeps_its_bounds(kind: str, shape: Shape) -> 
         if limits.max_steps_per_block:
             # The pass that commits what the limit left over is counted too.
             assert (found.nfe <= STOP.num_blocks * (limits.max_steps_per_block + 1)).all()
-        elif not isinstance(commit, FixedStep):
+        elif isinstance(commit, ConfidenceAdaptive | NegativeEntropy | Margin):
             within_bounds(found, commit)
 
     check()
@@ -132,7 +140,7 @@ def test_equals_the_plain_loop_and_keeps_its_bounds(kind: str, shape: Shape) -> 
 
 def within_bounds(found: Trajectory, commit: CommitRule) -> None:
     """Every pass commits from `min_tokens` (or all that is left) to `max_tokens` of one block."""
-    assert isinstance(commit, ConfidenceAdaptive | NegativeEntropy)
+    assert isinstance(commit, ConfidenceAdaptive | NegativeEntropy | Margin)
     for row, passes in zip(found.committed_at, found.nfe, strict=True):
         left = [BLOCK] * (GEN // BLOCK)
         for number in range(1, passes + 1):
@@ -203,6 +211,9 @@ def test_ends_without_masks_whatever_the_logits(kind: str, broken: str) -> None:
         "fixed": FixedStep(steps=GEN),
         "confidence": ConfidenceAdaptive(threshold=1.0),
         "entropy": NegativeEntropy(threshold=0.0),
+        "margin": Margin(threshold=1.0),
+        "factor": Factor(factor=0.0),
+        "entropy bound": EntropyBounded(bound=0.0),
     }
     found = decode(model, PROMPTS, strict[kind], limits=Limits(eos_gate_ratio=1.0))
     assert (found.nfe == GEN).all()  # one position a pass, from the left
