@@ -107,7 +107,18 @@ def read_config(folder: str | os.PathLike[str]) -> ModelConfig:
         HuggingFaceError: not LLaDA, or a variant of it that is computed differently.
     """
     file = pathlib.Path(folder) / CONFIG_FILE
-    data = json.loads(file.read_text())
+    try:
+        data = json.loads(file.read_text())
+        return _config(file, data)
+    except FileNotFoundError:
+        raise HuggingFaceError(f"{file} is missing; copy it from the checkpoint's hub") from None
+    except json.JSONDecodeError as error:
+        raise HuggingFaceError(f"{file} is not JSON ({error.msg}); fetch it again") from None
+    except KeyError as error:
+        raise HuggingFaceError(f"{file} has no {error}; LLaDA's own has, fetch it again") from None
+
+
+def _config(file: pathlib.Path, data: dict[str, Any]) -> ModelConfig:
     for name, expected in _EXPECTED.items():
         if data.get(name, expected) != expected:
             raise HuggingFaceError(

@@ -39,6 +39,8 @@ def test_counts_the_parameters_that_there_are(changes: dict[str, Any]) -> None:
         ({"end_ids": (38, 99)}, r"end_ids\[1\]=99 lies outside"),
         ({"mask_id": 38}, "mask_id=38 is also an end token"),
         ({"mask_id": 37}, "mask_id=37 is also an end token"),
+        ({"num_layers": 0}, "num_layers=0; give 1 or more"),
+        ({"num_kv_heads": 0}, "num_kv_heads=0; give 1 or more"),
     ],
 )
 def test_says_what_does_not_fit(changes: dict[str, Any], message: str) -> None:

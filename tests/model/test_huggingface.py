@@ -218,3 +218,20 @@ def test_convert_keeps_off_a_folder_in_use(tmp_path: pathlib.Path) -> None:
     with pytest.raises(CheckpointError, match=r"config.json is missing"):
         loading.convert(tmp_path, tmp_path / "new")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["target"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "config.json is missing; copy it"),
+        ("{", "config.json is not JSON"),
+        ('{"model_type": "llada", "n_heads": 4}', "config.json has no 'd_model'; LLaDA's own has"),
+    ],
+)
+def test_says_what_is_wrong_with_its_description(
+    tmp_path: pathlib.Path, text: str | None, message: str
+) -> None:
+    if text is not None:
+        (tmp_path / "config.json").write_text(text)
+    with pytest.raises(HuggingFaceError, match=message):
+        huggingface.read_config(tmp_path)
