@@ -44,7 +44,7 @@ class Canvas(NamedTuple):
 
         Args:
             tokens: ``[B, T]``, the generation region filled with the mask token.
-            done: ``[B]``, rows that only fill up the batch.
+            done: ``[B]``, slots that no prompt is left for.
             gen_length: G.
         """
         region = (tokens.shape[0], gen_length)
