@@ -1,4 +1,4 @@
-"""The bundled teacher of gsm_mini, trained from scratch: 50 minutes on two cores that had other work too.
+"""The bundled teacher of gsm_mini, trained from scratch: 50 minutes on two busy cores.
 
 python -m launch.pretrain --config=experiments/configs/gsm_mini_teacher.py
 
