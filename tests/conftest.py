@@ -31,7 +31,7 @@ def golden() -> pathlib.Path:
     return GOLDEN
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def run_python() -> Callable[..., subprocess.CompletedProcess[str]]:
     """Runs `python ARGUMENTS...` in the repository with a number of virtual CPU devices.
 

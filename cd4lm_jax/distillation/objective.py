@@ -2,20 +2,26 @@
 
 Hidden states go through the vocabulary projection a chunk of positions at a time, and only
 positions with weight are projected at all. Since the loss is a scalar, each chunk's gradient is
-formed while its logits are there: nothing is kept, nothing computed twice.
+formed while its logits are there: nothing is kept, nothing computed twice. On a mesh every
+device works off its own positions, and the kernel's gradient is summed once, at the end.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+import math
 from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import PartitionSpec
 
-CHUNK = 1024
-"""Positions projected at once: large enough for a full-rate matmul."""
+from cd4lm_jax.runtime.sharding import constrain, spec
+
+MAX_CHUNK = 1024
+"""Positions projected at once, at most: enough for a full-rate matmul."""
 
 PUBLISHED_CLAMP = 5.0
 """The published code clamps both terms to [0, 5], which stops their gradient above 5."""
@@ -64,13 +70,6 @@ class States(NamedTuple):
     kernel: jax.Array
 
 
-class _Settings(NamedTuple):
-    """What of :class:`Objective` the chunks need, traced."""
-
-    temperature: jax.Array
-    certainty: jax.Array
-
-
 class Terms(NamedTuple):
     """The loss and its parts, float32 scalars. Only ``total`` carries gradient."""
 
@@ -106,14 +105,10 @@ def loss(
     share = jnp.ones(targets.shape, jnp.float32)
     if objective.visible == "text" and guessed is not None:
         share = guessed.astype(jnp.float32)
-    settings = _Settings(
-        jnp.asarray(objective.temperature, jnp.float32),
-        jnp.asarray(objective.certainty, jnp.float32),
-    )
     frozen = teacher and States(*map(lax.stop_gradient, teacher))
 
     def total(lam: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        return _chunked(student, frozen, targets, weight, lam * share, settings)
+        return _chunked(objective, student, frozen, targets, weight, lam * share)
 
     if not objective.clamp:
         value, (kl, ce) = total(lam)
@@ -124,47 +119,98 @@ def loss(
     return Terms(lam * kl + (1.0 - lam) * ce, kl, ce)
 
 
-@jax.custom_vjp
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _chunked(
+    objective: Objective,
     student: States,
     teacher: States | None,
     targets: jax.Array,
     weight: jax.Array,
     lam: jax.Array,
-    settings: _Settings,
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return _run(student, teacher, targets, weight, lam, settings, with_gradient=False)[0]
+    return _run(objective, student, teacher, targets, weight, lam, with_gradient=False)[0]
 
 
-def _forward(student, teacher, targets, weight, lam, settings):  # type: ignore[no-untyped-def]
-    return _run(student, teacher, targets, weight, lam, settings, with_gradient=True)
+def _forward(objective, student, teacher, targets, weight, lam):  # type: ignore[no-untyped-def]
+    return _run(objective, student, teacher, targets, weight, lam, with_gradient=True)
 
 
-def _backward(gradient, cotangent):  # type: ignore[no-untyped-def]
+def _backward(_, gradient, cotangent):  # type: ignore[no-untyped-def]
     scale, _ = cotangent  # the parts are reported, not trained on
     scaled = jax.tree.map(lambda g: (g * scale).astype(g.dtype), gradient)
-    return scaled, None, None, None, None, None
+    return scaled, None, None, None, None
 
 
 _chunked.defvjp(_forward, _backward)
 
 
-def _run(student, teacher, targets, weight, lam, settings, *, with_gradient):  # type: ignore[no-untyped-def]
-    """Loops over chunks of the weighted positions; returns the terms and, if asked, gradients."""
+def _run(objective, student, teacher, targets, weight, lam, *, with_gradient):  # type: ignore[no-untyped-def]
+    """The terms over all positions and, if asked, the gradients; on a mesh, of all devices."""
+    axes = _position_axes(targets.shape[0])
+    expert = teacher and _whole_kernel(teacher)
+    run = functools.partial(_of_own_positions, objective, axes, with_gradient=with_gradient)
+    if axes:
+        # The axis that splits the vocabulary stays with XLA; what it is told of is the logits.
+        own, same = PartitionSpec(axes), PartitionSpec()
+        states = States(own, same)  # type: ignore[arg-type]
+        run = jax.shard_map(
+            run,
+            in_specs=(states, expert and states, own, own, own),
+            out_specs=(same, states if with_gradient else None),
+            axis_names=set(axes),
+            check_vma=False,
+        )
+    terms, gradient = run(_whole_kernel(student), expert, targets, weight, lam)
+    if not with_gradient:
+        return terms, None
+    # Split as the kernel is, at once: the sum over devices can then be scattered.
+    d_kernel = constrain(gradient.kernel, ("embed", "vocab"))
+    return terms, States(gradient.hidden, d_kernel.astype(student.kernel.dtype))
+
+
+def _whole_kernel(states: States) -> States:
+    """The kernel in the compute dtype, gathered over the axis that splits its width."""
+    kernel = states.kernel.astype(states.hidden.dtype)
+    return States(states.hidden, constrain(kernel, (None, "vocab")))
+
+
+def _position_axes(tokens: int) -> tuple[str, ...]:
+    """The mesh axes that positions are split over; none without a mesh."""
+    mesh = jax.sharding.get_abstract_mesh()
+    (names,) = spec(("batch",))
+    axes = tuple(name for name in names if mesh.shape.get(name, 1) > 1)
+    devices = math.prod(mesh.shape[name] for name in axes)
+    return axes if tokens % devices == 0 else ()
+
+
+def _chunk_size(tokens: int, width: int, vocab: int) -> int:
+    """Positions projected at once.
+
+    Few, where a chunk's logits would be large (128 MiB in float32); but no fewer than half the
+    width, for each chunk costs a pass over the kernel's gradient, which is larger then.
+    """
+    rows = max(width // 2, 2**25 // vocab) // 128 * 128
+    return min(max(rows, 128), MAX_CHUNK, tokens)
+
+
+def _of_own_positions(objective, axes, student, teacher, targets, weight, lam, *, with_gradient):  # type: ignore[no-untyped-def]
+    """Loops over chunks of a device's weighted positions; sums over ``axes`` at the end."""
     # `lam` is a position's own, the terms are reported over all positions.
-    tokens, vocab = targets.shape[0], student.kernel.shape[1]
-    temperature, certainty = settings
-    chunk = min(CHUNK, tokens)
+    tokens, temperature = targets.shape[0], objective.temperature
+    width, vocab = student.kernel.shape
+    chunk = _chunk_size(tokens, width, vocab)
     padded = -(-tokens // chunk) * chunk
     # Weighted positions first; an index past the end reads as weight 0 and is never written.
     order = jnp.argsort(weight == 0, stable=True)
     order = jnp.pad(order, (0, padded - tokens), constant_values=tokens)
     chunks = -(-(weight != 0).sum() // chunk)
+    if axes:  # all devices loop as often, for those that share a chunk's vocabulary talk
+        chunks = lax.pmax(chunks, axes)
 
     def project(states: States, rows: jax.Array) -> tuple[jax.Array, jax.Array]:
         hidden = states.hidden.at[rows].get(mode="fill", fill_value=0)
-        kernel = states.kernel.astype(hidden.dtype)
-        return hidden, jnp.dot(hidden, kernel, preferred_element_type=jnp.float32)
+        logits = jnp.dot(hidden, states.kernel, preferred_element_type=jnp.float32)
+        return hidden, constrain(logits, (None, "vocab"))
 
     def body(i, carry):  # type: ignore[no-untyped-def]
         total, kl_sum, ce_sum, d_hidden, d_kernel = carry
@@ -175,16 +221,16 @@ def _run(student, teacher, targets, weight, lam, settings, *, with_gradient):  #
         log_p = jax.nn.log_softmax(logits)
         # Compared rather than gathered: it stays local where the vocabulary is sharded.
         truth = targets.at[rows].get(mode="fill", fill_value=0)[:, None] == jnp.arange(vocab)
-        ce = -jnp.where(truth, log_p, 0.0).sum(axis=1, keepdims=True)
-        ce_sum += jnp.sum(w * ce)
-        total += jnp.sum(w * (1.0 - kl_share) * ce)
-        p = jnp.exp(log_p)
-        d_logits = (1.0 - kl_share) * (p - truth)
-        right = jnp.where(truth, log_p, 0.0).sum(axis=1) >= log_p.max(axis=1)
-        sharpen = certainty * right[:, None]
-        entropy = -(p * log_p).sum(axis=1, keepdims=True)
-        total += jnp.sum(w * sharpen * entropy)
-        d_logits -= sharpen * p * (log_p + entropy)
+        log_truth = jnp.where(truth, log_p, 0.0).sum(axis=1, keepdims=True)
+        ce_sum -= jnp.sum(w * log_truth)
+        total -= jnp.sum(w * (1.0 - kl_share) * log_truth)
+        d_logits = (1.0 - kl_share) * (jnp.exp(log_p) - truth)
+        if objective.certainty:
+            p = jnp.exp(log_p)
+            sharpen = objective.certainty * (log_truth >= log_p.max(axis=1, keepdims=True))
+            entropy = -(p * log_p).sum(axis=1, keepdims=True)
+            total += jnp.sum(w * sharpen * entropy)
+            d_logits -= sharpen * p * (log_p + entropy)
         if teacher is not None:
             log_q = jax.nn.log_softmax(logits / temperature)
             log_t = jax.nn.log_softmax(project(teacher, rows)[1] / temperature)
@@ -195,20 +241,19 @@ def _run(student, teacher, targets, weight, lam, settings, *, with_gradient):  #
             d_logits += kl_share * temperature * (jnp.exp(log_q) - t)
         if with_gradient:
             d_logits = (w * d_logits).astype(hidden.dtype)
-            rows_gradient = d_logits @ student.kernel.astype(hidden.dtype).T
-            d_hidden = d_hidden.at[rows].set(rows_gradient, mode="drop", unique_indices=True)
+            d_rows = d_logits @ student.kernel.T
+            d_hidden = d_hidden.at[rows].set(d_rows, mode="drop", unique_indices=True)
             d_kernel += jnp.dot(hidden.T, d_logits, preferred_element_type=jnp.float32)
         return total, kl_sum, ce_sum, d_hidden, d_kernel
 
     zero = jnp.zeros((), jnp.float32)
-    gradient = (
-        (jnp.zeros_like(student.hidden), jnp.zeros(student.kernel.shape, jnp.float32))
-        if with_gradient
-        else (zero, zero)
-    )
+    gradient = (zero, zero)
+    if with_gradient:
+        d_kernel = constrain(jnp.zeros((width, vocab), jnp.float32), (None, "vocab"))
+        gradient = (jnp.zeros_like(student.hidden), d_kernel)
     start = (zero, zero, zero, *gradient)
     total, kl, ce, d_hidden, d_kernel = lax.fori_loop(0, chunks, body, start)
     terms = total, (kl, ce)
-    if not with_gradient:
-        return terms, None
-    return terms, States(d_hidden, d_kernel.astype(student.kernel.dtype))
+    if axes:
+        terms, d_kernel = lax.psum((terms, d_kernel), axes)
+    return terms, States(d_hidden, d_kernel) if with_gradient else None

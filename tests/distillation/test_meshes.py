@@ -12,18 +12,14 @@ import pytest
 
 
 @pytest.fixture(scope="module")
-def runs() -> dict[str, Any]:
-    return {}
+def runs(run_python: Callable[..., subprocess.CompletedProcess[str]]) -> dict[str, Any]:
+    done = run_python("-m", "tests.distillation.on_meshes", devices=8)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
 
 
 @pytest.mark.parametrize("name", ["eight", "eight in parts"])
-def test_eight_devices_compute_what_one_does(
-    name: str, runs: dict[str, Any], run_python: Callable[..., subprocess.CompletedProcess[str]]
-) -> None:
-    if not runs:
-        done = run_python("-m", "tests.distillation.on_meshes", devices=8)
-        assert done.returncode == 0, done.stderr
-        runs |= json.loads(done.stdout)
+def test_eight_devices_compute_what_one_does(name: str, runs: dict[str, Any]) -> None:
     one, other = runs["one"], runs[name]
     assert one["split"] != other["split"]  # the parameters really are split
     assert other["masks"] == one["masks"]
@@ -33,3 +29,27 @@ def test_eight_devices_compute_what_one_does(
         np.testing.assert_allclose(
             other["parameters"][leaf], values, atol=3e-4, rtol=1e-3, err_msg=leaf
         )
+
+
+@pytest.fixture(scope="module")
+def losses(run_python: Callable[..., subprocess.CompletedProcess[str]]) -> dict[str, Any]:
+    done = run_python("-m", "tests.distillation.sharded_loss", devices=8)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("mesh", ["tensor", "data and tensor", "all", "fsdp"])
+def test_the_loss_of_a_split_vocabulary_is_that_of_one_device(
+    mesh: str, losses: dict[str, Any]
+) -> None:
+    for one, other in zip(losses["one"]["leaves"], losses[mesh]["leaves"], strict=True):
+        np.testing.assert_allclose(other, one, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("mesh", ["tensor", "data and tensor", "all"])
+def test_nothing_of_the_size_of_a_split_vocabulary_is_gathered(
+    mesh: str, losses: dict[str, Any]
+) -> None:
+    assert not any("1024" in kind for kind in losses[mesh]["gathered"])
+    # The same search finds what it looks for where the kernel's width alone is split.
+    assert any("1024" in kind for kind in losses["fsdp"]["gathered"])

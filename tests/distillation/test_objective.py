@@ -81,7 +81,7 @@ def assert_close(one: Any, other: Any) -> None:
 
 @pytest.mark.parametrize("chunk", [7, 25, 1024])
 def test_in_chunks_as_in_one(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(objectives, "CHUNK", chunk)
+    monkeypatch.setattr(objectives, "MAX_CHUNK", chunk)
     ours, plain = (
         graded(Objective(temperature=2.0), problem(), 0.7, plainly=plainly)
         for plainly in (False, True)

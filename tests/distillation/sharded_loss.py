@@ -1,0 +1,79 @@
+"""Run by test_meshes.py in a process with eight virtual devices: the loss alone, as JSON.
+
+The vocabulary lies over `tensor`, the kernels' width over `fsdp`, positions over `data` and `fsdp`.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+
+from cd4lm_jax.distillation import objective as objectives
+from cd4lm_jax.distillation.objective import Objective, States
+from cd4lm_jax.runtime.mesh import MeshConfig, make_mesh
+from cd4lm_jax.runtime.sharding import spec
+
+TOKENS, WIDTH, VOCAB = 64, 24, 1024
+OBJECTIVE = Objective(certainty=0.5, visible="text")
+
+
+def arguments() -> tuple[Any, ...]:
+    rng = np.random.default_rng(0)
+
+    def states() -> States:
+        hidden = rng.standard_normal((TOKENS, WIDTH), np.float32)
+        return States(hidden, rng.standard_normal((WIDTH, VOCAB), np.float32))  # type: ignore[arg-type]
+
+    # The first positions have no weight, so that devices have unlike numbers of them to compute.
+    weight = np.where(np.arange(TOKENS) >= 20, rng.random(TOKENS), 0).astype(np.float32)
+    targets = rng.integers(0, VOCAB, TOKENS)
+    guessed = rng.random(TOKENS) < 0.5
+    return states(), states(), targets, weight, np.float32(0.7), guessed
+
+
+def loss(student: States, teacher: States, *rest: Any) -> Any:
+    terms = objectives.loss(OBJECTIVE, student, teacher, *rest)
+    return terms.total, terms
+
+
+def run(mesh: Mesh) -> dict[str, Any]:
+    place = functools.partial(NamedSharding, mesh)
+    states = States(place(spec(("batch",))), place(spec(("embed", "vocab"))))  # type: ignore[arg-type]
+    row = place(spec(("batch",)))
+    where = (states, states, row, row, place(spec(())), row)
+    with jax.set_mesh(mesh):
+        placed = jax.tree.map(jax.device_put, arguments(), where)
+        graded = jax.jit(jax.value_and_grad(loss, has_aux=True), out_shardings=(None, states))
+        compiled = graded.lower(*placed).compile()
+        (_, terms), gradient = compiled(*placed)
+    leaves = [np.asarray(leaf).tolist() for leaf in (*terms, *gradient)]
+    return {"leaves": leaves, "gathered": gathered(compiled.as_text() or "")}
+
+
+def gathered(hlo: str) -> list[str]:
+    """The result types of the collectives that bring parts together: gathers and exchanges."""
+    found = re.findall(r"= (.*?) (?:all-gather|all-to-all|collective-permute)(?:-start)?\(", hlo)
+    return [str(kind) for kind in found]
+
+
+def main() -> None:
+    meshes = {
+        "one": MeshConfig(),
+        "tensor": MeshConfig(tensor=8),
+        "data and tensor": MeshConfig(data=2, tensor=4),
+        "all": MeshConfig(data=2, fsdp=2, tensor=2),
+        "fsdp": MeshConfig(fsdp=8),
+    }
+    print(json.dumps({name: run(make_mesh(mesh)) for name, mesh in meshes.items()}))
+
+
+if __name__ == "__main__":
+    # Chunks smaller than a device's positions, so that it loops.
+    objectives.MAX_CHUNK = 6
+    main()
