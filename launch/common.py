@@ -9,7 +9,9 @@ A command is a module with a docstring, a `main` and
 `--config.optimizer.learning_rate=1e-5` sets a field of it. Other options are absl flags, defined
 in the command's module.
 
-Exit codes: 0 done, 1 it could not be done, 2 the command line is wrong, 130 interrupted.
+Exit codes: 0 done, 1 it could not be done, 2 the command line is wrong, 75 stopped by SIGTERM
+with a checkpoint saved (EX_TEMPFAIL, "try again": what a scheduler should requeue on), 130
+interrupted by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 from absl import flags
 
 from cd4lm_jax.runtime.config import ConfigError, describe, nearest, override, validate
+from cd4lm_jax.runtime.interrupt import Interrupted
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -83,6 +86,9 @@ def run(
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+    except Interrupted as stop:
+        print(stop, file=sys.stderr)
+        sys.exit(stop.exit_code)
     except (ValueError, OSError) as error:
         if flags.FLAGS.is_parsed() and _DEBUG.value:
             traceback.print_exc()

@@ -129,11 +129,11 @@ class BatchMaker:
         return _Row(tokens=tokens, prompt=len(prompt))
 
 
-class _HostSlice:
+class _HostRows:
     """The rows of a global batch that one host reads."""
 
-    def __init__(self, start: int, stop: int) -> None:
-        self._rows = slice(start, stop)
+    def __init__(self, rows: np.ndarray) -> None:
+        self._rows = rows
 
     def __call__(self, indices: np.ndarray) -> np.ndarray:
         return indices[self._rows]
@@ -143,8 +143,7 @@ def batches(
     config: DataConfig,
     tokenizer: Tokenizer,
     *,
-    shard_index: int = 0,
-    shard_count: int = 1,
+    rows: np.ndarray | None = None,
     epochs: int | None = None,
 ) -> grain.IterDataset[Batch]:
     """Shuffled batches for training; `iter` of it can save and restore its position.
@@ -152,39 +151,34 @@ def batches(
     Args:
       config: the data and the layout of rows.
       tokenizer: the model's tokenizer.
-      shard_index: which host this is.
-      shard_count: how many hosts share a global batch, each taking equal consecutive rows.
+      rows: int ``[host's rows]``, the places of a global batch that this host needs; None for
+        all of them.
       epochs: passes over the data, each in another order; None for endless. Batches run across
         the ends of passes, and what is left over at the very end is dropped.
 
     Raises:
-      DataError: the hosts cannot share a batch equally, or the data do not fill one batch.
+      DataError: the data do not fill one batch.
       SourceError: the source cannot be opened.
     """
-    if not 0 <= shard_index < shard_count or config.batch_size % shard_count:
-        raise DataError(
-            f"host {shard_index} of {shard_count} with batch_size {config.batch_size}: expected "
-            "a batch size that the hosts can share equally"
-        )
     source = open_source(config.source, config.split, config.data_dir)
     if epochs is not None and epochs * len(source) < config.batch_size:
         raise DataError(
             f"{config.source} {config.split} has {len(source)} examples: expected enough for a "
             f"batch of {config.batch_size} in {epochs} epoch(s)"
         )
-    share = config.batch_size // shard_count
     order = grain.MapDataset.range(len(source)).seed(config.seed).shuffle().repeat(epochs)
-    rows = (
+    wanted = np.arange(config.batch_size) if rows is None else rows
+    made = (
         order.batch(config.batch_size, drop_remainder=True)
-        .map(_HostSlice(shard_index * share, (shard_index + 1) * share))
+        .map(_HostRows(wanted))
         .map(BatchMaker(config, tokenizer, source))
         .to_iter_dataset(_AHEAD)
     )
     if config.workers:
         if not flags.FLAGS.is_parsed():  # grain's workers read flags, a notebook parses none
             flags.FLAGS.mark_as_parsed()
-        rows = rows.mp_prefetch(grain.MultiprocessingOptions(num_workers=config.workers))
-    return rows
+        made = made.mp_prefetch(grain.MultiprocessingOptions(num_workers=config.workers))
+    return made
 
 
 def eval_batches(config: DataConfig, tokenizer: Tokenizer) -> Iterator[Batch]:

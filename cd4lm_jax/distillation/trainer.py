@@ -6,13 +6,14 @@ settings (a teacher or none, the corruption, the objective).
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
+import operator
 import pathlib
 from typing import Any
 
 import jax
-import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from cd4lm_jax.corruption.masking import Corruption
@@ -25,18 +26,23 @@ from cd4lm_jax.model.config import ModelConfig
 from cd4lm_jax.model.folder import abstract_model, write_model
 from cd4lm_jax.model.loading import load_config, load_model
 from cd4lm_jax.model.transformer import Execution, Transformer, logical_axes
-from cd4lm_jax.runtime import files
-from cd4lm_jax.runtime.checkpoint import RunCheckpoints
+from cd4lm_jax.runtime import cluster, files
+from cd4lm_jax.runtime.checkpoint import DamagedError, RunCheckpoints
 from cd4lm_jax.runtime.config import config_to_json, to_plain
+from cd4lm_jax.runtime.interrupt import Interrupted, stop_requests
 from cd4lm_jax.runtime.mesh import MeshConfig, make_mesh
 from cd4lm_jax.runtime.metrics import Writers
 from cd4lm_jax.runtime.progress import Progress
-from cd4lm_jax.runtime.sharding import spec
+from cd4lm_jax.runtime.sharding import HostRows, spec
 from cd4lm_jax.runtime.trees import leaf_name, named_leaves, with_leaves
 
 CONFIG_FILE = "config.json"
 MODEL_FOLDER = "model"
 _SHOWN = ("loss", "kl", "ce")
+# What a continued run may change: its numbers stay comparable with those before.
+_FREE = frozenset(
+    ("output", "steps", "mesh", "execution", "accumulate", "log_every", "save_every", "patience")
+)
 CHECKPOINTS_FOLDER = "checkpoints"
 
 
@@ -65,6 +71,8 @@ class TrainConfig:
         accumulate: parts that a batch is worked off in, to save memory; divides the batch size.
         log_every: steps between two lines of metrics.
         eval_every: steps between two evaluations, each followed by a checkpoint.
+        save_every: steps between two checkpoints besides, for runs that are often killed; 0 for
+            none.
         patience: evaluations without a better loss before training stops; 0 never stops early.
         max_bad_steps: updates in a row that may be skipped for a loss that is not finite.
     """
@@ -88,6 +96,7 @@ class TrainConfig:
     accumulate: int = 1
     log_every: int = 10
     eval_every: int = 50
+    save_every: int = 0
     patience: int = 0
     max_bad_steps: int = 10
 
@@ -102,6 +111,8 @@ class TrainConfig:
         for name in ("steps", "log_every", "eval_every", "max_bad_steps"):
             if getattr(self, name) < 1:
                 raise TrainingError(f"{name}={getattr(self, name)}; give 1 or more")
+        if self.save_every < 0:
+            raise TrainingError(f"save_every={self.save_every}; give 0 (none besides) or more")
 
     @property
     def learner(self) -> Learner:
@@ -138,11 +149,14 @@ def train(config: TrainConfig) -> TrainResult:
     """Runs or continues a training run and exports its best model.
 
     A run whose folder holds checkpoints continues from the latest complete one, at the exact
-    next batch. The best model is the one of the lowest validation loss.
+    next batch; a damaged one is passed over with a warning. The best model is the one of the
+    lowest validation loss. On several hosts all of them call this.
 
     Raises:
         TrainingError: the folder holds another run, or the loss stays not finite.
-        CheckpointError: a model or checkpoint that cannot be read, or is of another shape.
+        InUseError: another run works in the folder.
+        CheckpointError: a model that cannot be read, or a checkpoint of another shape.
+        Interrupted: SIGTERM or Ctrl-C came; the state after the step is saved.
     """
     mesh = make_mesh(config.mesh)
     with jax.set_mesh(mesh):
@@ -169,22 +183,29 @@ class _Run:
         self.create = jax.jit(learner.init, out_shardings=self.shardings)
 
     def run(self) -> TrainResult:
-        config = self.config
-        self.output.mkdir(parents=True, exist_ok=True)
-        with RunCheckpoints(self.output / CHECKPOINTS_FOLDER) as checkpoints:
-            batches = iter(pipeline.batches(config.data, self.tokenizer))
+        config, main = self.config, cluster.is_main()
+        with (
+            files.locked(self.output) if main else contextlib.nullcontext(),
+            RunCheckpoints(self.output / CHECKPOINTS_FOLDER) as checkpoints,
+        ):
+            rows = HostRows(self.mesh, config.data.batch_size)
+            batches = iter(pipeline.batches(config.data, self.tokenizer, rows=rows.places))
             state, best, stale = self._start(checkpoints, batches)
-            files.write_text(self.output / CONFIG_FILE, config_to_json(config))
+            if main:
+                files.write_text(self.output / CONFIG_FILE, config_to_json(config))
             label = "distill" if config.teacher else "train"
             with (
-                Writers(self.output) as writers,
-                Progress(config.steps, label=label) as progress,
+                stop_requests() as request,
+                Writers(self.output if main else None) as writers,
+                Progress(config.steps, label=label, quiet=not main) as progress,
             ):
                 step = int(state.step)
                 shown: dict[str, Any] = {}
                 metrics: dict[str, jax.Array] = {}
+                stopping = cluster.Agreement(lambda: request.number, self.mesh)
                 while step < config.steps and not (config.patience and stale >= config.patience):
-                    batch, previous = self._place(next(batches)), metrics
+                    stopping.ask()
+                    batch, previous = _place(next(batches), rows), metrics
                     state, metrics = self.update(state, self.teacher, batch)
                     step += 1
                     # Waits for the step before: at most two are in flight, so the device stays
@@ -194,37 +215,61 @@ class _Run:
                         writers.write(step, metrics)
                     shown |= {name: metrics[name] for name in _SHOWN if name in metrics}
                     shown |= {"skipped": skipped} if skipped or "skipped" in shown else {}
+                    score = None
                     if step % config.eval_every == 0 or step == config.steps:
                         scores = self._validate(state.model)
                         writers.write(step, {f"eval/{name}": v for name, v in scores.items()})
                         shown["eval"] = scores["loss"]
                         stale = 0 if scores["loss"] < best else stale + 1
                         best = min(best, scores["loss"])
+                        score = -scores["loss"]
+                    stop = stopping.answer()
+                    due = config.save_every and step % config.save_every == 0
+                    if score is not None or due or stop:
                         checkpoints.save(
                             step,
                             named_leaves(state),
                             data_state=batches.get_state(),
                             metadata={"config": to_plain(config), "best": best, "stale": stale},
-                            score=-scores["loss"],
+                            score=score,
                         )
                     progress.update(step, shown)
+                    if stop:
+                        checkpoints.wait()
+                        raise Interrupted(
+                            stop,
+                            f"stopped after step {step} of {config.steps} and saved; the same "
+                            "command continues",
+                        )
             return self._export(checkpoints, step, best)
 
     def _start(self, checkpoints: RunCheckpoints, batches: Any) -> tuple[TrainState, float, int]:
         """The state to go on from, the best validation loss so far, evaluations since."""
-        latest = checkpoints.latest()
-        if latest is None:
-            return self.create(self._initial_model()), float("inf"), 0
-        saved = checkpoints.metadata(latest)
-        self._same_run(saved["config"], latest)
-        restored = checkpoints.restore(latest, named_leaves(self.abstract))
-        batches.set_state(restored.data_state)
-        return with_leaves(self.abstract, restored.state), saved["best"], saved["stale"]
+        while (latest := checkpoints.latest()) is not None:
+            saved = checkpoints.metadata(latest)
+            self._same_run(saved["config"], latest)
+            try:
+                restored = checkpoints.restore(latest, named_leaves(self.abstract))
+            except DamagedError:
+                checkpoints.set_aside(latest)
+                continue
+            batches.set_state(restored.data_state)
+            return with_leaves(self.abstract, restored.state), saved["best"], saved["stale"]
+        return self.create(self._initial_model()), float("inf"), 0
 
     def _same_run(self, saved: dict[str, Any], step: int) -> None:
-        """Refuses a folder whose checkpoints are of another run; `steps` may be extended."""
+        """Refuses a folder whose checkpoints are of another run."""
         mine = to_plain(self.config)
-        free = {"output", "steps", "mesh", "execution", "accumulate", "log_every", "patience"}
+        free = {
+            "output",
+            "steps",
+            "mesh",
+            "execution",
+            "accumulate",
+            "log_every",
+            "patience",
+            "save_every",
+        }
         different = [name for name in mine if name not in free and mine[name] != saved.get(name)]
         if different:
             raise TrainingError(
@@ -263,31 +308,25 @@ class _Run:
 
         return jax.tree_util.tree_map_with_path(place, state)
 
-    def _place(self, batch: pipeline.Batch) -> Batch:
-        """This host's rows as part of the global batch."""
-
-        def put(array: np.ndarray) -> jax.Array:
-            sharding = NamedSharding(self.mesh, spec(("batch",) + (None,) * (array.ndim - 1)))
-            return jax.make_array_from_process_local_data(sharding, array)
-
-        return Batch(**{name: put(np.asarray(array)) for name, array in batch.items()})
-
     def _validate(self, model: Transformer) -> dict[str, float]:
         """Loss terms over the validation split, each batch weighted by its examples."""
         totals: dict[str, float] = {}
-        rows = 0
-        for batch in self.validation_batches:
-            count = int(np.asarray(batch.answer).any(axis=1).sum())
+        for batch, count in self.validation_batches:
             for name, value in self.evaluate(model, self.teacher, batch).items():
                 totals[name] = totals.get(name, 0.0) + count * float(value)
-            rows += count
-        return {name: total / rows for name, total in totals.items()}
+        examples = sum(count for _, count in self.validation_batches)
+        return {name: total / examples for name, total in totals.items()}
 
     @functools.cached_property
-    def validation_batches(self) -> list[Batch]:
-        """The whole split; the same masks at every evaluation, so that losses compare."""
-        batches = pipeline.eval_batches(self.config.validation, self.tokenizer)
-        return [self._place(batch) for batch in batches]
+    def validation_batches(self) -> list[tuple[Batch, int]]:
+        """The whole split with examples counted; masks never change, so that losses compare."""
+        rows = HostRows(self.mesh, self.config.validation.batch_size)
+        placed = []
+        for batch in pipeline.eval_batches(self.config.validation, self.tokenizer):
+            count = int(batch["answer"].any(axis=1).sum())
+            mine = jax.tree.map(operator.itemgetter(rows.places), batch)
+            placed.append((_place(mine, rows), count))
+        return placed
 
     def _skipped(self, metrics: dict[str, jax.Array], step: int) -> int:
         """Updates skipped in a row up to this step; too many are an error."""
@@ -310,8 +349,14 @@ class _Run:
         state = with_leaves(self.abstract, restored.state)
         folder = self.output / MODEL_FOLDER
         write_model(folder, state.model)
-        self.tokenizer.save(folder)
+        if cluster.is_main():
+            self.tokenizer.save(folder)
         return TrainResult(folder=folder, steps=step, best_step=best_step, best_loss=best)
+
+
+def _place(batch: pipeline.Batch, rows: HostRows) -> Batch:
+    """The global batch of which this host has read its rows."""
+    return Batch(**jax.tree.map(rows.place, dict(batch)))
 
 
 def _tokenizer_folder(config: TrainConfig) -> str:

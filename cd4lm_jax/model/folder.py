@@ -10,7 +10,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from cd4lm_jax.model.config import ModelConfig
 from cd4lm_jax.model.transformer import Execution, Transformer, logical_axes
-from cd4lm_jax.runtime import checkpoint, files
+from cd4lm_jax.runtime import checkpoint, cluster, files
 from cd4lm_jax.runtime.config import config_from_json, config_to_json
 from cd4lm_jax.runtime.sharding import spec
 from cd4lm_jax.runtime.trees import leaf_name, named_leaves, with_leaves
@@ -37,11 +37,15 @@ def abstract_model(
 
 
 def write_model(folder: str | os.PathLike[str], model: Transformer) -> None:
-    """Writes ``config.json`` and ``params/``; what else lies in the folder stays."""
+    """Writes ``config.json`` and ``params/``; what else lies in the folder stays.
+
+    On several hosts all of them call this.
+    """
     path = pathlib.Path(folder)
     path.mkdir(parents=True, exist_ok=True)
     checkpoint.save_tree(path / PARAMS_FOLDER, named_leaves(model))
-    files.write_text(path / CONFIG_FILE, config_to_json(model.config))
+    if cluster.is_main():
+        files.write_text(path / CONFIG_FILE, config_to_json(model.config))
 
 
 def read_config(folder: str | os.PathLike[str]) -> ModelConfig:

@@ -4,26 +4,36 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import json
 import logging
 import math
 import os
 import pathlib
 import re
 import shutil
+import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint.experimental.v1 as ocp
+from jax import lax
 from jax.sharding import SingleDeviceSharding
 
+from cd4lm_jax.runtime import cluster
 from cd4lm_jax.runtime.files import atomic_folder
+from cd4lm_jax.runtime.trees import named_leaves
 
 Tree = Any  # nested containers of arrays; for model folders a nested dict
 
 
 class CheckpointError(ValueError):
     """A checkpoint that is missing, incomplete, unreadable or of another shape; one line."""
+
+
+class DamagedError(CheckpointError):
+    """A checkpoint whose files are incomplete or no longer what was written."""
 
 
 class Restored(NamedTuple):
@@ -43,16 +53,21 @@ class Restored(NamedTuple):
 def save_tree(path: str | os.PathLike[str], tree: Tree) -> None:
     """Writes a tree of arrays as the folder `path`, replacing what was there once complete.
 
-    Every array must be addressable by this process (one host).
+    On several hosts all of them call this, with a `path` that they share.
 
     Raises:
       OSError: the disk is full or `path` cannot be written; what was there stays.
     """
+    if not cluster.is_main():
+        ocp.save(cluster.from_main(None), tree, overwrite=True)
+        cluster.wait_for_all("tree saved")
+        return
     with atomic_folder(path) as folder, _storage_errors(path):
-        ocp.save(folder.absolute(), tree, overwrite=True)
+        ocp.save(cluster.from_main(str(folder.absolute())), tree, overwrite=True)
         # Orbax notes where it wrote: a temporary folder, on a machine that readers do not have.
         for note in folder.rglob("commit_success.txt"):
             note.write_text("Checkpoint commit was successful.")
+    cluster.wait_for_all("tree saved")
 
 
 def load_tree(path: str | os.PathLike[str], abstract: Tree) -> Tree:
@@ -88,7 +103,9 @@ class RunCheckpoints:
     """The checkpoints of one training run: `folder/STEP/`, the latest few and the best.
 
     A checkpoint appears under its name only when it is complete; unfinished ones, left by a run
-    that was killed, are removed on opening.
+    that was killed, are removed on opening. With each go checksums of its arrays and of what is
+    saved beside them, which reading compares: the array store itself does not see a flipped bit.
+    On several hosts all of them make the same calls.
     """
 
     def __init__(
@@ -138,13 +155,18 @@ class RunCheckpoints:
         if isinstance(data_state, bytes):
             data_state = {"base64": base64.b64encode(data_state).decode()}
         metrics = {"score": float(score)} if score is not None and math.isfinite(score) else None
+        notes = {
+            "data_state": data_state,
+            "metadata": dict(metadata or {}),
+            "checksums": _checksums(state),
+        }
         with _storage_errors(self._folder):
             self._pending = self._checkpointer.save_checkpointables_async(
                 step,
                 {"state": state},
                 force=True,
                 metrics=metrics,
-                custom_metadata={"data_state": data_state, "metadata": dict(metadata or {})},
+                custom_metadata=notes | {"checksum": _checksum_of_json(notes)},
             )
 
     def wait(self) -> None:
@@ -197,14 +219,30 @@ class RunCheckpoints:
         The sharding may differ from that of the run that saved it.
 
         Raises:
-          CheckpointError: no such step, damaged, or another state than `abstract_state`.
+          DamagedError: its files are incomplete or no longer what was written.
+          CheckpointError: no such step, or another state than `abstract_state`.
         """
         saved = self._saved_metadata(step)
         data_state = saved["data_state"]
         if data_state is not None and set(data_state) == {"base64"}:
             data_state = base64.b64decode(data_state["base64"])
-        state = load_tree(self._folder / str(step), abstract_state)
+        path = self._folder / str(step)
+        lost = saved["checksums"].keys() - named_leaves(_metadata(path).metadata).keys()
+        if lost:
+            raise DamagedError(f"checkpoint {path} is damaged: {min(lost)!r} cannot be found")
+        state = load_tree(path, abstract_state)
+        changed = [n for n, sum_ in _checksums(state).items() if sum_ != saved["checksums"][n]]
+        if changed:
+            raise DamagedError(f"checkpoint {path} is damaged: {changed[0]!r} is not as saved")
         return Restored(state, data_state, saved["metadata"])
+
+    def set_aside(self, step: int) -> None:
+        """Renames the checkpoint of `step`, a damaged one, so that it no longer counts."""
+        self.wait()
+        self._checkpointer.close()
+        if cluster.is_main():
+            _set_aside(self._folder / str(step))
+        self._checkpointer = self._open()
 
     def close(self) -> None:
         """Waits for the last save and releases what orbax holds.
@@ -233,6 +271,12 @@ class RunCheckpoints:
                 keep_checkpoints_without_metrics=False,
             )
             keep.append(best)
+        # Orbax refuses a folder in which the description of one checkpoint is damaged.
+        if cluster.is_main():
+            for path in self._folder.glob("[0-9]*"):
+                if path.name.isdecimal() and not _is_described(path):
+                    _set_aside(path)
+        cluster.wait_for_all("checkpoints opened")
         return ocp.training.Checkpointer(
             self._folder.absolute(),
             preservation_policy=policies.AnyPreservationPolicy(keep),
@@ -244,6 +288,54 @@ class RunCheckpoints:
         if step not in steps:
             raise CheckpointError(f"no checkpoint of step {step} in {self._folder}; there: {steps}")
         return dict(_metadata(self._folder / str(step)).custom_metadata)
+
+
+def _is_described(path: pathlib.Path) -> bool:
+    """Whether what lies beside a checkpoint's arrays can be read and is as it was saved."""
+    score = path / "metrics" / "metrics"
+    try:
+        notes = dict(_metadata(path).custom_metadata or {})
+        if score.exists():
+            json.loads(score.read_text())
+    except ValueError:
+        return False
+    return notes.pop("checksum", None) == _checksum_of_json(notes)
+
+
+def _set_aside(path: pathlib.Path) -> None:
+    """Renames a damaged checkpoint and says so."""
+    aside = path.with_name(f"damaged-{path.name}")
+    logging.getLogger(__name__).warning(
+        "warning: checkpoint %s is damaged; it is kept as %s and the one before is used",
+        path,
+        aside.name,
+    )
+    shutil.rmtree(aside, ignore_errors=True)
+    path.rename(aside)
+
+
+def _checksum_of_json(value: Any) -> int:
+    return zlib.crc32(json.dumps(value, sort_keys=True).encode())
+
+
+def _checksums(tree: Tree) -> dict[str, int]:
+    """Of each array by name: the same on any mesh, another one if any bit differs."""
+    return {name: int(value) for name, value in _sums(named_leaves(tree)).items()}
+
+
+@jax.jit
+def _sums(leaves: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    def checksum(leaf: jax.Array) -> jax.Array:
+        if leaf.dtype == jnp.bool_:
+            leaf = leaf.astype(jnp.uint8)
+        bits = lax.bitcast_convert_type(leaf, f"uint{8 * leaf.dtype.itemsize}").astype(jnp.uint32)
+        place = jnp.zeros(leaf.shape, jnp.uint32)
+        for axis, size in enumerate(leaf.shape):
+            place = place * jnp.uint32(size) + lax.broadcasted_iota(jnp.uint32, leaf.shape, axis)
+        # Modulo 2^32: an odd factor never makes a single difference vanish.
+        return jnp.sum(bits * (2 * place + 1), dtype=jnp.uint32)
+
+    return {name: checksum(jnp.asarray(leaf)) for name, leaf in leaves.items()}
 
 
 def _metadata(path: str | os.PathLike[str]) -> Any:
@@ -288,7 +380,7 @@ def _load_errors(path: str | os.PathLike[str]) -> Iterator[None]:
         if not isinstance(error, ValueError | OSError | KeyError) and type(error) is not Exception:
             raise
         reason = str(error.__cause__ or error).partition("\n")[0]
-        raise CheckpointError(f"checkpoint {path} is incomplete or damaged: {reason}") from error
+        raise DamagedError(f"checkpoint {path} is incomplete or damaged: {reason}") from error
 
 
 @contextlib.contextmanager
@@ -303,12 +395,19 @@ def _storage_errors(path: str | os.PathLike[str]) -> Iterator[None]:
         raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from error
 
 
-_ALSO_RAISED = ("raised an exception", "Handler Commit operations", "Save Finalize thread")
+_ALSO_RAISED = (
+    "raised an exception",
+    "Handler Commit operations",
+    "Save Finalize thread",
+    "Failed to get metadata for checkpointable",
+    "Failed to json parse Metadata file",
+    "Metadata file does not exist",
+)
 
 
 def _not_also_raised(record: logging.LogRecord) -> bool:
     return not any(phrase in record.getMessage() for phrase in _ALSO_RAISED)
 
 
-# When saving fails, each of orbax's threads logs the stack of an error that the caller gets too.
+# When saving or reading fails, orbax logs at length what the caller gets as an error too.
 logging.getLogger("absl").addFilter(_not_also_raised)

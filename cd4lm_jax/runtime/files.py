@@ -8,6 +8,7 @@ When writing fails, a full disk included, the temporary is removed and the earli
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import pathlib
 import secrets
@@ -15,6 +16,11 @@ import shutil
 from collections.abc import Iterator
 
 TEMPORARY_PREFIX = ".tmp-"
+LOCK_FILE = ".lock"
+
+
+class InUseError(ValueError):
+    """A folder that another process works in."""
 
 
 def _beside(path: pathlib.Path) -> pathlib.Path:
@@ -102,3 +108,27 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Writes `text` to `path` as UTF-8 atomically (see `atomic_path`)."""
     write_bytes(path, text.encode("utf-8"))
+
+
+@contextlib.contextmanager
+def locked(folder: str | os.PathLike[str]) -> Iterator[None]:
+    """Holds `folder` (which is created) for this process alone.
+
+    The lock is the system's and ends with the process, however that ends; the file that stays
+    means nothing. Temporaries that a killed process left in the folder are removed.
+
+    Raises:
+      InUseError: another process holds it.
+    """
+    path = pathlib.Path(folder)
+    path.mkdir(parents=True, exist_ok=True)
+    with (path / LOCK_FILE).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InUseError(
+                f"another run works in {folder}; wait until it ends, or give another output"
+            ) from None
+        for left in path.rglob(f"{TEMPORARY_PREFIX}*"):
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        yield

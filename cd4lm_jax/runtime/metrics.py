@@ -101,14 +101,19 @@ class TensorBoardWriter:
 
 
 class Writers:
-    """Metrics of the run in `folder`: `metrics.jsonl` and TensorBoard files in `tensorboard/`."""
+    """Metrics of the run in `folder`: `metrics.jsonl` and TensorBoard files in `tensorboard/`.
 
-    def __init__(self, folder: str | os.PathLike[str]) -> None:
-        folder = pathlib.Path(folder)
-        self._writers: tuple[MetricWriter, ...] = (
-            JsonlWriter(folder / METRICS_FILE),
-            TensorBoardWriter(folder / "tensorboard"),
-        )
+    With `folder` None nothing is written: of several hosts one writes for all.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str] | None) -> None:
+        self._writers: tuple[MetricWriter, ...] = ()
+        if folder is not None:
+            folder = pathlib.Path(folder)
+            self._writers = (
+                JsonlWriter(folder / METRICS_FILE),
+                TensorBoardWriter(folder / "tensorboard"),
+            )
 
     def write(self, step: int, metrics: Metrics) -> None:
         """Records `metrics` with every writer."""

@@ -34,6 +34,7 @@ class Progress:
         label: str = "train",
         unit: str = "step",
         log_seconds: float = 10.0,
+        quiet: bool = False,
         stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -44,13 +45,16 @@ class Progress:
           label: what is going on, in a word.
           unit: what a step is called, in the singular.
           log_seconds: between two lines where there is no terminal.
+          quiet: show nothing: of several hosts one shows progress for all.
           stream: where to show it, stderr when None.
           clock: seconds from any fixed moment.
         """
         self._total, self._label, self._unit = total, label, unit
         self._stream = sys.stderr if stream is None else stream
         self._clock = clock
-        self._live = _Bar(total, label, self._stream) if self._stream.isatty() else None
+        self._quiet = quiet
+        live = self._stream.isatty() and not quiet
+        self._live = _Bar(total, label, self._stream) if live else None
         self._every = REFRESH_SECONDS if self._live else log_seconds
         self._shown_at = -math.inf
         self._seen: collections.deque[tuple[float, int]] = collections.deque()
@@ -63,6 +67,8 @@ class Progress:
           terms: numbers to show. They are read only when something is shown, so arrays that a
             device still computes are not waited for at every step.
         """
+        if self._quiet:
+            return
         now = self._clock()
         self._seen.append((now, step))
         while len(self._seen) > 2 and now - self._seen[1][0] > WINDOW_SECONDS:

@@ -8,9 +8,11 @@ jax-llm-examples' ShardingRules.
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cd4lm_jax.runtime.config import nearest
@@ -80,3 +82,42 @@ def constrain(array: jax.Array, axes: LogicalAxes, rules: ShardingRules = RULES)
     if jax.sharding.get_abstract_mesh().empty:
         return array
     return jax.lax.with_sharding_constraint(array, spec(axes, rules))
+
+
+class HostRows:
+    """The rows of a global batch that the devices of this host hold.
+
+    They follow from the mesh: hosts among which a layer is split (`tensor`) hold the same rows,
+    and where the mesh follows the wiring of the devices a host's rows need not be consecutive.
+
+    Attributes:
+      places: int ``[rows]``, places in the global batch, ascending.
+    """
+
+    def __init__(self, mesh: Mesh, batch_size: int) -> None:
+        """Finds out the places.
+
+        Raises:
+          ValueError: the mesh cannot split a batch of this size.
+        """
+        axes = spec(("batch",))[0]
+        parts = math.prod(mesh.shape[axis] for axis in axes)
+        if batch_size % parts:
+            raise ValueError(
+                f"batch_size {batch_size} cannot be split over the {parts} parts of the mesh that "
+                f"take rows ({' x '.join(axes)}); give a multiple of {parts}"
+            )
+        self._mesh, self._size = mesh, batch_size
+        held = NamedSharding(mesh, spec(("batch",))).addressable_devices_indices_map((batch_size,))
+        every = np.arange(batch_size)
+        self.places = np.unique(np.concatenate([every[index] for index in held.values()]))
+
+    def place(self, array: np.ndarray) -> jax.Array:
+        """The global array ``[batch, ...]`` of which this host has its rows ``[rows, ...]``."""
+        axes = ("batch",) + (None,) * (array.ndim - 1)
+
+        def part(index: Any) -> np.ndarray:
+            return array[np.searchsorted(self.places, np.arange(self._size)[index[0]])]
+
+        shape = (self._size, *array.shape[1:])
+        return jax.make_array_from_callback(shape, NamedSharding(self._mesh, spec(axes)), part)
