@@ -10,6 +10,7 @@ print(out.text[0], out.nfe[0])
 ```
 """
 
+from cd4lm_jax.decoding.batch import Update
 from cd4lm_jax.decoding.commit import (
     CommitRule,
     ConfidenceAdaptive,
@@ -21,12 +22,14 @@ from cd4lm_jax.decoding.commit import (
     RandomStep,
     rule,
 )
-from cd4lm_jax.decoding.trajectory import Trajectory
-from cd4lm_jax.language_model import Decoded, LanguageModel, decode, load
+from cd4lm_jax.decoding.options import DecodeOptions
+from cd4lm_jax.decoding.trajectory import Reason, Trajectory
+from cd4lm_jax.language_model import Decoded, LanguageModel, decode, decode_stream, load
 
 __all__ = [
     "CommitRule",
     "ConfidenceAdaptive",
+    "DecodeOptions",
     "Decoded",
     "EntropyBounded",
     "Factor",
@@ -35,8 +38,11 @@ __all__ = [
     "Margin",
     "NegativeEntropy",
     "RandomStep",
+    "Reason",
     "Trajectory",
+    "Update",
     "decode",
+    "decode_stream",
     "load",
     "rule",
 ]

@@ -6,13 +6,14 @@ import dataclasses
 import functools
 import os
 import pathlib
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cd4lm_jax.decoding import batch, decoder
+from cd4lm_jax.decoding import batch
 from cd4lm_jax.decoding.commit import CommitRule
+from cd4lm_jax.decoding.options import DecodeOptions
 from cd4lm_jax.decoding.trajectory import Trajectory
 from cd4lm_jax.model.loading import load_model
 from cd4lm_jax.model.transformer import Execution, Transformer
@@ -104,17 +105,8 @@ def decode(
     prompts: Sequence[str | Sequence[int]],
     *,
     commit: CommitRule,
-    gen_length: int,
-    block_length: int,
-    stop_at_eos: bool = True,
-    eos_gate_ratio: float = 0.0,
-    max_steps_per_block: int = 0,
-    cfg_scale: float = 0.0,
-    temperature: float = 0.0,
-    seed: int = 0,
-    eos_token_ids: tuple[int, ...] | None = None,
-    propose_mask: bool = False,
-    batch_size: int = 8,
+    given: batch.Given | None = None,
+    **options: Any,
 ) -> Decoded:
     """Answers prompts, each with as many passes as its commit rule asks for.
 
@@ -122,49 +114,34 @@ def decode(
         model: from :func:`load`.
         prompts: questions (put in the chat template), or token ids (taken as they are).
         commit: the commit rule.
-        gen_length: generated positions.
-        block_length: positions decoded together, left to right by block; divides ``gen_length``.
-        stop_at_eos: end a row at its end token instead of filling the whole generation.
-        eos_gate_ratio: hold back end tokens until this share is committed (CD4LM).
-        max_steps_per_block: after so many passes one more commits all that is left of a block;
-            0: no limit.
-        cfg_scale: classifier-free guidance (LLaDA); 0: none.
-        temperature: draw tokens with Gumbel noise (LLaDA); 0: take the best.
-        seed: of the noise.
-        eos_token_ids: tokens that the gate holds back; the model's end tokens if None.
-        propose_mask: as the published code does, see :class:`cd4lm_jax.decoding.decoder.Shape`.
-        batch_size: prompts decoded at once.
+        given: infilling: for each prompt its generation positions from the first, a token id where
+            it is fixed and None where it is to be decoded; the rest is to be decoded.
+        options: ``gen_length``, ``block_length`` and the other fields of
+            :class:`~cd4lm_jax.decoding.options.DecodeOptions`.
 
     Raises:
         ValueError: prompts or lengths that do not fit the model or each other.
     """
-    if not 0.0 <= eos_gate_ratio <= 1.0:
-        raise ValueError(f"eos_gate_ratio={eos_gate_ratio} is no share; give one from 0 to 1")
-    for name, value in (
-        ("max_steps_per_block", max_steps_per_block),
-        ("cfg_scale", cfg_scale),
-        ("temperature", temperature),
-    ):
-        if not value >= 0:
-            raise ValueError(f"{name}={value}; give 0 (off) or more")
-    config = model.transformer.config
-    shape = decoder.Shape(
-        gen_length=gen_length,
-        block_length=block_length,
-        eos_token_ids=config.end_ids if eos_token_ids is None else eos_token_ids,
-        stop_at_eos=stop_at_eos,
-        guided=cfg_scale > 0.0,
-        sampled=temperature > 0.0,
-        propose_mask=propose_mask,
-    )
-    limits = decoder.Limits(
-        eos_gate_ratio=eos_gate_ratio,
-        max_steps_per_block=max_steps_per_block,
-        cfg_scale=cfg_scale,
-        temperature=temperature,
-    )
+    settings = DecodeOptions(**options)
     ids = [model.prompt_ids(prompt) for prompt in prompts]
-    trajectory, seconds = batch.decode(
-        model.transformer, ids, commit, shape=shape, limits=limits, batch_size=batch_size, seed=seed
-    )
+    trajectory, seconds = batch.decode(model.transformer, ids, commit, settings, given)
     return Decoded(trajectory=trajectory, seconds=seconds, tokenizer=model.tokenizer)
+
+
+def decode_stream(
+    model: LanguageModel,
+    prompts: Sequence[str | Sequence[int]],
+    *,
+    commit: CommitRule,
+    given: batch.Given | None = None,
+    every: int = 1,
+    **options: Any,
+) -> Iterator[batch.Update]:
+    """As :func:`decode`, yielding what was committed after every so many passes.
+
+    Raises:
+        ValueError: prompts or lengths that do not fit the model or each other.
+    """
+    settings = DecodeOptions(**options)
+    ids = [model.prompt_ids(prompt) for prompt in prompts]
+    return batch.decode_stream(model.transformer, ids, commit, settings, given, every=every)

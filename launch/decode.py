@@ -4,8 +4,10 @@ r"""Answers the prompts of a JSONL file.
         --input=prompts.jsonl --output=out.jsonl --gen_length=64 --block_length=32 --threshold=0.9
 
 Input lines: {"id": ..., "prompt": "text"} (put in the chat template) or {"id": ..., "prompt_ids":
-[...]} (taken as they are). Output lines, in the order of the input: {"id", "generated_ids",
-"text" (with a tokenizer), "nfe", "committed_at": [pass of each position], "confidence": [...]}.
+[...]} (taken as they are). For infilling also "given_ids": the generation from its first position
+on, a token id where it is fixed, null where it is to be decoded. Output lines, in the order of the
+input: {"id", "generated_ids", "text" (with a tokenizer), "nfe", "committed_at": [pass of each
+position], "confidence": [...]}.
 """
 
 from __future__ import annotations
@@ -60,7 +62,29 @@ _SEED = flags.DEFINE_integer("seed", 0, "Of the noise.")
 _PROPOSE_MASK = flags.DEFINE_bool(
     "propose_mask", False, "Let the mask token be proposed and wasted, as the published code does."
 )
-_CACHE = flags.DEFINE_enum("cache", "none", ["none"], "Key/value cache; none is exact.")
+_TOP_K = flags.DEFINE_integer("top_k", 0, "Draw among so many of the best tokens; 0: all.")
+_TOP_P = flags.DEFINE_float(
+    "top_p", 1.0, "Draw among the fewest tokens of this probability together; 1: all."
+)
+_SUPPRESS = flags.DEFINE_list("suppress", [], "Tokens that are never generated.")
+_CACHE = flags.DEFINE_enum(
+    "cache",
+    "none",
+    ["none", "prefix", "dual"],
+    "Keys and values kept within a block: none (exact), of what is before it, or around it.",
+)
+_REFRESH_INTERVAL = flags.DEFINE_integer(
+    "refresh_interval", 0, "Passes after which the cache is made anew within a block; 0: never."
+)
+_BLOCK_CAUSAL = flags.DEFINE_bool(
+    "block_causal", False, "Attend no later block, for models that were trained so."
+)
+_MAX_PASSES = flags.DEFINE_integer(
+    "max_passes", 0, "Passes of a prompt; the last one commits the rest of its block; 0: no limit."
+)
+_STOP_SEQUENCES = flags.DEFINE_multi_string(
+    "stop_sequence", [], "Token ids, such as 5,6, that end a row; may be given several times."
+)
 _STOP_AT_EOS = flags.DEFINE_bool("stop_at_eos", True, "End a row at its end token.")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Prompts decoded at once.")
 
@@ -75,17 +99,30 @@ def main() -> None:
         model,
         [row["prompt_ids"] if "prompt_ids" in row else row["prompt"] for row in rows],
         commit=rule,
+        given=[row.get("given_ids", []) for row in rows],
         gen_length=_GEN_LENGTH.value,
         block_length=_BLOCK_LENGTH.value,
         stop_at_eos=_STOP_AT_EOS.value,
+        stop_sequences=tuple(
+            token_ids("stop_sequence", given.split(",")) for given in _STOP_SEQUENCES.value
+        ),
+        max_passes=_MAX_PASSES.value,
         eos_gate_ratio=_EOS_GATE.value,
+        eos_token_ids=None
+        if _EOS_IDS.value is None
+        else token_ids("eos_token_ids", _EOS_IDS.value),
         max_steps_per_block=_MAX_STEPS.value,
         cfg_scale=_CFG_SCALE.value,
         temperature=_TEMPERATURE.value,
-        seed=_SEED.value,
-        eos_token_ids=eos_token_ids(),
+        top_k=_TOP_K.value,
+        top_p=_TOP_P.value,
+        suppress=token_ids("suppress", _SUPPRESS.value),
+        cache=_CACHE.value,
+        refresh_interval=_REFRESH_INTERVAL.value,
+        block_causal=_BLOCK_CAUSAL.value,
         propose_mask=_PROPOSE_MASK.value,
         batch_size=_BATCH_SIZE.value,
+        seed=_SEED.value,
     )
     lines = []
     for number, (row, record) in enumerate(zip(rows, decoded.trajectory.to_json(), strict=True)):
@@ -115,16 +152,17 @@ def commit_rule() -> cd.CommitRule:
     )
 
 
-def eos_token_ids() -> tuple[int, ...] | None:
-    """The tokens that the flags hold back; None for the model's own."""
-    if _EOS_IDS.value is None:
-        return None
+def token_ids(flag: str, given: list[str]) -> tuple[int, ...]:
+    """The token ids that a flag lists.
+
+    Raises:
+        ValueError: something else.
+    """
     try:
-        return tuple(int(token) for token in _EOS_IDS.value)
+        return tuple(int(token) for token in given)
     except ValueError:
-        given = ",".join(_EOS_IDS.value)
         raise ValueError(
-            f"eos_token_ids={given} are no token ids; give some like 317,316"
+            f"{flag}={','.join(given)} are no token ids; give some like 317,316"
         ) from None
 
 
@@ -161,10 +199,17 @@ def read_prompts(path: pathlib.Path) -> list[dict[str, Any]]:
 def _is_prompt(row: Any) -> bool:
     if not isinstance(row, dict):
         return False
+    given = row.get("given_ids", [])
+    if not isinstance(given, list) or not all(token is None or _is_id(token) for token in given):
+        return False
     if "prompt_ids" not in row:
         return isinstance(row.get("prompt"), str)
     ids = row["prompt_ids"]
-    return isinstance(ids, list) and all(type(token) is int for token in ids)
+    return isinstance(ids, list) and all(_is_id(token) for token in ids)
+
+
+def _is_id(token: Any) -> bool:
+    return type(token) is int
 
 
 if __name__ == "__main__":

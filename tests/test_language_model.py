@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
 import pathlib
 from typing import Any
 
@@ -9,7 +8,6 @@ import pytest
 
 import cd4lm_jax as cd
 from cd4lm_jax.data.gsm_mini import vocabulary
-from cd4lm_jax.decoding import batch, decoder
 from tests import exported
 
 VOCAB = exported.config().vocab_size
@@ -64,46 +62,22 @@ def test_answers_in_the_order_of_the_questions(model: cd.LanguageModel) -> None:
     np.testing.assert_array_equal(again.trajectory.committed_at, out.trajectory.committed_at[order])
 
 
-def test_all_settings_reach_the_decoder(
-    model: cd.LanguageModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[dict[str, Any]] = []
+def test_a_stream_is_the_decode_in_parts(model: cd.LanguageModel) -> None:
+    out = cd.decode(model, QUESTIONS, **SETTINGS)
+    tokens = np.full(out.trajectory.tokens.shape, model.transformer.config.eos_id)
+    for update in cd.decode_stream(model, QUESTIONS, every=3, **SETTINGS):
+        tokens[update.row, update.position] = update.token
+    np.testing.assert_array_equal(tokens, out.trajectory.tokens)
 
-    def stand_in(*given: Any, **settings: Any) -> batch.Decode:
-        asked.append(settings)
-        raise NotImplementedError
 
-    monkeypatch.setattr(batch, "decode", stand_in)
-    for changes in (
-        {},
-        {"stop_at_eos": False, "eos_gate_ratio": 0.5, "eos_token_ids": (7,), "batch_size": 3},
-        {"max_steps_per_block": 4, "cfg_scale": 1.5},
-        {"temperature": 0.7, "seed": 3, "propose_mask": True},
-    ):
-        with pytest.raises(NotImplementedError):
-            cd.decode(model, QUESTIONS, **(SETTINGS | changes))
-    shape = decoder.Shape(gen_length=16, block_length=8, eos_token_ids=exported.config().end_ids)
-    plain = {"shape": shape, "limits": decoder.Limits(), "batch_size": 2, "seed": 0}
-    assert asked == [
-        plain,
-        plain
-        | {
-            "shape": dataclasses.replace(shape, stop_at_eos=False, eos_token_ids=(7,)),
-            "limits": decoder.Limits(eos_gate_ratio=0.5),
-            "batch_size": 3,
-        },
-        plain
-        | {
-            "shape": dataclasses.replace(shape, guided=True),
-            "limits": decoder.Limits(max_steps_per_block=4, cfg_scale=1.5),
-        },
-        plain
-        | {
-            "shape": dataclasses.replace(shape, sampled=True, propose_mask=True),
-            "limits": decoder.Limits(temperature=0.7),
-            "seed": 3,
-        },
-    ]
+def test_infilling_keeps_what_is_given(model: cd.LanguageModel) -> None:
+    given: list[list[int | None]] = [[], [None, 9, None, 8], [7]]
+    out = cd.decode(model, QUESTIONS, given=given, **SETTINGS)
+    assert out.trajectory.tokens[1, [1, 3]].tolist() == [9, 8]
+    assert out.trajectory.tokens[2, 0] == 7
+    np.testing.assert_array_equal(
+        out.trajectory.tokens[0], cd.decode(model, QUESTIONS, **SETTINGS).trajectory.tokens[0]
+    )
 
 
 def test_without_a_tokenizer_there_are_ids_only(
@@ -134,6 +108,9 @@ def test_without_a_tokenizer_there_are_ids_only(
         (["a"], {"temperature": -1.0}, r"temperature=-1.0; give 0 \(off\) or more"),
         (["a"], {"max_steps_per_block": -1}, r"max_steps_per_block=-1; give 0 \(off\) or more"),
         (["a"], {"batch_size": 0}, "batch_size=0; give 1 or more"),
+        (["a"], {"given": []}, "given has 0 rows for 1 prompts; give one of each a prompt"),
+        (["a"], {"given": [[1] * 17]}, "given row 0 has 17 positions; gen_length=16 is all"),
+        (["a"], {"given": [[VOCAB]]}, "prompt 0 has an id outside the model's vocabulary"),
         ([], {}, "there are no prompts to decode; give at least one"),
         ([[1], []], {}, "prompt 1 is empty; give at least one token"),
         ([[1, VOCAB]], {}, f"prompt 0 has an id outside the model's vocabulary of {VOCAB}"),

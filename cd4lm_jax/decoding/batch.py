@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -12,12 +12,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from cd4lm_jax.decoding import canvas, decoder, stop
+from cd4lm_jax.decoding.canvas import Queue, Results
 from cd4lm_jax.decoding.commit import CommitRule
-from cd4lm_jax.decoding.trajectory import Trajectory
+from cd4lm_jax.decoding.options import DecodeOptions
+from cd4lm_jax.decoding.trajectory import Reason, Trajectory
 from cd4lm_jax.model.transformer import Transformer
 
 PROMPT_BUCKET = 16
 """Prompts are padded to a multiple of this, so that few shapes are compiled."""
+
+Given = Sequence[Sequence[int | None]]
+"""For each prompt its generation positions from the first: a fixed token, or None to decode."""
 
 
 class Decode(NamedTuple):
@@ -32,27 +37,121 @@ class Decode(NamedTuple):
     seconds: float
 
 
+class Update(NamedTuple):
+    """What some passes of a streamed decode committed; n positions of any rows.
+
+    Attributes:
+        row: int ``[n]``, the number of the prompt.
+        position: int ``[n]``, within the generation.
+        token, committed_at, confidence, reason: ``[n]``, as in Trajectory.
+        finished: int ``[m]``, the prompts that have ended since the update before.
+        nfe: int ``[m]``, their passes.
+    """
+
+    row: np.ndarray
+    position: np.ndarray
+    token: np.ndarray
+    committed_at: np.ndarray
+    confidence: np.ndarray
+    reason: np.ndarray
+    finished: np.ndarray
+    nfe: np.ndarray
+
+
 def decode(
     model: Transformer,
     prompts: Sequence[Sequence[int]],
     rule: CommitRule,
-    *,
-    shape: decoder.Shape,
-    limits: decoder.Limits = decoder.Limits(),
-    batch_size: int = 8,
-    seed: int = 0,
+    options: DecodeOptions,
+    given: Given | None = None,
 ) -> Decode:
     """Decodes token prompts; a row's result depends on neither its batch nor its place in it.
 
-    Prompts of like length share a queue, of which ``batch_size`` are decoded at once. Every shape
-    is compiled before the clock starts. What is random in a prompt's decode follows from the seed
-    and the prompt's number in the list.
+    Prompts of like length share a queue, of which ``options.batch_size`` are decoded at once. Every
+    shape is compiled before the clock starts. What is random in a prompt's decode follows from the
+    seed and the prompt's number in the list.
+
+    Args:
+        model: parameters.
+        prompts: token ids.
+        rule: what a pass commits.
+        options: everything else.
+        given: for infilling, see :data:`Given`; None decodes every position.
 
     Raises:
         ValueError: no prompts, an empty prompt, one that leaves no room for the generation, or
             an id outside the vocabulary.
     """
-    _check(model, prompts, shape, batch_size)
+    shape, queues = _queues(model, prompts, options, given)
+
+    def run(queue: Queue) -> Results:
+        slots = min(options.batch_size, len(queue.tokens))
+        return decoder.run(model, queue, rule, options.limits, shape=shape, slots=slots)
+
+    for _, queue in queues:  # an empty queue: the loop compiles and ends at once
+        jax.block_until_ready(run(queue._replace(pending=jnp.zeros_like(queue.pending))))
+
+    start = time.perf_counter()
+    ends = jax.block_until_ready([run(queue) for _, queue in queues])
+    seconds = time.perf_counter() - start
+    return Decode(_trajectory(model, shape, [n for n, _ in queues], ends), seconds)
+
+
+def decode_stream(
+    model: Transformer,
+    prompts: Sequence[Sequence[int]],
+    rule: CommitRule,
+    options: DecodeOptions,
+    given: Given | None = None,
+    *,
+    every: int = 1,
+) -> Iterator[Update]:
+    """As :func:`decode`, yielding what was committed after every so many passes.
+
+    Together the updates are what :func:`decode` returns.
+
+    Raises:
+        ValueError: as :func:`decode`, or ``every`` is below 1.
+    """
+    if every < 1:
+        raise ValueError(f"every={every} passes; give 1 or more")
+    shape, queues = _queues(model, prompts, options, given)
+    for numbers, queue in queues:
+        slots = min(options.batch_size, len(numbers))
+        state = decoder.begin(model, queue, shape=shape, slots=slots)
+        known = np.zeros(queue.masked.shape, bool)
+        over = np.zeros(len(numbers), bool)
+        while not over.all():
+            state, results, ended = decoder.advance_by(
+                model, queue, rule, options.limits, state, every, shape=shape
+            )
+            found = {name: np.asarray(array) for name, array in results._asdict().items()}
+            new, fresh = (found["committed_at"] > 0) & ~known, np.asarray(ended) & ~over
+            row, position = np.nonzero(new)
+            yield Update(
+                row=numbers[row],
+                position=position,
+                token=found["tokens"][new],
+                committed_at=found["committed_at"][new],
+                confidence=found["confidence"][new],
+                reason=found["reason"][new],
+                finished=numbers[fresh],
+                nfe=found["nfe"][fresh],
+            )
+            known |= new
+            over |= fresh
+
+
+def _queues(
+    model: Transformer,
+    prompts: Sequence[Sequence[int]],
+    options: DecodeOptions,
+    given: Given | None,
+) -> tuple[decoder.Shape, list[tuple[np.ndarray, Queue]]]:
+    """The shape compiled for, and prompts of like length with their numbers."""
+    shape = options.shape(model.config)
+    given = [()] * len(prompts) if given is None else given
+    _check(model, prompts, given, shape)
     room = model.config.max_length - shape.gen_length
     buckets: dict[int, list[int]] = {}
     for number, prompt in enumerate(prompts):
@@ -60,41 +159,41 @@ def decode(
         buckets.setdefault(width, []).append(number)
     queues = []
     for width, numbers in buckets.items():
-        tokens, valid = canvas.layout(
+        tokens, valid, masked = canvas.layout(
             [prompts[number] for number in numbers],
+            [given[number] for number in numbers],
             prompt_length=width,
             gen_length=shape.gen_length,
             mask_id=model.config.mask_id,
         )
-        keys = _keys(seed, np.asarray(numbers))
-        queue = canvas.Queue(
+        queue = Queue(
             tokens=jnp.asarray(tokens),
             valid=jnp.asarray(valid),
-            keys=keys,
-            pending=jnp.int32(len(tokens)),
+            masked=jnp.asarray(masked),
+            budget=jnp.full(len(numbers), options.max_passes or canvas.NO_BUDGET, jnp.int32),
+            keys=_keys(options.seed, np.asarray(numbers)),
+            pending=jnp.int32(len(numbers)),
         )
-        queues.append(queue)
+        queues.append((np.asarray(numbers), queue))
+    return shape, queues
 
-    def run(queue: canvas.Queue) -> canvas.Results:
-        slots = min(batch_size, len(queue.tokens))
-        return decoder.run(model, queue, rule, limits, shape=shape, slots=slots)
 
-    for queue in queues:  # an empty queue: the loop compiles and ends at once
-        jax.block_until_ready(run(queue._replace(pending=jnp.zeros_like(queue.pending))))
-
-    start = time.perf_counter()
-    ends = jax.block_until_ready([run(queue) for queue in queues])
-    seconds = time.perf_counter() - start
-
+def _trajectory(
+    model: Transformer, shape: decoder.Shape, numbers: list[np.ndarray], ends: list[Results]
+) -> Trajectory:
+    # Lengths count up to an end token even where rows do not stop there.
+    sequences = shape.ends.sequences if shape.ends else ()
+    ends_at = stop.Ends(tokens=model.config.end_ids, sequences=sequences)
     parts = [
         Trajectory(
             **{name: np.asarray(array) for name, array in end._asdict().items()},
-            length=np.asarray(stop.answer_length(end.tokens, model.config.end_ids)),
+            length=np.asarray(
+                stop.answer_length(end.tokens, jnp.asarray(end.reason == Reason.GIVEN), ends_at)
+            ),
         )
         for end in ends
     ]
-    order = np.argsort(np.concatenate(list(buckets.values())))
-    return Decode(Trajectory.concatenate(parts).rows(order), seconds)
+    return Trajectory.concatenate(parts).rows(np.argsort(np.concatenate(numbers)))
 
 
 @jax.jit
@@ -103,15 +202,20 @@ def _keys(seed: jax.Array, numbers: jax.Array) -> jax.Array:
 
 
 def _check(
-    model: Transformer, prompts: Sequence[Sequence[int]], shape: decoder.Shape, batch_size: int
+    model: Transformer,
+    prompts: Sequence[Sequence[int]],
+    given: Given,
+    shape: decoder.Shape,
 ) -> None:
     if not prompts:
         raise ValueError("there are no prompts to decode; give at least one")
-    if batch_size < 1:
-        raise ValueError(f"batch_size={batch_size}; give 1 or more")
+    if len(given) != len(prompts):
+        raise ValueError(
+            f"given has {len(given)} rows for {len(prompts)} prompts; give one of each a prompt"
+        )
     config = model.config
     room = config.max_length - shape.gen_length
-    for row, prompt in enumerate(prompts):
+    for row, (prompt, fixed) in enumerate(zip(prompts, given, strict=True)):
         if not prompt:
             raise ValueError(f"prompt {row} is empty; give at least one token")
         if len(prompt) > room:
@@ -119,7 +223,13 @@ def _check(
                 f"prompt {row} has {len(prompt)} tokens; the model's {config.max_length} positions "
                 f"less gen_length={shape.gen_length} leave {room}; shorten the prompt or gen_length"
             )
-        if min(prompt) < 0 or max(prompt) >= config.vocab_size:
+        if len(fixed) > shape.gen_length:
+            raise ValueError(
+                f"given row {row} has {len(fixed)} positions; gen_length={shape.gen_length} is all "
+                "there are"
+            )
+        tokens = [*prompt, *(token for token in fixed if token is not None)]
+        if min(tokens) < 0 or max(tokens) >= config.vocab_size:
             raise ValueError(
                 f"prompt {row} has an id outside the model's vocabulary of {config.vocab_size}; "
                 "encode it with the model's own tokenizer"

@@ -14,6 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cd4lm_jax.decoding.trajectory import Reason
+from cd4lm_jax.model.transformer import KeyValues
+
+NO_BUDGET = np.iinfo(np.int32).max
+"""Passes of a row that may take as many as it likes."""
+
 
 class Canvas(NamedTuple):
     """The loop's state; B rows of T = P + G positions, P the padded prompt.
@@ -23,6 +29,7 @@ class Canvas(NamedTuple):
         masked: ``[B, G]`` bool, generation positions not yet committed.
         committed_at: ``[B, G]`` int32, the row's pass that committed a position, 0 before.
         confidence: ``[B, G]`` float32, probability of the committed token, 0 before.
+        reason: ``[B, G]`` int32, a :class:`~cd4lm_jax.decoding.trajectory.Reason`.
         block: ``[B]`` int32, the active block.
         step: ``[B]`` int32, passes spent in the active block.
         nfe: ``[B]`` int32, passes spent while the row was unfinished.
@@ -33,46 +40,63 @@ class Canvas(NamedTuple):
     masked: jax.Array
     committed_at: jax.Array
     confidence: jax.Array
+    reason: jax.Array
     block: jax.Array
     step: jax.Array
     nfe: jax.Array
     done: jax.Array
 
     @classmethod
-    def start(cls, tokens: jax.Array, done: jax.Array, gen_length: int) -> Canvas:
+    def start(
+        cls, tokens: jax.Array, masked: jax.Array, done: jax.Array, block_length: int
+    ) -> Canvas:
         """A canvas before its first pass.
 
         Args:
-            tokens: ``[B, T]``, the generation region filled with the mask token.
+            tokens: ``[B, T]``, the mask token wherever ``masked``.
+            masked: ``[B, G]``, what is to be decoded; the rest is given.
             done: ``[B]``, slots that no prompt is left for.
-            gen_length: G.
+            block_length: positions that are decoded together.
         """
-        region = (tokens.shape[0], gen_length)
-        zero = jnp.zeros(region[:1], jnp.int32)
+        zero = jnp.zeros(masked.shape, jnp.int32)
+        block = next_block(masked, jnp.full(done.shape, -1), block_length)
         return cls(
             tokens=tokens,
-            masked=jnp.ones(region, bool) & ~done[:, None],
-            committed_at=jnp.zeros(region, jnp.int32),
-            confidence=jnp.zeros(region, jnp.float32),
-            block=zero,
-            step=zero,
-            nfe=zero,
-            done=done,
+            masked=masked & ~done[:, None],
+            committed_at=zero,
+            confidence=zero.astype(jnp.float32),
+            reason=jnp.where(masked, int(Reason.TAIL), int(Reason.GIVEN)),
+            block=block,
+            step=zero[:, 0],
+            nfe=zero[:, 0],
+            done=done | ~masked.any(axis=1),
         )
 
 
+def next_block(masked: jax.Array, block: jax.Array, block_length: int) -> jax.Array:
+    """``[B]``: the first block after ``block`` with something to decode; one past the last."""
+    blocks = masked.reshape(len(masked), -1, block_length).any(axis=2)
+    count = blocks.shape[1]
+    later = blocks & (jnp.arange(count) > block[:, None])
+    return jnp.where(later.any(axis=1), later.argmax(axis=1), count).astype(jnp.int32)
+
+
 class Queue(NamedTuple):
-    """Prompts that are waiting; N rows of T positions.
+    """Prompts that are waiting; N rows of T = P + G positions.
 
     Attributes:
-        tokens: ``[N, T]`` int32, the generation region filled with the mask token.
+        tokens: ``[N, T]`` int32, the mask token wherever ``masked``.
         valid: ``[N, T]`` bool, False on padding.
+        masked: ``[N, G]`` bool, what is to be decoded; other generation positions are given.
+        budget: ``[N]`` int32, most passes of each row.
         keys: ``[N]`` typed keys, what is random in each row.
         pending: int32, how many rows are to be decoded, from the first.
     """
 
     tokens: jax.Array
     valid: jax.Array
+    masked: jax.Array
+    budget: jax.Array
     keys: jax.Array
     pending: jax.Array
 
@@ -83,6 +107,7 @@ class Results(NamedTuple):
     tokens: jax.Array
     committed_at: jax.Array
     confidence: jax.Array
+    reason: jax.Array
     nfe: jax.Array
 
 
@@ -94,66 +119,90 @@ class State(NamedTuple):
         row: ``[B]`` int32, whose place in the queue each is; past its end for an idle slot.
         upcoming: int32, the next in the queue.
         results: of the rows that have ended.
+        past: keys and values of the rows, where a cache is kept.
     """
 
     canvas: Canvas
     row: jax.Array
     upcoming: jax.Array
     results: Results
+    past: KeyValues | None
 
     @classmethod
-    def start(cls, queue: Queue, slots: int, gen_length: int) -> State:
+    def start(cls, queue: Queue, slots: int, block_length: int, past: KeyValues | None) -> State:
         """The first ``slots`` prompts of a queue, before their first pass."""
-        region = (len(queue.tokens), gen_length)
+        region = queue.masked.shape
         row = jnp.arange(slots, dtype=jnp.int32)
         results = Results(
             tokens=jnp.zeros(region, jnp.int32),
             committed_at=jnp.zeros(region, jnp.int32),
             confidence=jnp.zeros(region, jnp.float32),
+            reason=jnp.zeros(region, jnp.int32),
             nfe=jnp.zeros(region[:1], jnp.int32),
         )
-        canvas = Canvas.start(queue.tokens[row], row >= queue.pending, gen_length)
-        return cls(canvas, row, jnp.int32(slots), results)
+        canvas = Canvas.start(
+            queue.tokens[row], queue.masked[row], row >= queue.pending, block_length
+        )
+        return cls(canvas, row, jnp.int32(slots), results, past)
 
     def ended(self, queue: Queue) -> jax.Array:
         """``[B]``, slots whose row is finished and not yet handed over."""
         return self.canvas.done & (self.row < queue.pending)
 
+    def filed(self, queue: Queue, eos_id: int, which: jax.Array) -> Results:
+        """The results with the slots of ``which [B]`` as they are now, EOS for what is masked."""
+        canvas = self.canvas
+        gen_length = canvas.masked.shape[1]
+        generated = jnp.where(canvas.masked, eos_id, canvas.tokens[:, -gen_length:])
+        rows = Results(generated, canvas.committed_at, canvas.confidence, canvas.reason, canvas.nfe)
+        place = jnp.where(which, self.row, len(queue.tokens))  # past the end: written nowhere
+        pairs = zip(self.results, rows, strict=True)
+        return Results(*(all_.at[place].set(own, mode="drop") for all_, own in pairs))
 
-def hand_over(queue: Queue, eos_id: int, state: State) -> State:
+
+def hand_over(queue: Queue, eos_id: int, block_length: int, state: State) -> State:
     """Files the rows that have ended under results and gives their slots to the next prompts."""
-    canvas, ended = state.canvas, state.ended(queue)
-    gen_length = canvas.masked.shape[1]
-    generated = jnp.where(canvas.masked, eos_id, canvas.tokens[:, -gen_length:])
-    rows = Results(generated, canvas.committed_at, canvas.confidence, canvas.nfe)
-    place = jnp.where(ended, state.row, len(queue.tokens))  # past the end: written nowhere
-    results = Results(
-        *(
-            all_.at[place].set(own, mode="drop")
-            for all_, own in zip(state.results, rows, strict=True)
-        )
-    )
+    ended = state.ended(queue)
     row = jnp.where(ended, state.upcoming + jnp.cumsum(ended) - 1, state.row)
-    tokens = queue.tokens[jnp.minimum(row, len(queue.tokens) - 1)]
-    fresh = Canvas.start(tokens, row >= queue.pending, gen_length)
+    place = jnp.minimum(row, len(queue.tokens) - 1)
+    fresh = Canvas.start(
+        queue.tokens[place], queue.masked[place], row >= queue.pending, block_length
+    )
 
     def pick(new: jax.Array, old: jax.Array) -> jax.Array:
         return jnp.where(ended.reshape(-1, *[1] * (new.ndim - 1)), new, old)
 
-    canvas = jax.tree.map(pick, fresh, canvas)
-    return State(canvas, row, state.upcoming + ended.sum(), results)
+    return state._replace(
+        canvas=jax.tree.map(pick, fresh, state.canvas),
+        row=row,
+        upcoming=state.upcoming + ended.sum(),
+        results=state.filed(queue, eos_id, ended),
+    )
 
 
 def layout(
-    prompts: Sequence[Sequence[int]], *, prompt_length: int, gen_length: int, mask_id: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens ``[N, T]`` and valid ``[N, T]`` of prompts, each right before its generation."""
+    prompts: Sequence[Sequence[int]],
+    given: Sequence[Sequence[int | None]],
+    *,
+    prompt_length: int,
+    gen_length: int,
+    mask_id: int,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Tokens ``[N, T]``, valid ``[N, T]`` and masked ``[N, G]``; prompts end where answers begin.
+
+    ``given`` has, for each prompt, the generation positions from the first: a token that is fixed,
+    None for one to decode; what it does not reach is to be decoded.
+    """
     total = prompt_length + gen_length
     tokens = np.full((len(prompts), total), mask_id, np.int32)
     valid = np.zeros(tokens.shape, bool)
-    valid[:, prompt_length:] = True
-    for row, prompt in enumerate(prompts):
+    masked = np.ones((len(prompts), gen_length), bool)
+    for row, (prompt, fixed) in enumerate(zip(prompts, given, strict=True)):
         start = prompt_length - len(prompt)
         tokens[row, start:prompt_length] = prompt
         valid[row, start:] = True
-    return tokens, valid
+        for position, token in enumerate(fixed):
+            if token is not None:
+                tokens[row, prompt_length + position] = token
+                masked[row, position] = False
+    return tokens, valid, masked

@@ -40,13 +40,23 @@ class Proposal(NamedTuple):
 
 
 class CommitRule(Protocol):
-    """How a pass chooses what to commit."""
+    """How a pass chooses what to commit.
+
+    A rule that raises its count to a minimum may also have ``sure(proposal)``, ``[batch, block]``
+    bool: what it commits for its own sake (see :func:`surely`).
+    """
 
     def score(self, proposal: Proposal) -> jax.Array:
         """``[batch, block]`` float; higher is committed earlier, ties go to the lower position."""
 
     def count(self, proposal: Proposal) -> jax.Array:
         """``[batch]`` int32, how many to commit; the decoder raises it to 1 at least."""
+
+
+def surely(rule: CommitRule, proposal: Proposal) -> jax.Array:
+    """``[batch, block]`` bool: what a rule commits for its own sake, not to keep a minimum."""
+    sure = getattr(rule, "sure", None)
+    return jnp.ones_like(proposal.eligible) if sure is None else sure(proposal)
 
 
 def rule(cls: T) -> T:
@@ -110,10 +120,13 @@ class _Threshold:
         """``[batch, block]``, compared with the threshold."""
         raise NotImplementedError
 
+    def sure(self, proposal: Proposal) -> jax.Array:
+        """Eligible positions at or above the threshold."""
+        return proposal.eligible & (self.score(proposal) >= self.threshold)
+
     def count(self, proposal: Proposal) -> jax.Array:
-        """The number of eligible positions at or above the threshold, within the bounds."""
-        sure = proposal.eligible & (self.score(proposal) >= self.threshold)
-        return jnp.clip(sure.sum(axis=1), self.min_tokens, self.max_tokens)
+        """The number of sure positions, within the bounds."""
+        return jnp.clip(self.sure(proposal).sum(axis=1), self.min_tokens, self.max_tokens)
 
     def _check_bounds(self) -> None:
         least, most = self.min_tokens, self.max_tokens

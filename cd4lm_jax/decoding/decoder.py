@@ -1,4 +1,4 @@
-"""Block decoding as one compiled ``lax.while_loop``, the same for every commit rule.
+"""Block decoding as one compiled ``lax.while_loop``, the same for every commit rule and cache.
 
 Rows advance through their blocks on their own, each as fast as its own confidence allows, so a
 row gives the same tokens and the same number of passes alone as in any batch.
@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from cd4lm_jax.decoding import cache, sampling, stop
 from cd4lm_jax.decoding import canvas as canvases
-from cd4lm_jax.decoding import stop
 from cd4lm_jax.decoding.canvas import Canvas, Queue, Results, State
-from cd4lm_jax.decoding.commit import CommitRule, Proposal
-from cd4lm_jax.model.transformer import Transformer, Window
+from cd4lm_jax.decoding.commit import CommitRule, Proposal, surely
+from cd4lm_jax.decoding.trajectory import Reason
+from cd4lm_jax.model.transformer import KeyValues, Transformer, Window
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,9 +30,16 @@ class Shape:
         gen_length: generated positions a row.
         block_length: positions that are decoded together; divides ``gen_length``.
         eos_token_ids: tokens that the EOS gate holds back.
-        stop_at_eos: a row ends when an end token and all before it are committed.
+        ends: what a row ends at, once it and all before it are committed; None fills every row.
+        suppressed: tokens that are never proposed, the mask token apart.
         guided: classifier-free guidance, one more model input a pass.
         sampled: draw tokens at ``Limits.temperature`` instead of taking the best.
+        truncated: draw among ``Limits.top_k`` and ``Limits.top_p`` only.
+        cache: see :mod:`cd4lm_jax.decoding.cache`.
+        refresh_rows: rows that are computed whole at once where a cache is kept; a multiple of
+            the devices that share the batch.
+        block_causal: a position attends the prompt, earlier blocks and its own, for models that
+            were trained so.
         propose_mask: let the mask token be the best, as the published code does: a position that
             chooses it has had its turn but stays masked, and a pass may commit nothing. What is
             masked after a block's step limit comes back as EOS. For reproducing published runs.
@@ -40,9 +48,14 @@ class Shape:
     gen_length: int
     block_length: int
     eos_token_ids: tuple[int, ...]
-    stop_at_eos: bool = True
+    ends: stop.Ends | None
+    suppressed: tuple[int, ...] = ()
     guided: bool = False
     sampled: bool = False
+    truncated: bool = False
+    cache: cache.Mode = "none"
+    refresh_rows: int = 1
+    block_causal: bool = False
     propose_mask: bool = False
 
     def __post_init__(self) -> None:
@@ -51,16 +64,34 @@ class Shape:
                 f"gen_length={self.gen_length} is not a multiple of block_length="
                 f"{self.block_length}; blocks must fill the generation exactly"
             )
+        if self.cache not in ("none", "prefix", "dual"):
+            raise ValueError(f"cache={self.cache!r} is unknown; give none, prefix or dual")
 
     @property
     def num_blocks(self) -> int:
         """Blocks of the generation."""
         return self.gen_length // self.block_length
 
+    @property
+    def suffixes(self) -> tuple[int, ...]:
+        """See :func:`cd4lm_jax.decoding.cache.predict`."""
+        # Under block-causal attention nothing that follows a block bears on it.
+        if self.cache != "prefix" or self.block_causal:
+            return ()
+        return cache.suffix_lengths(self.num_blocks, self.block_length)
+
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=["eos_gate_ratio", "max_steps_per_block", "cfg_scale", "temperature"],
+    data_fields=[
+        "eos_gate_ratio",
+        "max_steps_per_block",
+        "cfg_scale",
+        "temperature",
+        "top_k",
+        "top_p",
+        "refresh_interval",
+    ],
     meta_fields=[],
 )
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -75,12 +106,19 @@ class Limits:
         cfg_scale: strength of classifier-free guidance (LLaDA): 0 for none.
         temperature: of the Gumbel noise that tokens are drawn with (LLaDA); confidence stays the
             drawn token's probability at temperature 1.
+        top_k: draw among so many of the best tokens; 0 for all.
+        top_p: draw among the fewest best tokens that have this probability together; 1 for all.
+        refresh_interval: with a cache, compute a row whole every so many passes within a block;
+            0 for when it enters one only.
     """
 
     eos_gate_ratio: float = 0.0
     max_steps_per_block: int = 0
     cfg_scale: float = 0.0
     temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    refresh_interval: int = 0
 
 
 @functools.partial(jax.jit, static_argnames=("shape", "slots"))
@@ -109,87 +147,161 @@ def run(
         One row a prompt, in the order of the queue. What was still masked when a row ended is
         filled with EOS, with pass 0 and confidence 0; nothing is masked.
     """
+    start = begin(model, queue, shape=shape, slots=slots)
+    body = functools.partial(_pass, model, queue, rule, limits, shape)
+    return lax.while_loop(functools.partial(_unfinished, queue), body, start).results
 
-    def one_pass(state: State) -> State:
-        row = jnp.minimum(state.row, len(queue.tokens) - 1)
-        canvas = advance(
-            model, queue.valid[row], queue.keys[row], rule, limits, shape, state.canvas
-        )
-        state = state._replace(canvas=canvas)
-        hand_over = functools.partial(canvases.hand_over, queue, model.config.eos_id)
-        return lax.cond(state.ended(queue).any(), hand_over, lambda state: state, state)
 
+@functools.partial(jax.jit, static_argnames=("shape", "slots"))
+def begin(model: Transformer, queue: Queue, *, shape: Shape, slots: int) -> State:
+    """The state before the first pass, for :func:`advance_by`."""
+    past = None
+    if shape.cache != "none":
+        rows = slots * (2 if shape.guided else 1)
+        past = cache.empty(model, rows, queue.tokens.shape[1])
+    return State.start(queue, slots, shape.block_length, past)
+
+
+@functools.partial(jax.jit, static_argnames="shape", donate_argnames="state")
+def advance_by(
+    model: Transformer,
+    queue: Queue,
+    rule: CommitRule,
+    limits: Limits,
+    state: State,
+    passes: jax.Array | int,
+    *,
+    shape: Shape,
+) -> tuple[State, Results, jax.Array]:
+    """As :func:`run`, so many passes from a state on (fewer where all rows end before).
+
+    Returns:
+        The state; results with unfinished rows as they stand; and ``[N]`` bool, finished rows.
+    """
+    alive = functools.partial(_unfinished, queue)
+    _, state = lax.while_loop(
+        lambda carry: (carry[0] < passes) & alive(carry[1]),
+        lambda carry: (carry[0] + 1, _pass(model, queue, rule, limits, shape, carry[1])),
+        (jnp.int32(0), state),
+    )
+    busy = state.row < queue.pending
+    place = jnp.where(busy, state.row, len(queue.tokens))
+    number = jnp.arange(len(queue.tokens))
+    started = number < jnp.minimum(state.upcoming, queue.pending)
+    finished = started.at[place].set(False, mode="drop")
+    return state, state.filed(queue, model.config.eos_id, busy), finished
+
+
+def _unfinished(queue: Queue, state: State) -> jax.Array:
+    return (~state.canvas.done | state.ended(queue)).any()
+
+
+def _pass(
+    model: Transformer, queue: Queue, rule: CommitRule, limits: Limits, shape: Shape, state: State
+) -> State:
+    """A pass of every slot, after which those whose rows have ended are handed over."""
     # An inconsistent rule must not be able to keep the loop alive: each pass commits a token of
     # every unfinished row, and the step limit ends a block whatever it proposes.
-    return lax.while_loop(
-        lambda state: ~state.canvas.done.all(),
-        one_pass,
-        State.start(queue, slots, shape.gen_length),
-    ).results
+    row = jnp.minimum(state.row, len(queue.tokens) - 1)
+    canvas, past = advance(
+        model,
+        Slots(queue.valid[row], queue.keys[row], queue.budget[row]),
+        rule,
+        limits,
+        shape,
+        state.canvas,
+        state.past,
+    )
+    state = state._replace(canvas=canvas, past=past)
+    hand_over = functools.partial(
+        canvases.hand_over, queue, model.config.eos_id, shape.block_length
+    )
+    return lax.cond(state.ended(queue).any(), hand_over, lambda state: state, state)
+
+
+class Slots(NamedTuple):
+    """What belongs to the rows on the canvas and does not change.
+
+    Attributes:
+        valid: ``[B, T]`` bool, False on padding.
+        keys: ``[B]`` typed keys.
+        budget: ``[B]`` int32, most passes.
+    """
+
+    valid: jax.Array
+    keys: jax.Array
+    budget: jax.Array
 
 
 def advance(
     model: Transformer,
-    valid: jax.Array,
-    keys: jax.Array,
+    slots: Slots,
     rule: CommitRule,
     limits: Limits,
     shape: Shape,
     canvas: Canvas,
-) -> Canvas:
+    past: KeyValues | None = None,
+) -> tuple[Canvas, KeyValues | None]:
     """One forward pass and what it commits. Finished rows stay as they are."""
     size, prompt_length = shape.block_length, canvas.tokens.shape[1] - shape.gen_length
     # A finished row's block lies past the end; it looks at the last one and changes nothing.
     start = jnp.minimum(canvas.block, shape.num_blocks - 1) * size
     window = Window(start=prompt_length + start, length=size)
-    logits = _logits(model, canvas, valid, window, limits, shape)
+    logits, past = _logits(model, canvas, slots.valid, window, limits, shape, past)
     mask_id = model.config.mask_id
-    if not shape.propose_mask:
-        logits = jnp.where(jnp.arange(logits.shape[-1]) == mask_id, -jnp.inf, logits)
-    keys = jax.vmap(jax.random.fold_in)(keys, canvas.nfe)
+    never = shape.suppressed if shape.propose_mask else (*shape.suppressed, mask_id)
+    logits = jnp.where(stop.is_any_of(jnp.arange(logits.shape[-1]), never), -jnp.inf, logits)
+    keys = jax.vmap(jax.random.fold_in)(slots.keys, canvas.nfe)
     noisy = logits
+    if shape.truncated:
+        noisy = sampling.truncate(noisy, limits.temperature, limits.top_k, limits.top_p)
     if shape.sampled:
-        gumbel = jax.vmap(lambda key: jax.random.gumbel(key, logits.shape[1:]))
-        noisy += limits.temperature * gumbel(keys)
-    token, confidence, neg_entropy, margin = _propose(logits, noisy)
+        noisy = sampling.perturb(noisy, keys, limits.temperature)
+    guess = sampling.propose(logits, noisy)
 
     region = Window(start=start, length=size)
     masked = region.of(canvas.masked) & ~canvas.done[:, None]
     committed = shape.gen_length - canvas.masked.sum(axis=1)
     gated = (committed < limits.eos_gate_ratio * shape.gen_length)[:, None]
-    eligible = masked & ~(gated & stop.is_any_of(token, shape.eos_token_ids))
+    eligible = masked & ~(gated & stop.is_any_of(guess.token, shape.eos_token_ids))
     proposal = Proposal(
-        confidence=confidence,
-        neg_entropy=neg_entropy,
-        margin=margin,
+        confidence=guess.confidence,
+        neg_entropy=guess.neg_entropy,
+        margin=guess.margin,
         noise=jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, 1), (size,)))(keys),
         eligible=eligible,
         step=canvas.step,
         num_blocks=shape.num_blocks,
     )
 
-    limit = jnp.where(limits.max_steps_per_block > 0, limits.max_steps_per_block, size)
-    forced = canvas.step >= limit
-    count = jnp.where(forced, size, jnp.maximum(rule.count(proposal), 1))
-    chosen = masked & (_rank(rule.score(proposal), eligible, masked) < count[:, None])
-    commit = chosen & (token != mask_id)
-
     nfe = canvas.nfe + ~canvas.done
+    limit = jnp.where(limits.max_steps_per_block > 0, limits.max_steps_per_block, size)
+    forced = (canvas.step >= limit) | (nfe >= slots.budget)
+    wanted = rule.count(proposal)
+    count = jnp.where(forced, size, jnp.maximum(wanted, 1))
+    rank = _rank(rule.score(proposal), eligible, masked)
+    commit = masked & (rank < count[:, None]) & (guess.token != mask_id)
+    sure = (rank < wanted[:, None]) & eligible & surely(rule, proposal)
+    reason = jnp.where(forced[:, None], int(Reason.LIMIT), int(Reason.MINIMUM))
+    reason = jnp.where(sure, int(Reason.RULE), reason)
+
     full = forced | ~(masked & ~commit).any(axis=1)
     canvas = canvas._replace(
-        tokens=_write(canvas.tokens, window, commit, token),
+        tokens=_write(canvas.tokens, window, commit, guess.token),
         masked=_write(canvas.masked, region, commit, jnp.zeros_like(commit)),
         committed_at=_write(canvas.committed_at, region, commit, nfe[:, None]),
-        confidence=_write(canvas.confidence, region, commit, confidence),
-        block=jnp.where(full, canvas.block + 1, canvas.block),
+        confidence=_write(canvas.confidence, region, commit, guess.confidence),
+        reason=_write(canvas.reason, region, commit, reason),
         step=jnp.where(full, 0, canvas.step + 1),
         nfe=nfe,
     )
-    done = canvas.done | (canvas.block >= shape.num_blocks)
-    if shape.stop_at_eos:
+    block = jnp.where(full, canvases.next_block(canvas.masked, canvas.block, size), canvas.block)
+    done = canvas.done | (block >= shape.num_blocks) | (nfe >= slots.budget)
+    if shape.ends is not None:
         generated = canvas.tokens[:, prompt_length:]
-        done |= stop.ended(generated, canvas.masked, model.config.end_ids)
-    return canvas._replace(done=done)
+        given = canvas.reason == Reason.GIVEN
+        done |= shape.ends.found(generated, canvas.masked, given)[1].any(axis=1)
+    return canvas._replace(block=block, done=done), past
 
 
 def _logits(
@@ -199,40 +311,43 @@ def _logits(
     window: Window,
     limits: Limits,
     shape: Shape,
-) -> jax.Array:
-    """Float32 ``[batch, block, vocab]``, guided if asked."""
-    if not shape.guided:
-        return model(canvas.tokens, valid, window)
-    # LLaDA's guidance: the same canvas with its prompt masked is the unconditional input.
-    prompt = jnp.arange(valid.shape[1]) < valid.shape[1] - shape.gen_length
-    unconditional = jnp.where(prompt, model.config.mask_id, canvas.tokens)
-    both = Window(start=jnp.concatenate([window.start] * 2), length=window.length)
-    tokens = jnp.concatenate([canvas.tokens, unconditional])
-    with_prompt, without = jnp.split(model(tokens, jnp.concatenate([valid] * 2), both), 2)
-    return without + (limits.cfg_scale + 1.0) * (with_prompt - without)
-
-
-def _propose(
-    logits: jax.Array, noisy: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """The token of each position, its probability, minus the entropy, and the margin.
-
-    The token is the arg-max of ``noisy``, its probability that of ``logits``. Nothing is ranked
-    along the vocabulary, which may be sharded: only maxima and sums are taken. Logits that are
-    not finite give confidence 0.
-    """
-    token = jnp.argmax(noisy, axis=-1).astype(jnp.int32)
-    centred = logits - logits.max(axis=-1, keepdims=True)
-    total = jnp.exp(centred).sum(axis=-1)
-    # Not exp(log_softmax): through the logarithm, probabilities near one round to ties.
-    picked = jnp.arange(logits.shape[-1]) == token[..., None]
-    confidence = jnp.where(picked, jnp.exp(centred), 0.0).sum(axis=-1) / total
-    margin = confidence - jnp.exp(jnp.where(picked, -jnp.inf, centred).max(axis=-1)) / total
-    expected = jnp.where(jnp.isneginf(centred), 0.0, jnp.exp(centred) * centred).sum(axis=-1)
-    neg_entropy = expected / total - jnp.log(total)
-    lost = jnp.isnan(confidence)
-    confidence, margin = (jnp.where(lost, 0.0, share) for share in (confidence, margin))
-    return token, confidence, jnp.where(lost, -jnp.inf, neg_entropy), margin
+    past: KeyValues | None,
+) -> tuple[jax.Array, KeyValues | None]:
+    """Float32 ``[batch, block, vocab]``, guided if asked, and the cache."""
+    tokens, entering = canvas.tokens, canvas.step == 0
+    interval = jnp.asarray(limits.refresh_interval)
+    entering |= (interval > 0) & (canvas.step % jnp.maximum(interval, 1) == 0)
+    entering, inside = entering & ~canvas.done, ~entering & ~canvas.done
+    place = jnp.arange(valid.shape[1]) - (valid.shape[1] - shape.gen_length)
+    if shape.guided:
+        # LLaDA's guidance: the same canvas with its prompt masked is the unconditional input.
+        unconditional = jnp.where(place < 0, model.config.mask_id, tokens)
+        tokens = jnp.concatenate([tokens, unconditional])
+        valid, entering, inside = (
+            jnp.concatenate([part] * 2) for part in (valid, entering, inside)
+        )
+        window = Window(start=jnp.concatenate([window.start] * 2), length=window.length)
+    groups = None
+    if shape.block_causal:
+        groups = jnp.broadcast_to(jnp.maximum(place // shape.block_length, -1), tokens.shape)
+    inputs = cache.Inputs(tokens, valid, groups)
+    if past is None:
+        logits = model(tokens, valid, window, groups)
+    else:
+        logits, past = cache.predict(
+            model,
+            inputs,
+            window,
+            entering,
+            inside,
+            past,
+            suffixes=shape.suffixes,
+            together=min(shape.refresh_rows, len(tokens)),
+        )
+    if shape.guided:
+        with_prompt, without = jnp.split(logits, 2)
+        logits = without + (limits.cfg_scale + 1.0) * (with_prompt - without)
+    return logits, past
 
 
 def _rank(score: jax.Array, eligible: jax.Array, masked: jax.Array) -> jax.Array:

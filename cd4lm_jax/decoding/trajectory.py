@@ -7,6 +7,7 @@ pass-by-pass replay) is worked out from this record, so a decoder has nothing el
 from __future__ import annotations
 
 import dataclasses
+import enum
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -20,6 +21,24 @@ Float32 = npt.NDArray[np.float32]
 _ROUNDING = 1e-2
 
 
+class Reason(enum.IntEnum):
+    """Why a position holds what it holds.
+
+    Attributes:
+        TAIL: filled after the row had ended, not decoded.
+        RULE: committed by the commit rule.
+        MINIMUM: not sure enough for the rule; committed to keep the least number a pass.
+        LIMIT: committed because the block's or the row's passes were used up.
+        GIVEN: fixed from the start (infilling).
+    """
+
+    TAIL = 0
+    RULE = 1
+    MINIMUM = 2
+    LIMIT = 3
+    GIVEN = 4
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Trajectory:
     """The decodes of N problems with G generated positions each; numpy, on the host.
@@ -27,8 +46,9 @@ class Trajectory:
     Attributes:
       tokens: int32 [N, G], the finished canvas without its prompt.
       committed_at: int32 [N, G], the forward pass (from 1, counted by row) that committed the
-        position; 0 where the position was filled after the row had ended, so not decoded.
+        position; 0 where the position was not decoded: filled after the end, or given.
       confidence: float32 [N, G], probability of the committed token in the pass that committed it.
+      reason: int32 [N, G], a `Reason` each.
       nfe: int32 [N], forward passes while the row was unfinished (DESIGN.md, "Counting").
       length: int32 [N], generated tokens before the first EOS or EOT; G where there is none.
     """
@@ -36,6 +56,7 @@ class Trajectory:
     tokens: Int32
     committed_at: Int32
     confidence: Float32
+    reason: Int32
     nfe: Int32
     length: Int32
 
@@ -54,6 +75,7 @@ class Trajectory:
         for name, expected in (
             ("committed_at", (rows, positions)),
             ("confidence", (rows, positions)),
+            ("reason", (rows, positions)),
             ("nfe", (rows,)),
             ("length", (rows,)),
         ):
@@ -66,6 +88,7 @@ class Trajectory:
         _within("length", self.length, 0, positions, "the generated positions")
         _within("nfe", self.nfe, 0, None, "the forward passes of a row")
         _within("committed_at", self.committed_at, 0, self.nfe[:, None], "the row's nfe")
+        _within("reason", self.reason, 0, max(Reason), "the reasons")
         _within("confidence", self.confidence, 0.0, 1.0 + _ROUNDING, "a probability")
 
     def __len__(self) -> int:
@@ -121,6 +144,7 @@ class Trajectory:
                 "tokens": self.tokens[row].tolist(),
                 "committed_at": self.committed_at[row].tolist(),
                 "confidence": confidence[row],
+                "reason": self.reason[row].tolist(),
                 "nfe": int(self.nfe[row]),
                 "length": int(self.length[row]),
             }
@@ -144,7 +168,7 @@ class Trajectory:
                     f"trajectory: record {number} lacks {', '.join(missing)}; "
                     f"expected the keys {', '.join(names)}"
                 )
-        lengths = sorted({len(r[name]) for r in records for name in names[:3]})
+        lengths = sorted({len(r[name]) for r in records for name in names[:4]})
         if len(lengths) != 1:
             raise ValueError(f"trajectory: expected records of one length, got {lengths}")
         return cls(**{name: np.asarray([record[name] for record in records]) for name in names})

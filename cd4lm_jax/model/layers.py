@@ -49,14 +49,14 @@ def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
     return jnp.concatenate(turned, axis=-1).astype(x.dtype)
 
 
-def attention(q: jax.Array, k: jax.Array, v: jax.Array, valid: jax.Array) -> jax.Array:
-    """Bidirectional attention with grouped heads; padding is never attended.
+def attention(q: jax.Array, k: jax.Array, v: jax.Array, seen: jax.Array) -> jax.Array:
+    """Attention with grouped heads; what is not seen, padding first of all, has no weight.
 
     Args:
         q: ``[batch, queries, heads, head_dim]``.
         k, v: ``[batch, keys, kv_heads, head_dim]``.
-        valid: ``[batch, keys]`` bool, False where a key is padding. A row without any valid
-            key gives finite numbers of no meaning.
+        seen: ``[batch, keys]`` bool, or ``[batch, queries, keys]``. Where no key is seen the
+            result is finite and has no meaning.
 
     Returns:
         ``[batch, queries, heads * head_dim]``.
@@ -67,7 +67,9 @@ def attention(q: jax.Array, k: jax.Array, v: jax.Array, valid: jax.Array) -> jax
     # One batched matmul over (batch, kv_heads): the query heads of a group lie along the rows.
     q = q.reshape(batch, queries, kv_heads, group, head_dim).transpose(0, 2, 3, 1, 4)
     q = q.reshape(batch, kv_heads, group * queries, head_dim) * head_dim**-0.5
-    bias = jnp.where(valid, 0.0, jnp.finfo(jnp.float32).min)[:, None, None, :]
+    bias = jnp.where(seen, 0.0, jnp.finfo(jnp.float32).min)
+    # Where queries differ in what they see, the heads of a group repeat that in turn.
+    bias = bias[:, None, None, :] if seen.ndim == 2 else jnp.tile(bias, (1, group, 1))[:, None]
     mixed = _mix(q, k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3), bias)
     mixed = mixed.reshape(batch, kv_heads, group, queries, head_dim).transpose(0, 3, 1, 2, 4)
     return mixed.reshape(batch, queries, heads * head_dim)

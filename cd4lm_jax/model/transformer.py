@@ -7,7 +7,7 @@ modules, so ``jax.jit``, ``jax.grad`` and ``jax.lax.scan`` take them as they are
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -56,6 +56,13 @@ class Window:
         return take(x, self.start)
 
 
+class KeyValues(NamedTuple):
+    """Keys (rotated) and values of every layer, ``[layers, batch, length, kv_heads, head_dim]``."""
+
+    keys: jax.Array
+    values: jax.Array
+
+
 class Block(nnx.Module):
     """Pre-norm attention and SiLU-gated MLP. Kernels are ``[in, out]``."""
 
@@ -95,22 +102,39 @@ class Block(nnx.Module):
         self,
         x: jax.Array,
         angles: tuple[jax.Array, jax.Array],
-        valid: jax.Array,
+        seen: jax.Array,
         window: Window | None = None,
-    ) -> jax.Array:
-        """``x [batch, length, embed]`` to the same, or to ``[batch, window, embed]``."""
+        past: KeyValues | None = None,
+    ) -> tuple[jax.Array, KeyValues]:
+        """One layer.
+
+        Args:
+            x: ``[batch, length, embed]``.
+            angles: rotary, of these positions.
+            seen: ``[batch, keys]`` or ``[batch, length, keys]`` bool, what is attended; keys are
+                those of ``past``, then this call's own.
+            window: the positions that leave; all when None.
+            past: keys and values of this layer, ``[batch, keys, kv_heads, head_dim]``.
+
+        Returns:
+            ``[batch, length or window, embed]``, and this call's own keys and values.
+        """
         eps = self.config.norm_eps
         cos, sin = angles
         normed = layers.rms_norm(x, self.attention_norm[...], eps)
-        k = layers.rotate(self._project("key", normed), cos, sin)
-        v = self._project("value", normed)
+        k = own_keys = layers.rotate(self._project("key", normed), cos, sin)
+        v = own_values = self._project("value", normed)
+        if past is not None:
+            k, v = (jnp.concatenate(pair, axis=1) for pair in zip(past, (k, v), strict=True))
         if window is not None:
             x, normed, cos, sin = (window.of(array) for array in (x, normed, cos, sin))
+            seen = window.of(seen) if seen.ndim == 3 else seen
         q = layers.rotate(self._project("query", normed), cos, sin)
-        x = x + layers.linear(layers.attention(q, k, v, valid), self.attention_out[...])
+        x = x + layers.linear(layers.attention(q, k, v, seen), self.attention_out[...])
         normed = layers.rms_norm(x, self.mlp_norm[...], eps)
         gate = jax.nn.silu(layers.linear(normed, self.gate[...]))
-        return x + layers.linear(gate * layers.linear(normed, self.up[...]), self.down[...])
+        x = x + layers.linear(gate * layers.linear(normed, self.up[...]), self.down[...])
+        return x, KeyValues(own_keys, own_values)
 
 
 class Transformer(nnx.Module):
@@ -136,7 +160,11 @@ class Transformer(nnx.Module):
         return self.embedding[...].T if self.config.tie_head else self.head[...]
 
     def hidden(
-        self, tokens: jax.Array, valid: jax.Array, window: Window | None = None
+        self,
+        tokens: jax.Array,
+        valid: jax.Array,
+        window: Window | None = None,
+        groups: jax.Array | None = None,
     ) -> jax.Array:
         """Final normed states; the state at i is the one that predicts token i.
 
@@ -145,21 +173,98 @@ class Transformer(nnx.Module):
             valid: ``[batch, length]`` bool, False on padding (left or right). Positions count
                 from a row's first valid token.
             window: the positions wanted; all when None.
+            groups: ``[batch, length]`` int32 for block-causal attention: a position attends those
+                whose group is not above its own. None for all of them.
 
         Returns:
             ``[batch, length or window, embed]`` in the compute dtype.
         """
-        shifted = self.config.alignment == "shifted"
-        if window is not None and shifted:
+        return self._whole(tokens, valid, window, groups, keep=False)[0]
+
+    def remember(
+        self,
+        tokens: jax.Array,
+        valid: jax.Array,
+        window: Window,
+        groups: jax.Array | None = None,
+    ) -> tuple[jax.Array, KeyValues]:
+        """As :meth:`hidden`, with the keys and values of all positions for :meth:`recall`."""
+        hidden, past = self._whole(tokens, valid, window, groups, keep=True)
+        assert past is not None
+        return hidden, past
+
+    def recall(
+        self,
+        tokens: jax.Array,
+        valid: jax.Array,
+        window: Window,
+        past: KeyValues,
+        *,
+        suffix: int = 0,
+        groups: jax.Array | None = None,
+    ) -> jax.Array:
+        """As :meth:`hidden` of the window, other positions' keys and values taken from ``past``.
+
+        Args:
+            tokens, valid, window, groups: see :meth:`hidden`.
+            past: of the whole length, from :meth:`remember`.
+            suffix: static. 0: the window alone is computed (Fast-dLLM's dual cache). Otherwise
+                what lies before the window is taken from ``past`` and all that follows is computed
+                (its prefix cache), as part of the last ``suffix`` positions, which must hold the
+                window.
+        """
+        length, shift = tokens.shape[1], self._shift
+        start = window.start - shift
+        fresh = Window(start=start, length=window.length + shift)
+        if suffix:
+            fresh = Window(
+                start=jnp.full_like(start, length - suffix - shift), length=suffix + shift
+            )
+        place, begin = jnp.arange(length), start[:, None]
+        renewed = place >= begin
+        if not suffix:
+            renewed &= place < begin + fresh.length
+        seen = jnp.concatenate([valid & ~renewed, fresh.of(valid & renewed)], axis=1)
+        if groups is not None:
+            own = fresh.of(groups)
+            seen = _up_to(own, jnp.concatenate([groups, own], axis=1), seen)
+        cos, sin = self._angles(valid)
+        wanted = None
+        if suffix or shift:
+            wanted = Window(start=start - fresh.start, length=window.length)
+        x = self._embed(fresh.of(tokens))
+        x, _ = self._stack(x, (fresh.of(cos), fresh.of(sin)), seen, wanted, past)
+        return layers.rms_norm(x, self.norm[...], self.config.norm_eps)
+
+    def _whole(
+        self,
+        tokens: jax.Array,
+        valid: jax.Array,
+        window: Window | None,
+        groups: jax.Array | None,
+        *,
+        keep: bool,
+    ) -> tuple[jax.Array, KeyValues | None]:
+        if window is not None and self._shift:
             window = dataclasses.replace(window, start=jnp.maximum(window.start - 1, 0))
-        positions = jnp.maximum(jnp.cumsum(valid, axis=1) - 1, 0)
-        angles = layers.rotary_angles(positions, self.config.head_dim, self.config.rope_theta)
-        x = self.embedding[...].astype(self.execution.dtype)[tokens]
-        x = self._stack(x, angles, valid, window)
+        seen = valid if groups is None else _up_to(groups, groups, valid)
+        x, past = self._stack(self._embed(tokens), self._angles(valid), seen, window, keep=keep)
         x = layers.rms_norm(x, self.norm[...], self.config.norm_eps)
-        if shifted and window is None:
+        if self._shift and window is None:
             x = jnp.concatenate([x[:, :1], x[:, :-1]], axis=1)
-        return x
+        return x, past
+
+    @property
+    def _shift(self) -> int:
+        """How many positions before a token the state is that predicts it."""
+        return int(self.config.alignment == "shifted")
+
+    def _embed(self, tokens: jax.Array) -> jax.Array:
+        return self.embedding[...].astype(self.execution.dtype)[tokens]
+
+    def _angles(self, valid: jax.Array) -> tuple[jax.Array, jax.Array]:
+        positions = jnp.maximum(jnp.cumsum(valid, axis=1) - 1, 0)
+        return layers.rotary_angles(positions, self.config.head_dim, self.config.rope_theta)
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         """``[..., embed]`` to float32 ``[..., vocab]``."""
@@ -169,41 +274,74 @@ class Transformer(nnx.Module):
         return scores.reshape(*hidden.shape[:-1], kernel.shape[-1])
 
     def __call__(
-        self, tokens: jax.Array, valid: jax.Array, window: Window | None = None
+        self,
+        tokens: jax.Array,
+        valid: jax.Array,
+        window: Window | None = None,
+        groups: jax.Array | None = None,
     ) -> jax.Array:
         """Float32 logits ``[batch, length or window, vocab]``; see :meth:`hidden`."""
-        return self.logits(self.hidden(tokens, valid, window))
+        return self.logits(self.hidden(tokens, valid, window, groups))
 
     def _stack(
         self,
         x: jax.Array,
         angles: tuple[jax.Array, jax.Array],
-        valid: jax.Array,
+        seen: jax.Array,
         window: Window | None,
-    ) -> jax.Array:
-        def run(block: Block, x: jax.Array) -> jax.Array:
-            return block(x, angles, valid)
+        past: KeyValues | None = None,
+        *,
+        keep: bool = False,
+    ) -> tuple[jax.Array, KeyValues | None]:
+        """All blocks; with ``keep``, also the keys and values that they computed."""
 
+        def run(
+            block: Block, x: jax.Array, past: KeyValues | None, window: Window | None = None
+        ) -> tuple[jax.Array, KeyValues | None]:
+            x, own = block(x, angles, seen, window, past)
+            return x, own if keep else None
+
+        middle = run
         if self.execution.remat == "full":
-            run = jax.checkpoint(run)
+            middle = jax.checkpoint(run)
         elif self.execution.remat == "dots":
             policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-            run = jax.checkpoint(run, policy=policy)
+            middle = jax.checkpoint(run, policy=policy)
 
-        def layer(index: Any) -> Block:
-            return jax.tree.map(lambda leaf: leaf[index], self.blocks)
+        def layer(index: Any) -> tuple[Block, KeyValues | None]:
+            return jax.tree.map(lambda leaf: leaf[index], (self.blocks, past))
 
         last = self.config.num_layers - 1
+
+        def end(x: jax.Array) -> tuple[jax.Array, KeyValues | None]:
+            block, before = layer(last)
+            return run(block, x, before, window) if window else middle(block, x, before)
+
         if not self.execution.scan_layers:
+            kept = []
             for index in range(last):
-                x = run(layer(index), x)
-            return layer(last)(x, angles, valid, window) if window else run(layer(last), x)
-        if window is None:
-            return lax.scan(lambda x, block: (run(block, x), None), x, self.blocks)[0]
+                block, before = layer(index)
+                x, own = middle(block, x, before)
+                kept.append(own)
+            x, own = end(x)
+            return x, jax.tree.map(lambda *parts: jnp.stack(parts), *kept, own)
+        if window is None and past is None and not keep:
+            return lax.scan(lambda x, block: middle(block, x, None), x, self.blocks)[0], None
+
         # The last block differs, so the scan goes over indices: slicing the stack itself would
         # copy all but one layer of the weights.
-        x = lax.scan(lambda x, index: (run(layer(index), x), None), x, jnp.arange(last))[0]
-        return layer(last)(x, angles, valid, window)
+        def step(x: jax.Array, index: jax.Array) -> tuple[jax.Array, KeyValues | None]:
+            block, before = layer(index)
+            return middle(block, x, before)
+
+        x, most = lax.scan(step, x, jnp.arange(last))
+        x, own = end(x)
+        return x, jax.tree.map(lambda some, one: jnp.concatenate([some, one[None]]), most, own)
+
+
+def _up_to(groups: jax.Array, key_groups: jax.Array, seen: jax.Array) -> jax.Array:
+    """``[batch, queries, keys]``: of the keys that may be seen, those of no later group."""
+    return seen[:, None, :] & (key_groups[:, None, :] <= groups[:, :, None])
 
 
 _LOGICAL_AXES: dict[str, tuple[str | None, ...]] = {

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -22,7 +22,8 @@ from cd4lm_jax.decoding.commit import (
     Margin,
     NegativeEntropy,
 )
-from cd4lm_jax.decoding.decoder import Limits, Shape
+from cd4lm_jax.decoding.options import DecodeOptions
+from cd4lm_jax.decoding.trajectory import Reason
 from cd4lm_jax.model.config import ModelConfig
 
 Logits = Callable[[list[int]], np.ndarray]
@@ -36,6 +37,7 @@ class Row:
     tokens: list[int]
     committed_at: list[int]
     confidence: list[float]
+    reason: list[Reason]
     nfe: int = 0
 
 
@@ -49,8 +51,8 @@ class Guess:
     margin: float
 
     @classmethod
-    def of(cls, logits: np.ndarray, mask_id: int) -> Guess:
-        scores = {token: float(x) for token, x in enumerate(logits) if token != mask_id}
+    def of(cls, logits: np.ndarray, never: set[int]) -> Guess:
+        scores = {token: float(x) for token, x in enumerate(logits) if token not in never}
         best = max(scores, key=lambda token: scores[token])
         weights = [math.exp(x - scores[best]) for x in scores.values()]
         shares = [weight / sum(weights) for weight in weights]
@@ -64,46 +66,66 @@ def decode(
     prompt: list[int],
     rule: CommitRule,
     config: ModelConfig,
-    shape: Shape,
-    limits: Limits = Limits(),
+    options: DecodeOptions,
+    given: Sequence[int | None] = (),
 ) -> Row:
     """Decodes one prompt."""
-    length, size = shape.gen_length, shape.block_length
-    row = Row([config.mask_id] * length, [0] * length, [0.0] * length)
-    masked = set(range(length))
+    length, size = options.gen_length, options.block_length
+    row = Row([config.mask_id] * length, [0] * length, [0.0] * length, [Reason.TAIL] * length)
+    for position, token in enumerate(given):
+        if token is not None:
+            row.tokens[position], row.reason[position] = token, Reason.GIVEN
+    masked = {position for position in range(length) if row.reason[position] is Reason.TAIL}
     for start in range(0, length, size):
         step = 0  # passes spent in this block
         while left := [position for position in range(start, start + size) if position in masked]:
             scores = logits(prompt + row.tokens)[len(prompt) :]
-            guesses = {position: Guess.of(scores[position], config.mask_id) for position in left}
+            never = {config.mask_id, *options.suppress}
+            guesses = {position: Guess.of(scores[position], never) for position in left}
             row.nfe += 1
 
-            gate_is_shut = length - len(masked) < limits.eos_gate_ratio * length
+            gate_is_shut = length - len(masked) < options.eos_gate_ratio * length
+            held_back = config.end_ids if options.eos_token_ids is None else options.eos_token_ids
             free = [
                 position
                 for position in left
-                if not (gate_is_shut and guesses[position].token in shape.eos_token_ids)
+                if not (gate_is_shut and guesses[position].token in held_back)
             ]
-            if limits.max_steps_per_block and step >= limits.max_steps_per_block:
-                count = size
-            else:
-                count = max(1, _count(rule, [guesses[p] for p in free], step, shape))
+            last_pass = row.nfe == options.max_passes
+            limit = options.max_steps_per_block
+            forced = last_pass or (limit > 0 and step >= limit)
+            wanted = _count(rule, [guesses[p] for p in free], step, options)
             # The free ones by score, then those the gate holds back; ties from the left.
             order = sorted(free, key=lambda p: (-_score(rule, guesses[p]), p))
             order += [position for position in left if position not in free]
-            for position in order[:count]:
-                row.tokens[position] = guesses[position].token
-                row.confidence[position] = guesses[position].confidence
+            for rank, position in enumerate(order[: size if forced else max(1, wanted)]):
+                guess = guesses[position]
+                row.tokens[position] = guess.token
+                row.confidence[position] = guess.confidence
                 row.committed_at[position] = row.nfe
+                if rank < wanted and position in free and _sure(rule, guess):
+                    row.reason[position] = Reason.RULE
+                else:
+                    row.reason[position] = Reason.LIMIT if forced else Reason.MINIMUM
                 masked.remove(position)
             step += 1
-
-            known = row.tokens[: min(masked, default=length)]
-            if shape.stop_at_eos and any(token in config.end_ids for token in known):
+            if last_pass or _ended(row, masked, config, options):
                 for position in masked:
                     row.tokens[position] = config.eos_id
                 return row
     return row
+
+
+def _ended(row: Row, masked: set[int], config: ModelConfig, options: DecodeOptions) -> bool:
+    """Whether an end lies where all is known up to its last token, with nothing given after it."""
+    known = row.tokens[: min(masked, default=len(row.tokens))]
+    fixed = [position for position, reason in enumerate(row.reason) if reason is Reason.GIVEN]
+    ends = [(token,) for token in config.end_ids] if options.stop_at_eos else []
+    return any(
+        tuple(known[at : at + len(end)]) == end
+        for end in [*ends, *options.stop_sequences]
+        for at in range(max(fixed, default=-1) + 1, len(known))
+    )
 
 
 def shares(size: int, passes: int) -> list[int]:
@@ -120,10 +142,17 @@ def _score(rule: CommitRule, guess: Guess) -> float:
     return guess.neg_entropy if by_entropy else guess.confidence
 
 
-def _count(rule: CommitRule, free: list[Guess], step: int, shape: Shape) -> int:
-    size = shape.block_length
+def _sure(rule: CommitRule, guess: Guess) -> bool:
+    """Whether the rule commits it for its own sake, not to keep a minimum."""
+    if isinstance(rule, ConfidenceAdaptive | NegativeEntropy | Margin):
+        return _score(rule, guess) >= rule.threshold
+    return True
+
+
+def _count(rule: CommitRule, free: list[Guess], step: int, options: DecodeOptions) -> int:
+    size = options.block_length
     if isinstance(rule, FixedStep):
-        plan = shares(size, max(rule.steps // shape.num_blocks, 1))
+        plan = shares(size, max(rule.steps * size // options.gen_length, 1))
         return plan[step] if step < len(plan) else size
     if isinstance(rule, Factor):
         surest = sorted((guess.confidence for guess in free), reverse=True)

@@ -18,6 +18,7 @@ def arrays(rows: int = 3, positions: int = 8, seed: int = 0) -> dict[str, Any]:
         "tokens": rng.integers(0, 500, (rows, positions)),
         "committed_at": rng.integers(0, 6, (rows, positions)),
         "confidence": rng.random((rows, positions), dtype=np.float32),
+        "reason": rng.integers(0, 5, (rows, positions)),
         "nfe": np.full(rows, 5),
         "length": rng.integers(0, positions + 1, rows),
     }
@@ -47,6 +48,10 @@ def test_holds_int32_and_float32_whatever_came_in() -> None:
         ({"nfe": np.array([5, -1, 5])}, "nfe is -1"),
         ({"committed_at": np.full((3, 8), 6)}, r"committed_at is 6 at \[0, 0\].*nfe"),
         ({"committed_at": np.full((3, 8), -1)}, "committed_at is -1"),
+        (
+            {"reason": np.full((3, 8), 5)},
+            r"reason is 5 at \[0, 0\], outside the range of the reasons",
+        ),
         ({"confidence": np.full((3, 8), np.nan)}, "confidence is nan"),
         ({"confidence": np.full((3, 8), 1.5)}, "confidence is 1.5"),
     ],

@@ -61,6 +61,7 @@ def test_from_a_row_of_a_trajectory() -> None:
         tokens=np.array([[1, 2], [3, 4]]),
         committed_at=np.array([[1, 2], [1, 0]]),
         confidence=np.array([[0.5, 0.5], [0.25, 0.0]]),
+        reason=np.array([[1, 1], [1, 0]]),
         nfe=np.array([2, 1]),
         length=np.array([2, 1]),
     )

@@ -35,6 +35,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
             tokens=np.array([tokens] * 2),
             committed_at=np.ones((2, 32), np.int32),
             confidence=np.ones((2, 32), np.float32),
+            reason=np.ones((2, 32), np.int32),
             nfe=np.array([3, 5]),
             length=np.array([len(answer)] * 2),
         )

@@ -16,6 +16,7 @@ def trajectory(nfe: list[int], length: list[int], positions: int = 8) -> Traject
         tokens=np.zeros((rows, positions), np.int32),
         committed_at=np.zeros((rows, positions), np.int32),
         confidence=np.ones((rows, positions), np.float32),
+        reason=np.ones((rows, positions), np.int32),
         nfe=np.array(nfe, np.int32),
         length=np.array(length, np.int32),
     )

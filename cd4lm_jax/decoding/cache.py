@@ -1,0 +1,122 @@
+"""Keys and values kept between passes, so that a pass computes the active block alone.
+
+``none`` computes every position in every pass: exact. ``dual`` and ``prefix`` (Fast-dLLM,
+2505.22618, section 3.2) keep what lies outside the block, or before it, as it was when the row
+entered the block: an approximation under bidirectional attention, and exact for ``prefix`` under
+block-causal attention. Entering a block, and every ``refresh_interval`` passes if asked, a row has
+all its positions computed; that pass commits tokens like any other.
+
+Rows enter their blocks at passes of their own. Those that do are computed whole a few at a time,
+the others need their block only, so no row waits for another's refresh and none is changed by it.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from cd4lm_jax.model.transformer import KeyValues, Transformer, Window
+
+Mode = Literal["none", "prefix", "dual"]
+
+
+class Inputs(NamedTuple):
+    """What the model is given in a pass; B rows of T positions.
+
+    Attributes:
+        tokens: ``[B, T]`` int32.
+        valid: ``[B, T]`` bool, False on padding.
+        groups: ``[B, T]`` int32 for block-causal attention, or None.
+    """
+
+    tokens: jax.Array
+    valid: jax.Array
+    groups: jax.Array | None
+
+    def rows(self, index: jax.Array) -> Inputs:
+        """Some of the rows."""
+        groups = None if self.groups is None else self.groups[index]
+        return Inputs(self.tokens[index], self.valid[index], groups)
+
+
+def empty(model: Transformer, rows: int, length: int) -> KeyValues:
+    """A cache that nothing has been written to."""
+    config = model.config
+    shape = (config.num_layers, rows, length, config.num_kv_heads, config.head_dim)
+    return KeyValues(*(jnp.zeros(shape, model.execution.dtype) for _ in range(2)))
+
+
+def predict(
+    model: Transformer,
+    inputs: Inputs,
+    window: Window,
+    entering: jax.Array,
+    inside: jax.Array,
+    past: KeyValues,
+    *,
+    suffixes: tuple[int, ...],
+    together: int,
+) -> tuple[jax.Array, KeyValues]:
+    """Logits of the rows' blocks, from the cache where it serves.
+
+    Args:
+        model: parameters.
+        inputs: tokens of the whole canvas.
+        window: the active block of each row.
+        entering: ``[B]`` bool, rows to compute whole and to write to the cache.
+        inside: ``[B]`` bool, rows to compute from the cache. The others' logits have no meaning.
+        past: the cache.
+        suffixes: static, falling: lengths of what may be computed of an inside row, from the end
+            of the canvas. Empty: its block alone.
+        together: static, rows that are computed whole at once.
+
+    Returns:
+        Float32 ``[B, block, vocab]`` and the cache.
+    """
+    rows, length = inputs.tokens.shape
+
+    def refresh(
+        carry: tuple[jax.Array, KeyValues, jax.Array],
+    ) -> tuple[jax.Array, KeyValues, jax.Array]:
+        logits, past, entering = carry
+        chosen = jnp.argsort(~entering, stable=True)[:together]
+        place = jnp.where(entering[chosen], chosen, rows)  # past the end: written nowhere
+        some = inputs.rows(chosen)
+        part = Window(start=window.start[chosen], length=window.length)
+        hidden, own = model.remember(some.tokens, some.valid, part, some.groups)
+        past = KeyValues(
+            *(
+                kept.at[:, place].set(new, mode="drop", unique_indices=True)
+                for kept, new in zip(past, own, strict=True)
+            )
+        )
+        logits = logits.at[place].set(model.logits(hidden), mode="drop", unique_indices=True)
+        return logits, past, entering.at[place].set(False, mode="drop")
+
+    def reuse(suffix: int, logits: jax.Array) -> jax.Array:
+        hidden = model.recall(
+            inputs.tokens, inputs.valid, window, past, suffix=suffix, groups=inputs.groups
+        )
+        return jnp.where(inside[:, None, None], model.logits(hidden), logits)
+
+    logits = jnp.zeros((rows, window.length, model.config.vocab_size), jnp.float32)
+    logits, past, _ = lax.while_loop(
+        lambda carry: carry[2].any(), refresh, (logits, past, entering)
+    )
+    choices = [lambda logits, suffix=suffix: reuse(suffix, logits) for suffix in suffixes or (0,)]
+    # The shortest suffix that holds the blocks of all rows inside.
+    need = length - jnp.where(inside, window.start, length).min()
+    which = (jnp.array(suffixes, jnp.int32) >= need).sum() - 1 if suffixes else 0
+    which = jnp.where(inside.any(), which, len(choices))
+    return lax.switch(which, [*choices, lambda logits: logits], logits), past
+
+
+def suffix_lengths(num_blocks: int, block_length: int) -> tuple[int, ...]:
+    """The whole generation, and halves of it down to a block: what ``prefix`` compiles for."""
+    blocks = [num_blocks]
+    while blocks[-1] > 1:
+        blocks.append(-(-blocks[-1] // 2))
+    return tuple(count * block_length for count in blocks)

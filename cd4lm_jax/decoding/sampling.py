@@ -1,0 +1,110 @@
+"""From logits to a token for each position, and how sure of it the model is.
+
+Nothing here is ranked along the vocabulary, which may be sharded: only maxima, sums and counts are
+taken.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+
+class Guess(NamedTuple):
+    """What a pass would commit, each ``[batch, block]``.
+
+    Attributes:
+        token: int32.
+        confidence: float32, the token's probability.
+        neg_entropy: float32, minus the entropy (nats) of the distribution.
+        margin: float32, the token's lead over the best other one.
+    """
+
+    token: jax.Array
+    confidence: jax.Array
+    neg_entropy: jax.Array
+    margin: jax.Array
+
+
+def propose(logits: jax.Array, noisy: jax.Array) -> Guess:
+    """The best token of ``noisy`` and how ``logits`` see it; both ``[batch, block, vocab]``.
+
+    Logits that are not finite give confidence 0.
+    """
+    token = jnp.argmax(noisy, axis=-1).astype(jnp.int32)
+    centred = logits - logits.max(axis=-1, keepdims=True)
+    total = jnp.exp(centred).sum(axis=-1)
+    # Not exp(log_softmax): through the logarithm, probabilities near one round to ties.
+    picked = jnp.arange(logits.shape[-1]) == token[..., None]
+    confidence = jnp.where(picked, jnp.exp(centred), 0.0).sum(axis=-1) / total
+    margin = confidence - jnp.exp(jnp.where(picked, -jnp.inf, centred).max(axis=-1)) / total
+    expected = jnp.where(jnp.isneginf(centred), 0.0, jnp.exp(centred) * centred).sum(axis=-1)
+    neg_entropy = expected / total - jnp.log(total)
+    lost = jnp.isnan(confidence)
+    confidence, margin = (jnp.where(lost, 0.0, share) for share in (confidence, margin))
+    return Guess(token, confidence, jnp.where(lost, -jnp.inf, neg_entropy), margin)
+
+
+def perturb(logits: jax.Array, keys: jax.Array, temperature: jax.Array | float) -> jax.Array:
+    """Logits whose best token is a draw from their softmax at ``temperature``.
+
+    Gumbel noise (LLaDA's sampler, without its float64), every row's from a key of its own.
+    """
+    noise = jax.vmap(lambda key: jax.random.gumbel(key, logits.shape[1:]))(keys)
+    return logits + temperature * noise
+
+
+def truncate(
+    logits: jax.Array,
+    temperature: jax.Array | float,
+    top_k: jax.Array | int,
+    top_p: jax.Array | float,
+) -> jax.Array:
+    """``logits`` with minus infinity for tokens outside the best ``top_k`` and ``top_p``.
+
+    Both are taken of the distribution at ``temperature``. Tokens as likely as the last that is
+    kept are kept too.
+
+    Args:
+        logits: ``[..., vocab]``.
+        temperature: of the distribution; 0 stands for one near 0.
+        top_k: how many of the best tokens; 0 for all.
+        top_p: the fewest best tokens with at least this probability together; 1 for all.
+    """
+    centred = logits - logits.max(axis=-1, keepdims=True)
+    weight = jnp.exp(centred / jnp.maximum(temperature, 1e-6))
+    total = weight.sum(axis=-1)
+    by_rank = _least(weight, lambda kept: kept.sum(axis=-1) >= top_k)
+    by_share = _least(
+        weight, lambda kept: jnp.where(kept, weight, 0.0).sum(axis=-1) >= top_p * total
+    )
+    least = jnp.maximum(
+        jnp.where(top_k > 0, by_rank, 0), jnp.where(jnp.asarray(top_p) < 1, by_share, 0)
+    )
+    return jnp.where(_order(weight) >= least[..., None], logits, -jnp.inf)
+
+
+def _order(weight: jax.Array) -> jax.Array:
+    """Int32 that order as floats from 0 do: their bits."""
+    return lax.bitcast_convert_type(weight, jnp.int32)
+
+
+def _least(weight: jax.Array, enough) -> jax.Array:  # type: ignore[no-untyped-def]
+    """The greatest bound, as :func:`_order` has it, at which what reaches it is ``enough``.
+
+    Found by bisection over all float32 from 0 to 1, hence exact, in as many counts as it has bits.
+    """
+    order = _order(weight)
+    low = jnp.zeros(weight.shape[:-1], jnp.int32)
+    high = jnp.full_like(low, _order(jnp.float32(1.0)) + 1)
+
+    def halve(_: jax.Array, bounds: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        low, high = bounds
+        middle = low + (high - low) // 2
+        reached = enough(order >= middle[..., None])
+        return jnp.where(reached, middle, low), jnp.where(reached, high, middle)
+
+    return lax.fori_loop(0, 31, halve, (low, high))[0]

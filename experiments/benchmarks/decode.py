@@ -1,0 +1,260 @@
+r"""What the decoder costs beside the model, and what its cache, batches and queue bring.
+
+    python -m experiments.benchmarks.decode
+    python -m experiments.benchmarks.decode --llada_8b      # on a GPU: milliseconds a pass
+
+Random weights, for time does not depend on them; answers of a chosen length are made by giving all
+that follows (infilling). Ratios within one run, medians of several. Metrics:
+
+loop_overhead_{3.7m,36m}_b{1,8}  a pass of the compiled loop over a jitted forward, the same head
+                                 window, one token a pass
+dual_speedup_36m                 wall clock of cache none over dual, prompt 128, 256 generated,
+                                 block 32, batch 1, one token a pass
+dual_speedup_36m_4_a_pass        the same with four tokens a pass: more blocks entered a pass
+dual_agreement_36m               share of equal tokens, dual and none, one token a pass
+dual_accuracy_loss_gsm_mini      percentage points that dual costs the bundled teacher under CAD
+batch8_dual_gain_3.7m            tokens a second of 8 ragged prompts at once over one at a time
+queue_gain                       wall clock of 64 prompts in fixed batches of 8 over one queue of
+                                 8 slots; answers of 8 to 256 tokens, 3.7m
+compiles_for_20_thresholds       compilations of the loop
+llada_8b_ms_{none,dual}          a pass at LLaDA-8B's shape, bfloat16; llada_8b_floor_ms: its
+                                 weight bytes over the measured copy bandwidth
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags
+
+import cd4lm_jax as cd
+from cd4lm_jax.data.sources import open_source
+from cd4lm_jax.decoding import batch, canvas, decoder
+from cd4lm_jax.decoding.options import DecodeOptions
+from cd4lm_jax.evaluation import scoring
+from cd4lm_jax.model.config import ModelConfig, llada_8b
+from cd4lm_jax.model.transformer import Execution, Transformer, Window
+from experiments.benchmarks import results
+from experiments.configs import gsm_mini_eval
+
+_LLADA_8B = flags.DEFINE_bool("llada_8b", False, "Time LLaDA-8B's shape as well; needs a GPU.")
+_REPEATS = flags.DEFINE_integer("repeats", 5, "Measurements of which the median counts.")
+
+BLOCK = 32
+
+
+def architecture(width: int, layers: int, vocab: int) -> ModelConfig:
+    """A model of the benchmark's."""
+    return ModelConfig(
+        vocab_size=vocab,
+        embed_dim=width,
+        num_layers=layers,
+        num_heads=width // 64,
+        num_kv_heads=width // 64,
+        head_dim=64,
+        mlp_dim=3 * width,
+        max_length=1024,
+        mask_id=vocab - 1,
+        eos_id=vocab - 2,
+        end_ids=(vocab - 2,),
+    )
+
+
+SMALL = architecture(256, 4, 512)  # 3.7 M parameters
+LARGE = architecture(512, 8, 8192)  # 36 M
+SIZES = {"3.7m": (SMALL, 200), "36m": (LARGE, 256)}  # and the positions of a row
+
+
+def random_model(config: ModelConfig, dtype: str = "float32") -> Transformer:
+    """Random weights held in ``dtype``, made on the device."""
+
+    def make() -> Transformer:
+        execution = Execution(dtype=dtype, scan_layers=config.num_layers > 8)
+        model = Transformer(config, jax.random.key(0), execution)
+        return jax.tree.map(lambda leaf: leaf.astype(dtype), model)
+
+    return jax.block_until_ready(jax.jit(make)())
+
+
+def queue_of(config: ModelConfig, prompts: list[int], lengths: list[int], gen: int) -> canvas.Queue:
+    """Random prompts and answers of these lengths."""
+    rng = np.random.default_rng(0)
+    tokens, valid, masked = canvas.layout(
+        [rng.integers(0, config.eos_id, length).tolist() for length in prompts],
+        [[None] * length + [config.eos_id] * (gen - length) for length in lengths],
+        prompt_length=max(prompts),
+        gen_length=gen,
+        mask_id=config.mask_id,
+    )
+    rows = len(prompts)
+    return canvas.Queue(
+        tokens=jnp.asarray(tokens),
+        valid=jnp.asarray(valid),
+        masked=jnp.asarray(masked),
+        budget=jnp.full(rows, canvas.NO_BUDGET, jnp.int32),
+        keys=jax.random.split(jax.random.key(0), rows),
+        pending=jnp.int32(rows),
+    )
+
+
+def decode(model: Transformer, queue: canvas.Queue, slots: int, **options: Any) -> Any:
+    """The compiled loop with a fixed number of tokens a pass, as a call to be timed."""
+    gen = queue.masked.shape[1]
+    per_pass = options.pop("per_pass", 1)
+    settings = DecodeOptions(gen_length=gen, block_length=BLOCK, stop_at_eos=False, **options)
+    rule = cd.FixedStep(steps=gen // per_pass)
+    shape = settings.shape(model.config)
+    return lambda: decoder.run(model, queue, rule, settings.limits, shape=shape, slots=slots)
+
+
+def in_turn(*calls: Callable[[], Any]) -> list[list[float]]:
+    """Seconds of each call, all of them measured in turn."""
+    for call in calls:
+        jax.block_until_ready(call())
+    rounds = [
+        [results.seconds(call, repeats=1)[0] for call in calls] for _ in range(_REPEATS.value)
+    ]
+    return [list(times) for times in zip(*rounds, strict=True)]
+
+
+def ratio(above: list[float], below: list[float]) -> float:
+    """Of the medians."""
+    return statistics.median(above) / statistics.median(below)
+
+
+def loop_overhead(metrics: dict[str, float], spreads: dict[str, Any]) -> None:
+    """A pass of the loop beside a forward with the same window."""
+    gen, forwards = 4 * BLOCK, 32
+    for size, (config, positions) in SIZES.items():
+        model = random_model(config)
+        for rows in (1, 8):
+            queue = queue_of(config, [positions - gen] * rows, [gen] * rows, gen)
+            window = Window(start=jnp.full(rows, positions - gen), length=BLOCK)
+            forward = jax.jit(Transformer.__call__)
+
+            def forwarded(
+                model: Transformer = model,
+                queue: canvas.Queue = queue,
+                window: Window = window,
+                forward: Any = forward,
+            ) -> Any:
+                for _ in range(forwards):
+                    jax.block_until_ready(forward(model, queue.tokens, queue.valid, window))
+
+            loop, plain = in_turn(decode(model, queue, rows), forwarded)
+            passes = [seconds / gen for seconds in loop]
+            single = [seconds / forwards for seconds in plain]
+            name = f"loop_overhead_{size}_b{rows}"
+            metrics[name] = ratio(passes, single)
+            spreads[name] = {"pass": results.spread(passes), "forward": results.spread(single)}
+
+
+def dual(metrics: dict[str, float], spreads: dict[str, Any]) -> None:
+    """The cache beside none."""
+    model, gen = random_model(LARGE), 8 * BLOCK
+    queue = queue_of(LARGE, [128], [gen], gen)
+    for name, per_pass in (("dual_speedup_36m", 1), ("dual_speedup_36m_4_a_pass", 4)):
+        calls = [
+            decode(model, queue, 1, cache=kind, per_pass=per_pass) for kind in ("none", "dual")
+        ]
+        none, cached = in_turn(*calls)
+        metrics[name] = ratio(none, cached)
+        spreads[name] = {"none": results.spread(none), "dual": results.spread(cached)}
+        if per_pass == 1:
+            exact, approximate = (np.asarray(call().tokens) for call in calls)
+            metrics["dual_agreement_36m"] = float((exact == approximate).mean())
+
+    settings = gsm_mini_eval.get_config()
+    teacher = cd.load(settings.teacher)
+    source = open_source(settings.source, "test")
+    problems = [source[index] for index in range(settings.problems)]
+    accuracy = {}
+    for kind in ("none", "dual"):
+        out = cd.decode(
+            teacher,
+            [problem["question"] for problem in problems],
+            commit=cd.ConfidenceAdaptive(threshold=0.9),
+            gen_length=settings.decode.gen_length,
+            block_length=settings.decode.block_length,
+            batch_size=settings.decode.batch_size,
+            cache=kind,
+        )
+        right = scoring.score(out.text, [problem["answer"] for problem in problems])
+        accuracy[kind] = 100 * float(right.mean())
+    metrics["dual_accuracy_loss_gsm_mini"] = accuracy["none"] - accuracy["dual"]
+    spreads["gsm_mini_accuracy"] = accuracy
+
+
+def batches(metrics: dict[str, float], spreads: dict[str, Any]) -> None:
+    """Rows at once beside rows one by one, and a queue beside fixed batches."""
+    model, gen = random_model(SMALL), 4 * BLOCK
+    queue = queue_of(SMALL, [16, 24, 32, 40, 48, 56, 64, 72], [gen] * 8, gen)
+    one, eight = in_turn(*(decode(model, queue, slots, cache="dual") for slots in (1, 8)))
+    metrics["batch8_dual_gain_3.7m"] = ratio(one, eight)
+    spreads["batch8_dual_gain_3.7m"] = {"1": results.spread(one), "8": results.spread(eight)}
+
+    lengths = np.random.default_rng(1).permutation(np.linspace(8, 256, 64).round()).astype(int)
+    long = queue_of(SMALL, [64] * 64, lengths.tolist(), 256)
+    parts = [
+        jax.tree.map(lambda leaf, at=at: leaf[at : at + 8] if leaf.ndim else jnp.int32(8), long)
+        for at in range(0, 64, 8)
+    ]
+    calls = [decode(model, part, 8) for part in parts]
+    fixed, queued = in_turn(lambda: [call() for call in calls], decode(model, long, 8))
+    metrics["queue_gain"] = ratio(fixed, queued)
+    spreads["queue_gain"] = {"batches": results.spread(fixed), "queue": results.spread(queued)}
+
+
+def compiles(metrics: dict[str, float]) -> None:
+    """Of the loop, for a sweep of thresholds."""
+    model = random_model(SMALL)
+    options = DecodeOptions(gen_length=2 * BLOCK, block_length=BLOCK)
+    before = decoder.run._cache_size()  # type: ignore[attr-defined]
+    for threshold in np.linspace(0.05, 1.0, 20):
+        batch.decode(model, [[1, 2, 3]], cd.ConfidenceAdaptive(threshold=float(threshold)), options)
+    metrics["compiles_for_20_thresholds"] = decoder.run._cache_size() - before  # type: ignore[attr-defined]
+
+
+def large(
+    config: ModelConfig, metrics: dict[str, float], spreads: dict[str, Any], name: str
+) -> None:
+    """Milliseconds a pass in bfloat16 beside the floor: every weight read once."""
+    model, gen = random_model(config, "bfloat16"), 8 * BLOCK
+    queue = queue_of(config, [128], [gen], gen)
+    none, cached = in_turn(*(decode(model, queue, 1, cache=kind) for kind in ("none", "dual")))
+    for kind, times in (("none", none), ("dual", cached)):
+        milliseconds = [1000 * seconds / gen for seconds in times]
+        metrics[f"{name}_ms_{kind}"] = statistics.median(milliseconds)
+        spreads[f"{name}_ms_{kind}"] = results.spread(milliseconds)
+    buffer = jnp.zeros(2**30, jnp.bfloat16)
+    copy = jax.jit(lambda x: x + 1)
+    seconds = statistics.median(results.seconds(lambda: copy(buffer), repeats=9))
+    bandwidth = 2 * buffer.nbytes / seconds  # read and written
+    weights = sum(leaf.nbytes for leaf in jax.tree.leaves(model)) - model.embedding[...].nbytes
+    metrics[f"{name}_floor_ms"] = 1000 * weights / bandwidth
+    metrics["copy_gb_per_s"] = bandwidth / 1e9
+
+
+def main(argv: list[str]) -> None:
+    """Measures, prints, writes."""
+    del argv
+    metrics: dict[str, float] = {}
+    spreads: dict[str, Any] = {}
+    loop_overhead(metrics, spreads)
+    dual(metrics, spreads)
+    batches(metrics, spreads)
+    compiles(metrics)
+    if _LLADA_8B.value:
+        large(llada_8b(), metrics, spreads, "llada_8b")
+    for name, value in metrics.items():
+        print(f"{name:32} {value:8.3f}")
+    print(results.write("decode", metrics, spread=spreads))
+
+
+if __name__ == "__main__":
+    app.run(main)

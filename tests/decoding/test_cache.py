@@ -1,0 +1,154 @@
+"""The caches: what they may change, what they may not, and when ``prefix`` is exact."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import cd4lm_jax as cd
+from cd4lm_jax.decoding import batch, cache
+from cd4lm_jax.decoding.options import DecodeOptions
+from cd4lm_jax.decoding.trajectory import Trajectory
+from cd4lm_jax.model.transformer import Execution, Transformer, Window
+from tests.models import TINY_TALKER, tiny_model
+
+SHIFTED = dataclasses.replace(TINY_TALKER, alignment="shifted")
+GEN, BLOCK = 24, 6
+FILL = DecodeOptions(gen_length=GEN, block_length=BLOCK, stop_at_eos=False, batch_size=3)
+RULE = cd.ConfidenceAdaptive(threshold=0.6)
+LAYOUTS = {
+    "same": tiny_model(TINY_TALKER, seed=1, sharpness=2.5),
+    "shifted": tiny_model(SHIFTED, seed=1, sharpness=2.5),
+    "unrolled": tiny_model(TINY_TALKER, Execution(scan_layers=False), seed=1, sharpness=2.5),
+}
+layouts = pytest.mark.parametrize("name", LAYOUTS)
+
+rng = np.random.default_rng(3)
+PROMPTS = [rng.integers(0, 12, length).tolist() for length in (5, 16, 2, 11, 8, 3)]
+
+
+def decode(model: Transformer, prompts: list[list[int]] = PROMPTS, **changes: Any) -> Trajectory:
+    options = dataclasses.replace(FILL, **changes)
+    return batch.decode(model, prompts, RULE, options).trajectory
+
+
+def same(first: Trajectory, second: Trajectory) -> None:
+    for name in ("tokens", "committed_at", "reason", "nfe", "length"):
+        np.testing.assert_array_equal(getattr(first, name), getattr(second, name), err_msg=name)
+
+
+@layouts
+def test_a_refresh_in_every_pass_is_no_cache(name: str) -> None:
+    expected = decode(LAYOUTS[name])
+    for kind in ("prefix", "dual"):
+        same(decode(LAYOUTS[name], cache=kind, refresh_interval=1), expected)
+
+
+@layouts
+def test_prefix_is_exact_under_block_causal_attention(name: str) -> None:
+    model = LAYOUTS[name]
+    expected = decode(model, block_causal=True)
+    same(decode(model, block_causal=True, cache="prefix"), expected)
+    same(decode(model, block_causal=True, cache="dual"), expected)  # nothing follows to be stale
+    assert (expected.tokens != decode(model).tokens).any()  # the attention mask does something
+
+
+@layouts
+@pytest.mark.parametrize("kind", ["prefix", "dual"])
+@pytest.mark.parametrize("interval", [0, 2])
+def test_a_row_alone_equals_the_row_in_a_ragged_batch(name: str, kind: str, interval: int) -> None:
+    model = LAYOUTS[name]
+    settings = {"cache": kind, "refresh_interval": interval, "stop_at_eos": True}
+    together = decode(model, **settings)
+    # Rows do reach their blocks at different passes.
+    assert len(set(together.nfe.tolist())) > 1
+    for row, prompt in enumerate(PROMPTS):
+        same(decode(model, [prompt], **settings), together.rows([row]))
+
+
+@pytest.mark.parametrize("together", [2, 3, 8])
+def test_rows_computed_whole_together_are_not_changed_by_it(together: int) -> None:
+    expected = decode(LAYOUTS["same"], cache="dual")
+    same(decode(LAYOUTS["same"], cache="dual", refresh_rows=together), expected)
+
+
+@layouts
+@pytest.mark.parametrize("suffix", [0, GEN, GEN // 2])
+@pytest.mark.parametrize("causal", [False, True])
+def test_recalling_what_was_just_remembered_computes_the_same(
+    name: str, suffix: int, causal: bool
+) -> None:
+    """From a cache of the very same tokens the model gives what it gives without one."""
+    model, length = LAYOUTS[name], 16 + GEN
+    tokens = jnp.asarray(rng.integers(0, 12, (3, length)), jnp.int32)
+    valid = jnp.arange(length) >= jnp.array([0, 11, 5])[:, None]
+    window = Window(start=jnp.array([28, 34, 29]), length=BLOCK)
+    places = jnp.maximum((jnp.arange(length) - 16) // BLOCK, -1)
+    groups = jnp.broadcast_to(places, tokens.shape) if causal else None
+
+    @jax.jit
+    def both(model: Transformer) -> tuple[jax.Array, jax.Array, jax.Array]:
+        kept, past = model.remember(tokens, valid, window, groups)
+        found = model.recall(tokens, valid, window, past, suffix=suffix, groups=groups)
+        return model.hidden(tokens, valid, window, groups), kept, found
+
+    expected, kept, found = both(model)
+    np.testing.assert_allclose(kept, expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_dual_keeps_what_lies_outside_the_block_as_it_was() -> None:
+    """The definition (Fast-dLLM, section 3.2) pass by pass in plain words, for one row."""
+    model, prompt = LAYOUTS["same"], PROMPTS[0]
+    found = decode(model, [prompt], cache="dual")
+    length = batch.PROMPT_BUCKET + GEN
+    tokens = np.zeros((1, length), np.int32)
+    start = batch.PROMPT_BUCKET
+    tokens[0, start - len(prompt) : start] = prompt
+    tokens[0, start:] = TINY_TALKER.mask_id
+    valid = np.arange(length)[None] >= start - len(prompt)
+    masked, passes = np.ones(GEN, bool), 0
+    committed_at = np.zeros(GEN, int)
+    for block in range(0, GEN, BLOCK):
+        window = Window(start=jnp.array([start + block]), length=BLOCK)
+        past = None
+        while masked[block : block + BLOCK].any():
+            if past is None:
+                hidden, past = model.remember(jnp.asarray(tokens), jnp.asarray(valid), window)
+            else:
+                hidden = model.recall(jnp.asarray(tokens), jnp.asarray(valid), window, past)
+            logits = np.array(model.logits(hidden), np.float64)[0]
+            logits[:, TINY_TALKER.mask_id] = -np.inf
+            share = np.exp(logits - logits.max(axis=1, keepdims=True))
+            share /= share.sum(axis=1, keepdims=True)
+            sure = np.where(masked[block : block + BLOCK], share.max(axis=1), -1)
+            chosen = np.flatnonzero(sure >= RULE.threshold)
+            chosen = chosen if len(chosen) else [int(sure.argmax())]
+            passes += 1
+            for place in chosen:
+                tokens[0, start + block + place] = share[place].argmax()
+                masked[block + place] = False
+                committed_at[block + place] = passes
+    assert found.tokens[0].tolist() == tokens[0, start:].tolist()
+    assert found.committed_at[0].tolist() == committed_at.tolist()
+    assert found.nfe[0] == passes
+
+
+@pytest.mark.parametrize("kind", ["prefix", "dual"])
+def test_guidance_keeps_a_cache_for_both_its_inputs(kind: str) -> None:
+    model = LAYOUTS["same"]
+    expected = decode(model, cfg_scale=1.5)
+    same(decode(model, cfg_scale=1.5, cache=kind, refresh_interval=1), expected)
+    alone = decode(model, [PROMPTS[3]], cfg_scale=1.5, cache=kind)
+    same(alone, decode(model, cfg_scale=1.5, cache=kind).rows([3]))
+
+
+def test_suffixes_halve_down_to_a_block() -> None:
+    assert cache.suffix_lengths(8, 32) == (256, 128, 64, 32)
+    assert cache.suffix_lengths(5, 4) == (20, 12, 8, 4)
+    assert cache.suffix_lengths(1, 7) == (7,)
