@@ -43,6 +43,7 @@ class DataConfig:
     batch_size: int = 64  # rows of a batch over all hosts
     seed: int = 0  # of the order
     workers: int = 0  # processes that make batches; 0 for a thread of this one
+    max_malformed: int = 0  # faulty records of a file that are skipped before one is an error
 
     def __post_init__(self) -> None:
         if self.answer_length < 2:
@@ -52,11 +53,17 @@ class DataConfig:
                 f"max_length is {self.max_length}: expected more than answer_length, "
                 f"{self.answer_length}, to leave room for a prompt"
             )
-        if self.batch_size < 1 or self.workers < 0:
-            raise DataError(
-                f"batch_size is {self.batch_size} and workers {self.workers}: expected at least "
-                "1 and 0"
-            )
+        for name, least in (("batch_size", 1), ("workers", 0), ("max_malformed", 0)):
+            if getattr(self, name) < least:
+                raise DataError(f"{name} is {getattr(self, name)}: expected at least {least}")
+
+    def open(self) -> Source:
+        """The split's examples.
+
+        Raises:
+          SourceError: the source cannot be opened.
+        """
+        return open_source(self.source, self.split, self.data_dir, max_malformed=self.max_malformed)
 
 
 class Batch(TypedDict):
@@ -66,11 +73,13 @@ class Batch(TypedDict):
     valid: np.ndarray  # bool [batch, length]: not padding
     answer: np.ndarray  # bool [batch, length]: may be masked, a part of `valid`
     index: np.ndarray  # int32 [batch]: the example's place in its split
+    truncated: np.ndarray  # bool [batch]: the prompt was too long and lost its start
 
 
 class _Row(NamedTuple):
     tokens: np.ndarray  # int32 [length]: prompt, answer text, EOT
     prompt: int  # how many of them are the prompt
+    truncated: bool
 
 
 class BatchMaker:
@@ -96,12 +105,15 @@ class BatchMaker:
         tokens = np.full(shape, self._tokenizer.eos_id, np.int32)
         valid = np.zeros(shape, np.bool_)
         answer = np.zeros(shape, np.bool_)
-        for place, (text, prompt) in enumerate(self._rows([int(index) for index in indices])):
+        truncated = np.zeros(len(indices), np.bool_)
+        rows = self._rows([int(index) for index in indices])
+        for place, (text, prompt, truncated[place]) in enumerate(rows):
             end = prompt + self._config.answer_length
             tokens[place, : len(text)] = text
             valid[place, :end] = True
             answer[place, prompt:end] = True
-        return Batch(tokens=tokens, valid=valid, answer=answer, index=np.asarray(indices, np.int32))
+        index = np.asarray(indices, np.int32)
+        return Batch(tokens=tokens, valid=valid, answer=answer, index=index, truncated=truncated)
 
     def _rows(self, indices: list[int]) -> list[_Row]:
         rows = {index: self._kept[index] for index in indices if index in self._kept}
@@ -116,8 +128,8 @@ class BatchMaker:
 
     def _row(self, index: int, example: Example) -> _Row:
         config = self._config
-        prompt = self._tokenizer.prompt(example["question"])
-        prompt = prompt[-(config.max_length - config.answer_length) :]
+        whole = self._tokenizer.prompt(example["question"])
+        prompt = whole[-(config.max_length - config.answer_length) :]
         text = self._tokenizer.encode(example["answer"])
         if len(text) >= config.answer_length:
             raise DataError(
@@ -126,7 +138,7 @@ class BatchMaker:
                 f"{config.answer_length} with its end of turn"
             )
         tokens = np.array([*prompt, *text, self._tokenizer.eot_id], np.int32)
-        return _Row(tokens=tokens, prompt=len(prompt))
+        return _Row(tokens=tokens, prompt=len(prompt), truncated=len(prompt) < len(whole))
 
 
 class _HostRows:
@@ -160,7 +172,7 @@ def batches(
       DataError: the data do not fill one batch.
       SourceError: the source cannot be opened.
     """
-    source = open_source(config.source, config.split, config.data_dir)
+    source = config.open()
     if epochs is not None and epochs * len(source) < config.batch_size:
         raise DataError(
             f"{config.source} {config.split} has {len(source)} examples: expected enough for a "
@@ -190,7 +202,7 @@ def eval_batches(config: DataConfig, tokenizer: Tokenizer) -> Iterator[Batch]:
     Raises:
       SourceError: the source cannot be opened.
     """
-    source = open_source(config.source, config.split, config.data_dir)
+    source = config.open()
     make = BatchMaker(config, tokenizer, source)
     for start in range(0, len(source), config.batch_size):
         places = np.arange(start, start + config.batch_size)

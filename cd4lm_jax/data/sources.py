@@ -8,6 +8,7 @@ path/to/file.jsonl, file.json     objects with the fields "question" and "answer
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -76,7 +77,9 @@ class _TfdsSource:
         ]
 
 
-def open_source(name: str, split: str, data_dir: DataDir = None) -> Source:
+def open_source(
+    name: str, split: str, data_dir: DataDir = None, *, max_malformed: int = 0
+) -> Source:
     """Opens a split of a dataset for random access.
 
     Args:
@@ -84,12 +87,14 @@ def open_source(name: str, split: str, data_dir: DataDir = None) -> Source:
       split: a split of the dataset, or a slice of one in TFDS's notation ("train[:90%]"); not
         used for a file, which is one split.
       data_dir: where TFDS datasets live; None for TFDS's own default.
+      max_malformed: faulty records of a file that are skipped, and counted in a warning.
 
     Raises:
-      SourceError: no such dataset, split or file, or the file holds no or faulty examples.
+      SourceError: no such dataset, split or file, or the file holds no examples, or more faulty
+        ones than are skipped: the first that is too many is named.
     """
     if Path(name).suffix in (".json", ".jsonl"):
-        return _FileSource(_read_file(Path(name)))
+        return _FileSource(_read_file(Path(name), max_malformed))
     dataset, _, config = name.partition("/")
     if dataset == "gsm_mini":
         # Imported here because it takes seconds, and a JSON file needs none of it.
@@ -130,26 +135,44 @@ def _prepared_gsm8k(data_dir: DataDir) -> Any:
     return builder
 
 
-def _read_file(path: Path) -> list[Example]:
+def _read_file(path: Path, max_malformed: int) -> list[Example]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise SourceError(f"cannot read {path}: {error}") from error
-    rows = _json_rows(path, text) if path.suffix == ".json" else _jsonl_rows(path, text)
-    examples = [_example(where, row) for where, row in rows]
+    lines = path.suffix != ".json"
+    examples: list[Example] = []
+    malformed: list[SourceError] = []
+    for where, row in _lines(path, text) if lines else _entries(path, text):
+        try:
+            examples.append(_example(where, _parse(where, row) if lines else row))
+        except SourceError as error:
+            malformed.append(error)
+            if len(malformed) <= max_malformed:
+                continue
+            if not max_malformed:
+                raise
+            raise SourceError(
+                f"{error}; it is malformed record {len(malformed)} of the file, and max_malformed "
+                f"is {max_malformed}: mend the file or raise the limit"
+            ) from error
+    if malformed:
+        logging.getLogger(__name__).warning(
+            "%s: %d malformed records skipped, the first at %s", path, len(malformed), malformed[0]
+        )
     if not examples:
         raise SourceError(f"{path} is empty: expected an object with question and answer a line")
     return examples
 
 
-def _jsonl_rows(path: Path, text: str) -> Iterator[tuple[str, Any]]:
+def _lines(path: Path, text: str) -> Iterator[tuple[str, str]]:
     # Not splitlines(): that also breaks at characters JSON strings may hold.
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
-            yield f"{path}, line {number}", _parse(f"{path}, line {number}", line)
+            yield f"{path}, line {number}", line
 
 
-def _json_rows(path: Path, text: str) -> Iterator[tuple[str, Any]]:
+def _entries(path: Path, text: str) -> Iterator[tuple[str, Any]]:
     rows = _parse(str(path), text) if text.strip() else []
     if not isinstance(rows, list):
         raise SourceError(

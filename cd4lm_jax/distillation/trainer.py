@@ -199,13 +199,15 @@ class _Run:
                 Writers(self.output if main else None) as writers,
                 Progress(config.steps, label=label, quiet=not main) as progress,
             ):
-                step = int(state.step)
+                step, truncated = int(state.step), 0
                 shown: dict[str, Any] = {}
                 metrics: dict[str, jax.Array] = {}
                 stopping = cluster.Agreement(lambda: request.number, self.mesh)
                 while step < config.steps and not (config.patience and stale >= config.patience):
                     stopping.ask()
-                    batch, previous = _place(next(batches), rows), metrics
+                    read = next(batches)
+                    truncated += int(read["truncated"].sum())
+                    batch, previous = _place(read, rows), metrics
                     state, metrics = self.update(state, self.teacher, batch)
                     step += 1
                     # Waits for the step before: at most two are in flight, so the device stays
@@ -215,6 +217,8 @@ class _Run:
                         writers.write(step, metrics)
                     shown |= {name: metrics[name] for name in _SHOWN if name in metrics}
                     shown |= {"skipped": skipped} if skipped or "skipped" in shown else {}
+                    # Rows of this host, since it started, whose prompts lost their start.
+                    shown |= {"truncated": truncated} if truncated else {}
                     score = None
                     if step % config.eval_every == 0 or step == config.steps:
                         scores = self._validate(state.model)
@@ -356,7 +360,8 @@ class _Run:
 
 def _place(batch: pipeline.Batch, rows: HostRows) -> Batch:
     """The global batch of which this host has read its rows."""
-    return Batch(**jax.tree.map(rows.place, dict(batch)))
+    fields = (field.name for field in dataclasses.fields(Batch))
+    return Batch(**{name: rows.place(batch[name]) for name in fields})  # type: ignore[literal-required]
 
 
 def _tokenizer_folder(config: TrainConfig) -> str:

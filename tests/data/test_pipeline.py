@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import pathlib
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from cd4lm_jax.data.pipeline import Batch, DataConfig, DataError, batches, eval_batches
+from cd4lm_jax.data.sources import SourceError
 from cd4lm_jax.data.tokenizer import Tokenizer
 
 Config = Callable[..., DataConfig]
@@ -47,6 +49,7 @@ def test_rows_are_prompt_answer_tail_padding(config: Config, tokenizer: Tokenize
         "valid": (np.bool_, (16, 128)),
         "answer": (np.bool_, (16, 128)),
         "index": (np.int32, (16,)),
+        "truncated": (np.bool_, (16,)),
     }
     from cd4lm_jax.data.sources import open_source
 
@@ -119,9 +122,12 @@ def test_hosts_together_read_the_global_batch(
                 assert np.array_equal(part[name], batch[name][rows])  # type: ignore[literal-required]
 
 
-def test_worker_processes_make_the_same_batches(toy: DataConfig, tokenizer: Tokenizer) -> None:
+@pytest.mark.parametrize("workers", [1, 2])
+def test_worker_processes_make_the_same_batches(
+    workers: int, toy: DataConfig, tokenizer: Tokenizer
+) -> None:
     expected = _take(toy, tokenizer, 3)
-    iterator = iter(batches(dataclasses.replace(toy, workers=1), tokenizer))
+    iterator = iter(batches(dataclasses.replace(toy, workers=workers), tokenizer))
     try:
         assert all(map(_same, expected, [next(iterator) for _ in range(3)]))
     finally:
@@ -129,12 +135,26 @@ def test_worker_processes_make_the_same_batches(toy: DataConfig, tokenizer: Toke
 
 
 def test_long_prompt_loses_its_start(json_lines: Callable[..., str], tokenizer: Tokenizer) -> None:
-    source = json_lines(("many " * 50 + "pens", "#### 1"))
-    settings = DataConfig(source=source, batch_size=1, answer_length=8, max_length=28)
+    source = json_lines(("many " * 50 + "pens", "#### 1"), ("few", "#### 1"))
+    settings = DataConfig(source=source, batch_size=2, answer_length=8, max_length=28)
     (batch,) = eval_batches(settings, tokenizer)
+    assert batch["truncated"].tolist() == [True, False]
     assert batch["tokens"][0, :20].tolist() == tokenizer.prompt("many " * 50 + "pens")[-20:]
-    assert batch["valid"].all()
-    assert batch["answer"].sum() == 8
+    assert batch["valid"][0].all()
+    assert batch["answer"][0].sum() == 8
+
+
+def test_malformed_records_are_skipped_up_to_the_settings_limit(
+    toy: DataConfig, tokenizer: Tokenizer
+) -> None:
+    expected = _take(toy, tokenizer, 2)
+    path = pathlib.Path(toy.source)
+    path.write_text(path.read_text() + "{oops\n")
+    with pytest.raises(SourceError, match=r"examples\.jsonl, line 11: not JSON"):
+        _take(toy, tokenizer, 1)
+    tolerant = dataclasses.replace(toy, max_malformed=1)
+    assert all(map(_same, expected, _take(tolerant, tokenizer, 2)))
+    assert len(list(eval_batches(tolerant, tokenizer))) == 3
 
 
 def test_longest_answer_fits_and_a_longer_one_is_named(
@@ -171,7 +191,8 @@ def test_evaluation_passes_once_in_order(toy: DataConfig, tokenizer: Tokenizer) 
         ({"answer_length": 1}, "answer_length is 1: expected at least 2"),
         ({"max_length": 64}, "max_length is 64: expected more than answer_length, 64"),
         ({"batch_size": 0}, "batch_size is 0"),
-        ({"workers": -1}, "workers -1"),
+        ({"workers": -1}, "workers is -1"),
+        ({"max_malformed": -1}, "max_malformed is -1: expected at least 0"),
     ],
 )
 def test_impossible_settings(changes: dict[str, int], message: str) -> None:

@@ -59,6 +59,28 @@ def test_faulty_files(tmp_path: Path, name: str, text: str, message: str) -> Non
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize("faulty", ["{oops", "[1]", '{"question": "q"}', '{"answer": 3}'])
+def test_malformed_records_are_skipped_up_to_a_limit(
+    faulty: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(f"{_line('one')}\n{faulty}\n\n{_line('two')}\n{faulty}\n{_line('three')}\n")
+    source = open_source(str(path), "train", max_malformed=2)
+    assert [source[place]["question"] for place in range(len(source))] == ["one", "two", "three"]
+    (record,) = caplog.records
+    assert f"{path}: 2 malformed records skipped, the first at {path}, line 2:" in record.message
+    message = r"rows\.jsonl, line 5: .*it is malformed record 2 .* max_malformed is 1: mend"
+    with pytest.raises(SourceError, match=message):
+        open_source(str(path), "train", max_malformed=1)
+
+
+def test_a_file_of_nothing_but_malformed_records_is_empty(tmp_path: Path) -> None:
+    path = tmp_path / "rows.json"
+    path.write_text("[1, 2]")
+    with pytest.raises(SourceError, match=r"rows\.json is empty"):
+        open_source(str(path), "train", max_malformed=5)
+
+
 def test_missing_and_unreadable_files(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"cannot read .*none\.jsonl"):
         open_source(str(tmp_path / "none.jsonl"), "train")
