@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -37,13 +39,10 @@ def step_flops(config: TrainConfig, head_positions: int) -> float:
     return 3 * 2 * (tokens * model.num_layers * (block + scores) + head)
 
 
-def main(argv: list[str]) -> None:
-    """Times both in turn and writes the result."""
-    del argv
-    config = gsm_mini_teacher.get_config()
-    model_config, data = config.model, config.data
-    assert model_config is not None
-    key = jax.random.key(0)
+def step_of(config: TrainConfig) -> tuple[Callable[[], Any], int]:
+    """One update on a random full batch, to be called; and the positions it learns from."""
+    assert config.model is not None
+    data, key = config.data, jax.random.key(0)
     shape = (data.batch_size, data.max_length)
     answer = jnp.arange(data.max_length) >= data.max_length - data.answer_length
     batch = Batch(
@@ -53,26 +52,35 @@ def main(argv: list[str]) -> None:
         index=jnp.arange(data.batch_size),
     )
     learner = config.learner
-    state = learner.init(Transformer(model_config, key, config.execution))
+    state = learner.init(Transformer(config.model, key, config.execution))
     update = jax.jit(lambda state: learner.update(state, None, batch))
     views = learner.corruption.views(jax.random.key(0), batch.index, batch.answer)
+    return lambda: update(state), int(views.student.sum())
 
+
+def main(argv: list[str]) -> None:
+    """Times both in turn and writes the result."""
+    del argv
+    config = gsm_mini_teacher.get_config()
+    model_config, data, key = config.model, config.data, jax.random.key(0)
+    assert model_config is not None
+    step, positions = step_of(config)
     rows = data.batch_size * data.max_length
     left = jax.random.normal(key, (rows, model_config.embed_dim))
     right = jax.random.normal(key, (model_config.embed_dim, model_config.mlp_dim))
     matmul = jax.jit(lambda a, b: a @ b)
-    jax.block_until_ready((update(state), matmul(left, right)))
+    jax.block_until_ready((step(), matmul(left, right)))
 
     steps, matmuls = [], []
     for _ in range(REPEATS):
         start = time.perf_counter()
-        jax.block_until_ready(update(state))
+        jax.block_until_ready(step())
         steps.append(time.perf_counter() - start)
         start = time.perf_counter()
         jax.block_until_ready([matmul(left, right) for _ in range(20)])
         matmuls.append((time.perf_counter() - start) / 20)
 
-    flops = step_flops(config, int(views.student.sum()))
+    flops = step_flops(config, positions)
     matmul_flops = 2 * rows * model_config.embed_dim * model_config.mlp_dim
     rate = flops / statistics.median(steps)
     matmul_rate = matmul_flops / statistics.median(matmuls)
