@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from absl import flags
 
+from cd4lm_jax.runtime import cluster
 from cd4lm_jax.runtime.config import ConfigError, describe, nearest, override, validate
 from cd4lm_jax.runtime.interrupt import Interrupted
 
@@ -85,7 +86,7 @@ def run(
         sys.exit(main(*arguments) or 0)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        sys.exit(130)
+        cluster.leave(130)
     except Interrupted as stop:
         print(stop, file=sys.stderr)
         sys.exit(stop.exit_code)
@@ -94,7 +95,7 @@ def run(
             traceback.print_exc()
         else:
             print(f"error: {_one_line(error)}", file=sys.stderr)
-        sys.exit(failure)
+        cluster.leave(failure)
 
 
 def given(flag: flags.FlagHolder[str | None]) -> str:
@@ -199,7 +200,8 @@ def _help(main: Callable[..., Any], config_class: type[DataclassInstance]) -> st
     module = sys.modules[main.__module__]
     spec = getattr(module, "__spec__", None)
     # absl files the flags of the module that is run under the name of the program.
-    names = [__name__, module.__name__, sys.argv[0]]
+    shared = [used.__name__ for used in vars(module).values() if inspect.ismodule(used)]
+    names = [*shared, module.__name__, sys.argv[0]]
     by_module = flags.FLAGS.flags_by_module_dict()
     own = {flag.name: flag for name in names for flag in by_module.get(name, [])}
     lines = [

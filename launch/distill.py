@@ -2,13 +2,14 @@
 
     python -m launch.distill --config=experiments/configs/gsm_mini.py
 
-Started again with the same output folder, it continues where it stopped.
+Started again with the same output folder, it continues where it stopped. On a cluster, the same
+command runs on every host; the output folder is one that they share.
 """
 
 from __future__ import annotations
 
-from cd4lm_jax.distillation.trainer import TrainConfig, train
-from launch import common
+from cd4lm_jax.distillation.trainer import TrainConfig
+from launch import common, training
 
 
 def main(config: TrainConfig) -> None:
@@ -18,8 +19,7 @@ def main(config: TrainConfig) -> None:
             "this config names no teacher, so there is nothing to distil; set config.teacher, or "
             "use launch.pretrain to train on text alone"
         )
-    result = train(config)
-    print(f"validation loss {result.best_loss:.4f} at step {result.best_step}: {result.folder}")
+    training.run(config)
 
 
 if __name__ == "__main__":

@@ -2,19 +2,19 @@
 
     python -m launch.pretrain --config=experiments/configs/gsm_mini_teacher.py
 
-Started again with the same output folder, it continues where it stopped.
+Started again with the same output folder, it continues where it stopped. On a cluster, the same
+command runs on every host; the output folder is one that they share.
 """
 
 from __future__ import annotations
 
-from cd4lm_jax.distillation.trainer import TrainConfig, train
-from launch import common
+from cd4lm_jax.distillation.trainer import TrainConfig
+from launch import common, training
 
 
 def main(config: TrainConfig) -> None:
     """Trains and says where the model is."""
-    result = train(config)
-    print(f"validation loss {result.best_loss:.4f} at step {result.best_step}: {result.folder}")
+    training.run(config)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import pathlib
 import tempfile
 import time
 
-from absl import app, flags
+from absl import app, flags, logging
 
 from cd4lm_jax.data.sources import open_source
 from cd4lm_jax.distillation.trainer import TrainConfig
@@ -44,19 +44,27 @@ def soak_config(folder: pathlib.Path) -> TrainConfig:
     )
 
 
+def _uninterrupted(config: TrainConfig, folder: pathlib.Path) -> float:
+    """Runs from start to end; returns its seconds."""
+    began = time.monotonic()
+    process = crashes.start(config, folder)
+    _, errors = process.communicate()
+    if process.returncode:
+        raise RuntimeError(f"the uninterrupted run failed: {errors}")
+    return time.monotonic() - began
+
+
 def main(argv: list[str]) -> None:
     """Runs once undisturbed, then with kills; writes the result."""
     del argv
+    logging.set_verbosity(logging.WARNING)
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         config = soak_config(folder)
+        _uninterrupted(dataclasses.replace(config, output=str(folder / "first")), folder)
+        # Once more, with what was compiled for the first: so fast are the runs that are killed.
         whole = dataclasses.replace(config, output=str(folder / "whole"))
-        began = time.monotonic()
-        process = crashes.start(whole, folder)
-        _, errors = process.communicate()
-        seconds = time.monotonic() - began
-        if process.returncode:
-            raise RuntimeError(f"the uninterrupted run failed: {errors}")
+        seconds = _uninterrupted(whole, folder)
         print(f"uninterrupted: {seconds:.1f} s", flush=True)
         outcome = crashes.kill_repeatedly(
             config,

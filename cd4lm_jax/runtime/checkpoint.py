@@ -59,11 +59,12 @@ def save_tree(path: str | os.PathLike[str], tree: Tree) -> None:
       OSError: the disk is full or `path` cannot be written; what was there stays.
     """
     if not cluster.is_main():
-        ocp.save(cluster.from_main(None), tree, overwrite=True)
+        ocp.save(cluster.from_main(None), tree)
         cluster.wait_for_all("tree saved")
         return
     with atomic_folder(path) as folder, _storage_errors(path):
-        ocp.save(cluster.from_main(str(folder.absolute())), tree, overwrite=True)
+        folder.rmdir()  # orbax makes it; hosts that overwrite wait for each other in vain
+        ocp.save(cluster.from_main(str(folder.absolute())), tree)
         # Orbax notes where it wrote: a temporary folder, on a machine that readers do not have.
         for note in folder.rglob("commit_success.txt"):
             note.write_text("Checkpoint commit was successful.")

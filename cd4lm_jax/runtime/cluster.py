@@ -5,13 +5,111 @@ On one host everything here is free: nothing is started and nothing is waited fo
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import ctypes
+import dataclasses
+import os
+import re
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from cd4lm_jax.runtime.interrupt import Interrupted
+
+BEAT_SECONDS = 1.0
+_BEATS, _FAILED = "cd4lm_jax/beat/", "cd4lm_jax/failed/"
+# How messages of XLA's runtime begin, such as gloo's "UNKNOWN: ... Connection closed by peer".
+_STATUS = re.compile(
+    r"(UNKNOWN|UNAVAILABLE|INTERNAL|ABORTED|CANCELLED|DEADLINE_EXCEEDED|DATA_LOSS|"
+    r"FAILED_PRECONDITION)\b"
+)
+_abandoned = False
+
+
+class ClusterError(ValueError):
+    """The hosts cannot be joined; one line."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClusterConfig:
+    """How this process finds the others; what is None is found in the environment.
+
+    Slurm, Kubernetes (with the `kubernetes` package) and Cloud TPU tell all of it.
+
+    Attributes:
+        coordinator_address: `host:port` of process 0, the port a free one.
+        num_processes: processes in all; 1 starts nothing, whatever the environment says.
+        process_id: this one's number, from 0.
+        local_device_ids: the devices of this host that this process takes.
+        timeout: seconds without a sign of life after which a host counts as dead, and all others
+            end.
+    """
+
+    coordinator_address: str | None = None
+    num_processes: int | None = None
+    process_id: int | None = None
+    local_device_ids: tuple[int, ...] | None = None
+    timeout: int = 60
+
+    def __post_init__(self) -> None:
+        if self.timeout < 5 * BEAT_SECONDS:
+            raise ClusterError(f"timeout={self.timeout} s; give 5 or more, a slow host is not dead")
+
+
+@contextlib.contextmanager
+def joined(config: ClusterConfig = ClusterConfig()) -> Iterator[None]:
+    """Within it this process is one of a cluster, if it was told so or runs in one.
+
+    To be entered before jax has looked for devices. A host that dies, hangs up or fails ends the
+    others: within the timeout each says in one line which it was and exits with 1. After an
+    error the process must end with :func:`leave`.
+
+    Raises:
+        ClusterError: the settings do not fit each other or the others cannot be reached.
+    """
+    if not _start(config):
+        yield
+        return
+    watch = _Watch(config.timeout)
+    watch.start()
+    try:
+        yield
+    except (Interrupted, SystemExit):
+        watch.stop()  # all hosts agreed to stop
+        jax.distributed.shutdown()
+        raise
+    except BaseException as error:
+        global _abandoned
+        _abandoned = True
+        if _STATUS.match(str(error)):
+            # A broken connection, of which the watch will know more, in words that say whose.
+            time.sleep(config.timeout + 3 * BEAT_SECONDS)
+        watch.tell(str(error) or type(error).__name__)
+        if not isinstance(error, ValueError | OSError | KeyboardInterrupt):
+            traceback.print_exc()
+            leave(1)
+        raise
+    watch.stop()
+    jax.distributed.shutdown()
+
+
+def leave(code: int) -> NoReturn:
+    """Exits; after a failure on a cluster without waiting for the others, who cannot come."""
+    if _abandoned:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def is_main() -> bool:
@@ -65,3 +163,107 @@ class Agreement:
     def answer(self) -> int:
         """What all hosts agreed on; on one host what it says at this moment."""
         return self._says() if self._answer is None else int(self._answer)
+
+
+def _start(config: ClusterConfig) -> bool:
+    """Joins the cluster there is; False on one host."""
+    if config.num_processes == 1:
+        return False
+    given: dict[str, Any] = {
+        "coordinator_address": config.coordinator_address,
+        "num_processes": config.num_processes,
+        "process_id": config.process_id,
+        "local_device_ids": config.local_device_ids,
+    }
+    # jax's own handling of SIGTERM, which would take the signal away from ours.
+    jax.config.update("jax_enable_preemption_service", False)
+    try:
+        jax.distributed.initialize(
+            **given,
+            # The watch speaks first; this is for when process 0, which it asks, has vanished.
+            heartbeat_timeout_seconds=2 * config.timeout,
+            shutdown_timeout_seconds=2 * config.timeout,
+        )
+    except (ValueError, TypeError, RuntimeError) as error:
+        alone = "coordinator_address should be defined" in str(error)
+        if alone and all(value is None for value in given.values()):
+            return False
+        raise ClusterError(
+            f"cannot join a cluster: {str(error).splitlines()[0]} Give coordinator_address "
+            "(host:port of process 0), num_processes and process_id, or num_processes=1 to run "
+            "on this host alone"
+        ) from error
+    return True
+
+
+class _Watch:
+    """Tells the other hosts that this one lives, and ends it when one of them does not."""
+
+    def __init__(self, timeout: float) -> None:
+        # The store that jax's processes share has no public name; orbax uses it by this one.
+        from jax._src import distributed
+
+        self._client: Any = distributed.global_state.client
+        self._me = distributed.global_state.process_id
+        self._timeout = timeout
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+
+    def start(self) -> None:
+        """Begins to watch."""
+        # When process 0 is gone jax aborts; C's abort, which Python's handlers never see.
+        self._on_abort = ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda _: self._lost_main())
+        ctypes.CDLL(None).signal(signal.SIGABRT, self._on_abort)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends the watch; nobody counts as dead any more."""
+        self._stopping.set()
+        self._thread.join()
+        self._client.key_value_set(f"{_FAILED}{self._me}", "", allow_overwrite=True)
+
+    def tell(self, message: str) -> None:
+        """Lets the other hosts end, with this reason."""
+        self._stopping.set()
+        line = message.splitlines()[0]
+        self._client.key_value_set(f"{_FAILED}{self._me}", line, allow_overwrite=True)
+        if self._me == 0:
+            time.sleep(3 * BEAT_SECONDS)  # what the others read goes with this process
+
+    def _run(self) -> None:
+        seen: dict[str, tuple[str, float]] = {}
+        beat = 0
+        while not self._stopping.wait(BEAT_SECONDS):
+            beat += 1
+            try:
+                self._client.key_value_set(f"{_BEATS}{self._me}", str(beat), allow_overwrite=True)
+                beats = self._client.key_value_dir_get(_BEATS)
+                failed = dict(self._client.key_value_dir_get(_FAILED))
+            except Exception:
+                self._lost_main()
+            now = time.monotonic()
+            for key, message in failed.items():
+                if message and not self._stopping.is_set():
+                    self._end(f"host {key.removeprefix(_FAILED)} failed: {message}")
+            for key, value in beats:
+                if seen.get(key, ("", 0.0))[0] != value:
+                    seen[key] = value, now
+                late = now - seen[key][1] > self._timeout
+                host = key.removeprefix(_BEATS)
+                if late and f"{_FAILED}{host}" not in failed and not self._stopping.is_set():
+                    self._end(
+                        f"host {host} died or cannot be reached: no sign of life for "
+                        f"{self._timeout} s"
+                    )
+
+    def _lost_main(self) -> None:
+        if not self._stopping.is_set():
+            self._end("host 0, which holds the cluster together, died or cannot be reached")
+
+    def _end(self, reason: str) -> NoReturn:
+        print(
+            f"error: {reason}; start the run again, it continues from its last checkpoint",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(1)
