@@ -7,15 +7,14 @@ Random weights, for time does not depend on them; answers of a chosen length are
 that follows (infilling). Ratios within one run, medians of several. Metrics:
 
 loop_overhead_{3.7m,36m}_b{1,8}  a pass of the compiled loop over a jitted forward, the same head
-                                 window, one token a pass
+                                 window
 dual_speedup_36m                 wall clock of cache none over dual, prompt 128, 256 generated,
-                                 block 32, batch 1, one token a pass
-dual_speedup_36m_4_a_pass        the same with four tokens a pass: more blocks entered a pass
-dual_agreement_36m               share of equal tokens, dual and none, one token a pass
+                                 block 32, batch 1, four tokens a pass
+dual_agreement_36m               share of equal tokens there
 dual_accuracy_loss_gsm_mini      percentage points that dual costs the bundled teacher under CAD
 batch8_dual_gain_3.7m            tokens a second of 8 ragged prompts at once over one at a time
 queue_gain                       wall clock of 64 prompts in fixed batches of 8 over one queue of
-                                 8 slots; answers of 8 to 256 tokens, 3.7m
+                                 8 slots; answers of 8 to 256 tokens, four a pass, dual, 3.7m
 compiles_for_20_thresholds       compilations of the loop
 llada_8b_ms_{none,dual}          a pass at LLaDA-8B's shape, bfloat16; llada_8b_floor_ms: its
                                  weight bytes over the measured copy bandwidth
@@ -23,7 +22,9 @@ llada_8b_ms_{none,dual}          a pass at LLaDA-8B's shape, bfloat16; llada_8b_
 
 from __future__ import annotations
 
+import functools
 import statistics
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -34,7 +35,7 @@ from absl import app, flags
 
 import cd4lm_jax as cd
 from cd4lm_jax.data.sources import open_source
-from cd4lm_jax.decoding import batch, canvas, decoder
+from cd4lm_jax.decoding import batch, cache, canvas, decoder
 from cd4lm_jax.decoding.options import DecodeOptions
 from cd4lm_jax.evaluation import scoring
 from cd4lm_jax.model.config import ModelConfig, llada_8b
@@ -102,23 +103,47 @@ def queue_of(config: ModelConfig, prompts: list[int], lengths: list[int], gen: i
     )
 
 
-def decode(model: Transformer, queue: canvas.Queue, slots: int, **options: Any) -> Any:
-    """The compiled loop with a fixed number of tokens a pass, as a call to be timed."""
-    gen = queue.masked.shape[1]
-    per_pass = options.pop("per_pass", 1)
-    settings = DecodeOptions(gen_length=gen, block_length=BLOCK, stop_at_eos=False, **options)
-    rule = cd.FixedStep(steps=gen // per_pass)
-    shape = settings.shape(model.config)
-    return lambda: decoder.run(model, queue, rule, settings.limits, shape=shape, slots=slots)
+class Timed:
+    """The compiled loop with a fixed number of tokens a pass, to be called and timed."""
+
+    def __init__(
+        self,
+        model: Transformer,
+        queue: canvas.Queue,
+        slots: int,
+        *,
+        per_pass: int,
+        cache: cache.Mode = "none",
+    ) -> None:
+        gen = queue.masked.shape[1]
+        options = DecodeOptions(gen_length=gen, block_length=BLOCK, stop_at_eos=False, cache=cache)
+        self._queue = queue
+        self._run = functools.partial(
+            decoder.run,
+            model,
+            rule=cd.FixedStep(steps=gen // per_pass),
+            limits=options.limits,
+            shape=options.shape(model.config),
+            slots=slots,
+        )
+        # An empty queue: the loop compiles and ends at once.
+        jax.block_until_ready(self._run(queue._replace(pending=jnp.int32(0))))
+
+    def __call__(self) -> canvas.Results:
+        """Decodes the queue."""
+        return jax.block_until_ready(self._run(self._queue))
 
 
 def in_turn(*calls: Callable[[], Any]) -> list[list[float]]:
     """Seconds of each call, all of them measured in turn."""
-    for call in calls:
-        jax.block_until_ready(call())
-    rounds = [
-        [results.seconds(call, repeats=1)[0] for call in calls] for _ in range(_REPEATS.value)
-    ]
+    rounds = []
+    for _ in range(_REPEATS.value):
+        times = []
+        for call in calls:
+            start = time.perf_counter()
+            call()
+            times.append(time.perf_counter() - start)
+        rounds.append(times)
     return [list(times) for times in zip(*rounds, strict=True)]
 
 
@@ -129,45 +154,37 @@ def ratio(above: list[float], below: list[float]) -> float:
 
 def loop_overhead(metrics: dict[str, float], spreads: dict[str, Any]) -> None:
     """A pass of the loop beside a forward with the same window."""
-    gen, forwards = 4 * BLOCK, 32
+    gen, passes = 4 * BLOCK, 8
+    forward = jax.jit(Transformer.__call__)
     for size, (config, positions) in SIZES.items():
         model = random_model(config)
         for rows in (1, 8):
             queue = queue_of(config, [positions - gen] * rows, [gen] * rows, gen)
+            queue = queue._replace(budget=jnp.full(rows, passes, jnp.int32))
             window = Window(start=jnp.full(rows, positions - gen), length=BLOCK)
-            forward = jax.jit(Transformer.__call__)
+            inputs = (model, queue.tokens, queue.valid, window)
 
-            def forwarded(
-                model: Transformer = model,
-                queue: canvas.Queue = queue,
-                window: Window = window,
-                forward: Any = forward,
-            ) -> Any:
-                for _ in range(forwards):
-                    jax.block_until_ready(forward(model, queue.tokens, queue.valid, window))
+            def forwarded(inputs: Any = inputs) -> None:
+                for _ in range(passes):
+                    jax.block_until_ready(forward(*inputs))
 
-            loop, plain = in_turn(decode(model, queue, rows), forwarded)
-            passes = [seconds / gen for seconds in loop]
-            single = [seconds / forwards for seconds in plain]
+            forwarded()
+            loop, plain = in_turn(Timed(model, queue, rows, per_pass=1), forwarded)
             name = f"loop_overhead_{size}_b{rows}"
-            metrics[name] = ratio(passes, single)
-            spreads[name] = {"pass": results.spread(passes), "forward": results.spread(single)}
+            metrics[name] = ratio(loop, plain)
+            spreads[name] = {"loop": results.spread(loop), "forward": results.spread(plain)}
 
 
 def dual(metrics: dict[str, float], spreads: dict[str, Any]) -> None:
     """The cache beside none."""
     model, gen = random_model(LARGE), 8 * BLOCK
     queue = queue_of(LARGE, [128], [gen], gen)
-    for name, per_pass in (("dual_speedup_36m", 1), ("dual_speedup_36m_4_a_pass", 4)):
-        calls = [
-            decode(model, queue, 1, cache=kind, per_pass=per_pass) for kind in ("none", "dual")
-        ]
-        none, cached = in_turn(*calls)
-        metrics[name] = ratio(none, cached)
-        spreads[name] = {"none": results.spread(none), "dual": results.spread(cached)}
-        if per_pass == 1:
-            exact, approximate = (np.asarray(call().tokens) for call in calls)
-            metrics["dual_agreement_36m"] = float((exact == approximate).mean())
+    exact = Timed(model, queue, 1, per_pass=4)
+    approximate = Timed(model, queue, 1, per_pass=4, cache="dual")
+    none, cached = in_turn(exact, approximate)
+    metrics["dual_speedup_36m"] = ratio(none, cached)
+    metrics["dual_agreement_36m"] = float((exact().tokens == approximate().tokens).mean())
+    spreads["dual_speedup_36m"] = {"none": results.spread(none), "dual": results.spread(cached)}
 
     settings = gsm_mini_eval.get_config()
     teacher = cd.load(settings.teacher)
@@ -194,7 +211,9 @@ def batches(metrics: dict[str, float], spreads: dict[str, Any]) -> None:
     """Rows at once beside rows one by one, and a queue beside fixed batches."""
     model, gen = random_model(SMALL), 4 * BLOCK
     queue = queue_of(SMALL, [16, 24, 32, 40, 48, 56, 64, 72], [gen] * 8, gen)
-    one, eight = in_turn(*(decode(model, queue, slots, cache="dual") for slots in (1, 8)))
+    one, eight = in_turn(
+        *(Timed(model, queue, slots, per_pass=1, cache="dual") for slots in (1, 8))
+    )
     metrics["batch8_dual_gain_3.7m"] = ratio(one, eight)
     spreads["batch8_dual_gain_3.7m"] = {"1": results.spread(one), "8": results.spread(eight)}
 
@@ -204,8 +223,9 @@ def batches(metrics: dict[str, float], spreads: dict[str, Any]) -> None:
         jax.tree.map(lambda leaf, at=at: leaf[at : at + 8] if leaf.ndim else jnp.int32(8), long)
         for at in range(0, 64, 8)
     ]
-    calls = [decode(model, part, 8) for part in parts]
-    fixed, queued = in_turn(lambda: [call() for call in calls], decode(model, long, 8))
+    calls = [Timed(model, part, 8, per_pass=4, cache="dual") for part in parts]
+    queued_call = Timed(model, long, 8, per_pass=4, cache="dual")
+    fixed, queued = in_turn(lambda: [call() for call in calls], queued_call)
     metrics["queue_gain"] = ratio(fixed, queued)
     spreads["queue_gain"] = {"batches": results.spread(fixed), "queue": results.spread(queued)}
 
@@ -226,8 +246,9 @@ def large(
     """Milliseconds a pass in bfloat16 beside the floor: every weight read once."""
     model, gen = random_model(config, "bfloat16"), 8 * BLOCK
     queue = queue_of(config, [128], [gen], gen)
-    none, cached = in_turn(*(decode(model, queue, 1, cache=kind) for kind in ("none", "dual")))
-    for kind, times in (("none", none), ("dual", cached)):
+    modes: tuple[cache.Mode, ...] = ("none", "dual")
+    timed = in_turn(*(Timed(model, queue, 1, per_pass=1, cache=mode) for mode in modes))
+    for kind, times in zip(modes, timed, strict=True):
         milliseconds = [1000 * seconds / gen for seconds in times]
         metrics[f"{name}_ms_{kind}"] = statistics.median(milliseconds)
         spreads[f"{name}_ms_{kind}"] = results.spread(milliseconds)
