@@ -9,16 +9,20 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
+from jax.sharding import Mesh, NamedSharding
 from optax import contrib
 
 from cd4lm_jax.corruption import masking
 from cd4lm_jax.distillation import objective as objectives
 from cd4lm_jax.distillation.curriculum import LambdaCurriculum
-from cd4lm_jax.model.transformer import Transformer, logical_axes
-from cd4lm_jax.runtime.sharding import constrain
+from cd4lm_jax.model import lora
+from cd4lm_jax.model.lora import LoraConfig
+from cd4lm_jax.model.transformer import Transformer
+from cd4lm_jax.runtime.sharding import LogicalAxes, constrain, spec
 from cd4lm_jax.runtime.trees import leaf_name
 
 Metrics = dict[str, jax.Array]
+Trained = Transformer | lora.Adapters
 
 _EVALUATION = 2**32 - 1
 """Stands for the step in the keys of evaluation masks; no run is that long."""
@@ -61,6 +65,10 @@ class OptimizerConfig:
         weight_decay: decoupled, on every parameter, as published.
         clip_norm: global gradient norm above which gradients are scaled down.
         b1, b2: moment decays.
+        moments: what AdamW's are held in. ``float32``: 8 bytes a parameter. ``bfloat16``: the
+            first one in bfloat16, 6 bytes. ``factored``: besides, the second one as its row and
+            column means (Adafactor, 1804.04235), about 2 bytes; it decays as published there, by
+            ``1 - step**-0.8``, and updates are clipped to a root mean square of 1.
     """
 
     algorithm: Literal["adamw", "muon"] = "adamw"
@@ -71,6 +79,14 @@ class OptimizerConfig:
     clip_norm: float = 1.0
     b1: float = 0.9
     b2: float = 0.999
+    moments: Literal["float32", "bfloat16", "factored"] = "float32"
+
+    def __post_init__(self) -> None:
+        if self.moments == "factored" and self.algorithm != "adamw":
+            raise ValueError(
+                f"optimizer.moments=factored is of AdamW; {self.algorithm} has no second moment of "
+                "the kernels: give moments=bfloat16, or algorithm=adamw"
+            )
 
     def learning_rate_at(self, total_steps: int) -> optax.Schedule:
         """The schedule over ``total_steps`` updates."""
@@ -86,6 +102,7 @@ class OptimizerConfig:
     def build(self, total_steps: int) -> optax.GradientTransformation:
         """Clipping, then the algorithm."""
         rate = self.learning_rate_at(total_steps)
+        first = None if self.moments == "float32" else jnp.bfloat16
         if self.algorithm == "muon":
             transform = contrib.muon(
                 rate,
@@ -95,9 +112,20 @@ class OptimizerConfig:
                 adam_weight_decay=self.weight_decay,
                 consistent_rms=_ADAMW_UPDATE_RMS,
                 muon_weight_dimension_numbers=_muon_dimensions,
+                mu_dtype=first,
+            )
+        elif self.moments == "factored":
+            transform = optax.chain(
+                optax.scale_by_factored_rms(),
+                optax.clip_by_block_rms(1.0),
+                optax.ema(self.b1, accumulator_dtype=first),
+                optax.add_decayed_weights(self.weight_decay),
+                optax.scale_by_learning_rate(rate),
             )
         else:
-            transform = optax.adamw(rate, b1=self.b1, b2=self.b2, weight_decay=self.weight_decay)
+            transform = optax.adamw(
+                rate, b1=self.b1, b2=self.b2, weight_decay=self.weight_decay, mu_dtype=first
+            )
         return optax.chain(optax.clip_by_global_norm(self.clip_norm), transform)
 
 
@@ -113,17 +141,17 @@ class TrainState(NamedTuple):
     Attributes:
         step: int32, updates tried (one a batch), counted from 0.
         bad_steps: int32, updates skipped in a row because loss or gradient was not finite.
-        model: parameters in float32.
+        model: what is trained, in float32: all parameters, or adapters of a frozen base.
         optimizer: optax state.
     """
 
     step: jax.Array
     bad_steps: jax.Array
-    model: Transformer
+    model: Trained
     optimizer: Any
 
     @classmethod
-    def create(cls, model: Transformer, optimizer: optax.GradientTransformation) -> TrainState:
+    def create(cls, model: Trained, optimizer: optax.GradientTransformation) -> TrainState:
         """A state before its first update."""
         # Two arrays, not one twice: a buffer can be donated only once.
         step, bad_steps = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)
@@ -143,6 +171,7 @@ class Learner:
         seed: of the masks.
         accumulate: parts that a batch is worked off in, one after the other, to save memory; the
             update is that of the whole batch.
+        lora: trains adapters of a frozen base instead of all parameters.
     """
 
     corruption: masking.Corruption
@@ -152,6 +181,7 @@ class Learner:
     total_steps: int
     seed: int
     accumulate: int = 1
+    lora: LoraConfig | None = None
 
     def __post_init__(self) -> None:
         if self.accumulate < 1:
@@ -163,8 +193,27 @@ class Learner:
             )
 
     def init(self, model: Transformer) -> TrainState:
-        """A fresh state around ``model``."""
-        return TrainState.create(model, self.optimizer.build(self.total_steps))
+        """A fresh state around ``model``, or with LoRA of fresh adapters of it."""
+        trained: Trained = model
+        if self.lora is not None:
+            trained = lora.create(self.lora, model, jax.random.key(self.seed))
+        return TrainState.create(trained, self.optimizer.build(self.total_steps))
+
+    def student(self, trained: Trained, base: Transformer | None) -> Transformer:
+        """The model that is trained: with LoRA, ``base`` with its adapters on."""
+        if isinstance(trained, Transformer):
+            return trained
+        assert self.lora is not None  # what `init` made adapters by
+        assert base is not None  # the caller's to give with LoRA
+        return lora.attach(self.lora, base, trained)
+
+    def merged(self, trained: Trained, base: Transformer | None) -> Transformer:
+        """The model that was trained as an ordinary one, to be exported."""
+        if isinstance(trained, Transformer):
+            return trained
+        assert self.lora is not None
+        assert base is not None
+        return lora.merge(self.lora, base, trained)
 
     def loss(
         self,
@@ -183,21 +232,22 @@ class Learner:
 
     def loss_and_gradient(
         self,
-        model: Transformer,
+        trained: Trained,
         teacher: Transformer | None,
         batch: Batch,
         key: jax.Array,
         lam: jax.Array,
-    ) -> tuple[objectives.Terms, Transformer]:
+        base: Transformer | None = None,
+    ) -> tuple[objectives.Terms, Trained]:
         """Loss terms of a batch under the masks that ``key`` draws, and the gradient."""
         views = self.corruption.views(key, batch.index, batch.answer)
 
-        def part(batch: Batch, views: masking.Views) -> tuple[objectives.Terms, Transformer]:
-            def total(model: Transformer) -> tuple[jax.Array, objectives.Terms]:
-                terms = self.loss(model, teacher, batch, views, lam)
+        def part(batch: Batch, views: masking.Views) -> tuple[objectives.Terms, Trained]:
+            def total(trained: Trained) -> tuple[jax.Array, objectives.Terms]:
+                terms = self.loss(self.student(trained, base), teacher, batch, views, lam)
                 return terms.total, terms
 
-            gradient, terms = jax.grad(total, has_aux=True)(model)
+            gradient, terms = jax.grad(total, has_aux=True)(trained)
             return terms, gradient
 
         if self.accumulate == 1:
@@ -229,12 +279,23 @@ class Learner:
         return dealt.swapaxes(0, 1)
 
     def update(
-        self, state: TrainState, teacher: Transformer | None, batch: Batch
+        self,
+        state: TrainState,
+        teacher: Transformer | None,
+        batch: Batch,
+        base: Transformer | None = None,
     ) -> tuple[TrainState, Metrics]:
-        """One update. A loss or gradient that is not finite changes nothing and is counted."""
+        """One update. A loss or gradient that is not finite changes nothing and is counted.
+
+        Args:
+            state: what changes; may be donated.
+            teacher: frozen; None to learn from the text alone.
+            batch: of any number of rows.
+            base: what adapters are of, with LoRA; may be the teacher itself.
+        """
         key = jax.random.fold_in(jax.random.key(self.seed), state.step)
         lam = self.curriculum(state.step, self.total_steps)
-        terms, gradient = self.loss_and_gradient(state.model, teacher, batch, key, lam)
+        terms, gradient = self.loss_and_gradient(state.model, teacher, batch, key, lam, base)
         norm = optax.tree.norm(gradient)
         finite = jnp.isfinite(terms.total) & jnp.isfinite(norm)
         optimizer = self.optimizer.build(self.total_steps)
@@ -261,21 +322,43 @@ class Learner:
         )
         return state, metrics
 
-    def evaluate(self, model: Transformer, teacher: Transformer | None, batch: Batch) -> Metrics:
+    def evaluate(
+        self,
+        trained: Trained,
+        teacher: Transformer | None,
+        batch: Batch,
+        base: Transformer | None = None,
+    ) -> Metrics:
         """Loss terms of a validation batch, under masks and a lambda that never change."""
         key = jax.random.fold_in(jax.random.key(self.seed), _EVALUATION)
         lam = jnp.float32(self.curriculum.final)
         views = self.corruption.views(key, batch.index, batch.answer)
-        terms = self.loss(model, teacher, batch, views, lam)
+        terms = self.loss(self.student(trained, base), teacher, batch, views, lam)
         metrics = {"loss": terms.total, "ce": terms.ce}
         return metrics | ({"kl": terms.kl} if teacher is not None else {})
 
 
-def _as_parameters(gradient: Transformer) -> Transformer:
+def placed(mesh: Mesh, state: TrainState) -> TrainState:
+    """The shapes of a state with their shardings on ``mesh``: moments lie as what they are of."""
+
+    def place(path: Any, leaf: Any) -> jax.ShapeDtypeStruct:
+        sharding = NamedSharding(mesh, spec(_axes(path, leaf)))
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    return jax.tree_util.tree_map_with_path(place, state)
+
+
+def _axes(path: Any, leaf: Any) -> LogicalAxes:
+    """Logical axes of a leaf of a state; what is no parameter's size is on every device."""
+    axes = lora.logical_axes(leaf_name(path))
+    return axes if len(axes) == leaf.ndim else ()
+
+
+def _as_parameters(gradient: Trained) -> Trained:
     """``gradient`` split over the mesh as the parameters are, which XLA would not see to."""
 
     def pin(path: Any, leaf: jax.Array) -> jax.Array:
-        return constrain(leaf, logical_axes(leaf_name(path)))
+        return constrain(leaf, _axes(path, leaf))
 
     return jax.tree_util.tree_map_with_path(pin, gradient)
 

@@ -14,18 +14,26 @@ import pathlib
 from typing import Any
 
 import jax
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 
 from cd4lm_jax.corruption.masking import Corruption
 from cd4lm_jax.data import pipeline
 from cd4lm_jax.data.tokenizer import Tokenizer
 from cd4lm_jax.distillation.curriculum import LambdaCurriculum
 from cd4lm_jax.distillation.objective import Objective
-from cd4lm_jax.distillation.step import Batch, Learner, OptimizerConfig, TrainState
+from cd4lm_jax.distillation.step import (
+    Batch,
+    Learner,
+    OptimizerConfig,
+    Trained,
+    TrainState,
+    placed,
+)
 from cd4lm_jax.model.config import ModelConfig
 from cd4lm_jax.model.folder import abstract_model, write_model
 from cd4lm_jax.model.loading import load_config, load_model
-from cd4lm_jax.model.transformer import Execution, Transformer, logical_axes
+from cd4lm_jax.model.lora import LoraConfig
+from cd4lm_jax.model.transformer import Execution, Transformer
 from cd4lm_jax.runtime import cluster, files
 from cd4lm_jax.runtime.checkpoint import DamagedError, RunCheckpoints
 from cd4lm_jax.runtime.config import config_to_json, to_plain
@@ -33,8 +41,8 @@ from cd4lm_jax.runtime.interrupt import Interrupted, stop_requests
 from cd4lm_jax.runtime.mesh import MeshConfig, make_mesh
 from cd4lm_jax.runtime.metrics import Writers
 from cd4lm_jax.runtime.progress import Progress
-from cd4lm_jax.runtime.sharding import HostRows, spec
-from cd4lm_jax.runtime.trees import leaf_name, named_leaves, with_leaves
+from cd4lm_jax.runtime.sharding import HostRows
+from cd4lm_jax.runtime.trees import named_leaves, with_leaves
 
 CONFIG_FILE = "config.json"
 MODEL_FOLDER = "model"
@@ -62,7 +70,10 @@ class TrainConfig:
         model: architecture of a fresh model; None with ``init``.
         tokenizer: folder of a fresh model's tokenizer; None takes that of ``init``.
         teacher: model folder of the frozen teacher; None trains on the text alone.
-        teacher_dtype: what the teacher's weights are held and computed in.
+        teacher_dtype: what the teacher's weights, and with LoRA the base's, are held and computed
+            in.
+        lora: trains adapters of a frozen ``init``; the teacher, if it is the same folder, is the
+            base with its adapters off, so there is no second copy. None trains all parameters.
         corruption, objective, curriculum, optimizer: how the student learns.
         data: what it is trained on.
         validation: what it is judged by.
@@ -85,6 +96,7 @@ class TrainConfig:
     tokenizer: str | None = None
     teacher: str | None = None
     teacher_dtype: str = "float32"
+    lora: LoraConfig | None = None
     corruption: Corruption = Corruption()
     objective: Objective = Objective()
     curriculum: LambdaCurriculum = LambdaCurriculum()
@@ -108,6 +120,11 @@ class TrainConfig:
             )
         if self.model is not None and self.tokenizer is None:
             raise TrainingError("a fresh model needs tokenizer, the folder of its tokenizer")
+        if self.lora is not None and self.init is None:
+            raise TrainingError(
+                "lora adapts a model that is there: give init, its folder, or lora=none to train a "
+                "fresh model"
+            )
         for name in ("steps", "log_every", "eval_every", "max_bad_steps"):
             if getattr(self, name) < 1:
                 raise TrainingError(f"{name}={getattr(self, name)}; give 1 or more")
@@ -125,6 +142,7 @@ class TrainConfig:
             total_steps=self.steps,
             seed=self.seed,
             accumulate=self.accumulate,
+            lora=self.lora,
         )
 
 
@@ -170,7 +188,10 @@ class _Run:
         self.config, self.mesh = config, mesh
         self.output = pathlib.Path(config.output)
         self.tokenizer = Tokenizer.load(_tokenizer_folder(config))
-        self.teacher = self._load(config.teacher, config.teacher_dtype) if config.teacher else None
+        self.base = self._load(config.init or "", config.teacher_dtype) if config.lora else None
+        self.teacher = self.base if config.teacher == config.init else None
+        if config.teacher is not None and self.teacher is None:
+            self.teacher = self._load(config.teacher, config.teacher_dtype)
         learner = config.learner
         abstract = self._abstract_state()
         self.shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
@@ -208,7 +229,7 @@ class _Run:
                     read = next(batches)
                     truncated += int(read["truncated"].sum())
                     batch, previous = _place(read, rows), metrics
-                    state, metrics = self.update(state, self.teacher, batch)
+                    state, metrics = self.update(state, self.teacher, batch, self.base)
                     step += 1
                     # Waits for the step before: at most two are in flight, so the device stays
                     # busy while rate and ETA are true.
@@ -283,6 +304,8 @@ class _Run:
 
     def _initial_model(self) -> Transformer:
         config = self.config
+        if self.base is not None:
+            return self.base
         if config.init is not None:
             return self._load(config.init, "float32")
         assert config.model is not None  # TrainConfig checks
@@ -303,20 +326,13 @@ class _Run:
         config = self.config
         architecture = config.model or load_config(config.init or "")
         model = abstract_model(architecture, config.execution)
-        state = jax.eval_shape(config.learner.init, model)
+        return placed(self.mesh, jax.eval_shape(config.learner.init, model))
 
-        def place(path: Any, leaf: Any) -> jax.ShapeDtypeStruct:
-            axes = logical_axes(leaf_name(path)) if leaf.ndim else ()
-            sharding = NamedSharding(self.mesh, spec(axes))
-            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-
-        return jax.tree_util.tree_map_with_path(place, state)
-
-    def _validate(self, model: Transformer) -> dict[str, float]:
+    def _validate(self, trained: Trained) -> dict[str, float]:
         """Loss terms over the validation split, each batch weighted by its examples."""
         totals: dict[str, float] = {}
         for batch, count in self.validation_batches:
-            for name, value in self.evaluate(model, self.teacher, batch).items():
+            for name, value in self.evaluate(trained, self.teacher, batch, self.base).items():
                 totals[name] = totals.get(name, 0.0) + count * float(value)
         examples = sum(count for _, count in self.validation_batches)
         return {name: total / examples for name, total in totals.items()}
@@ -352,7 +368,7 @@ class _Run:
         restored = checkpoints.restore(best_step, named_leaves(self.abstract))
         state = with_leaves(self.abstract, restored.state)
         folder = self.output / MODEL_FOLDER
-        write_model(folder, state.model)
+        write_model(folder, self.config.learner.merged(state.model, self.base))
         if cluster.is_main():
             self.tokenizer.save(folder)
         return TrainResult(folder=folder, steps=step, best_step=best_step, best_loss=best)

@@ -30,13 +30,12 @@ from jax.sharding import NamedSharding
 from cd4lm_jax.corruption.masking import Corruption
 from cd4lm_jax.distillation.curriculum import LambdaCurriculum
 from cd4lm_jax.distillation.objective import Objective
-from cd4lm_jax.distillation.step import Batch, Learner, OptimizerConfig
+from cd4lm_jax.distillation.step import Batch, Learner, OptimizerConfig, placed
 from cd4lm_jax.model.config import ModelConfig
 from cd4lm_jax.model.folder import abstract_model
-from cd4lm_jax.model.transformer import Execution, logical_axes
+from cd4lm_jax.model.transformer import Execution
 from cd4lm_jax.runtime.mesh import AXES, MeshConfig, make_mesh
 from cd4lm_jax.runtime.sharding import spec
-from cd4lm_jax.runtime.trees import leaf_name
 from experiments.benchmarks import results
 
 DEVICES = 8
@@ -86,11 +85,6 @@ def compiled_update(config: MeshConfig) -> Any:
     """The training update as XLA compiled it for this mesh."""
     mesh = make_mesh(config)
 
-    def place(path: Any, leaf: Any) -> jax.ShapeDtypeStruct:
-        axes = logical_axes(leaf_name(path)) if leaf.ndim else ()
-        where = NamedSharding(mesh, spec(axes))
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
-
     rows = NamedSharding(mesh, spec(("batch",)))
 
     def row(dtype: Any, *shape: int) -> Any:
@@ -104,7 +98,7 @@ def compiled_update(config: MeshConfig) -> Any:
     )
     with jax.set_mesh(mesh):
         model = abstract_model(MODEL, Execution(scan_layers=False), mesh=mesh)
-        state = jax.tree_util.tree_map_with_path(place, jax.eval_shape(LEARNER.init, model))
+        state = placed(mesh, jax.eval_shape(LEARNER.init, model))
         shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
         update = jax.jit(LEARNER.update, donate_argnums=0, out_shardings=(shardings, None))
         return update.lower(state, model, batch).compile()

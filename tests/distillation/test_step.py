@@ -13,8 +13,9 @@ import pytest
 from cd4lm_jax.corruption.masking import Corruption, Scheme
 from cd4lm_jax.distillation.curriculum import LambdaCurriculum
 from cd4lm_jax.distillation.objective import Objective
-from cd4lm_jax.distillation.step import Batch, Learner, OptimizerConfig, TrainState
+from cd4lm_jax.distillation.step import Batch, Learner, OptimizerConfig, TrainState, placed
 from cd4lm_jax.model.transformer import Execution, Transformer
+from cd4lm_jax.runtime.mesh import MeshConfig, make_mesh
 from tests.models import TINY, model_of, parameters, tiny_model
 
 SMALL = dataclasses.replace(TINY, num_layers=1)
@@ -236,3 +237,33 @@ def test_says_what_cannot_be_done_in_parts() -> None:
     three = dataclasses.replace(LEARNER, accumulate=3)
     with pytest.raises(ValueError, match="accumulate=3 does not divide the batch of 4 rows"):
         jax.eval_shape(three.update, jax.eval_shape(LEARNER.init, model()), None, batch())
+
+
+@pytest.mark.parametrize("moments", ["bfloat16", "factored"])
+def test_smaller_moments_learn_as_well(moments: Any) -> None:
+    wide = tiny_model(dataclasses.replace(SMALL, embed_dim=128, mlp_dim=160), EXECUTION)
+    small = dataclasses.replace(
+        LEARNER, optimizer=OptimizerConfig(learning_rate=3e-3, warmup_steps=2, moments=moments)
+    )
+    state, history = jax.jit(small.init)(wide), []
+    step = jax.jit(small.update)
+    for _ in range(20):
+        state, metrics = step(state, None, batch())
+        history.append(float(metrics["ce"]))
+    assert np.mean(history[-3:]) < 0.7 * history[0]
+
+    def held(tree: Any) -> float:
+        return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
+
+    # First and second moment of a float32 parameter: 2 + 4 bytes; 2 and a kernel's two vectors,
+    # though what is narrower than 128 keeps its second moment whole.
+    share = held(state.optimizer) / held(state.model)
+    assert share < {"bfloat16": 1.51, "factored": 0.8}[moments]
+    # Means over rows and columns have their kernel's name but not its axes.
+    for leaf in jax.tree.leaves(placed(make_mesh(MeshConfig()), state)):
+        assert len(leaf.sharding.spec) <= leaf.ndim
+
+
+def test_factored_moments_are_of_adamw() -> None:
+    with pytest.raises(ValueError, match="moments=factored is of AdamW; muon has no second"):
+        OptimizerConfig(algorithm="muon", moments="factored")
