@@ -201,7 +201,7 @@ def _help(main: Callable[..., Any], config_class: type[DataclassInstance]) -> st
     spec = getattr(module, "__spec__", None)
     # absl files the flags of the module that is run under the name of the program.
     shared = [used.__name__ for used in vars(module).values() if inspect.ismodule(used)]
-    names = [*shared, module.__name__, sys.argv[0]]
+    names = [__name__, *shared, module.__name__, sys.argv[0]]
     by_module = flags.FLAGS.flags_by_module_dict()
     own = {flag.name: flag for name in names for flag in by_module.get(name, [])}
     lines = [

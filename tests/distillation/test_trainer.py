@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
+import os
 import pathlib
+import shutil
+import signal
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -14,21 +16,22 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from cd4lm_jax.corruption.masking import Corruption
 from cd4lm_jax.data.gsm_mini import vocabulary
-from cd4lm_jax.data.pipeline import DataConfig
 from cd4lm_jax.data.tokenizer import Tokenizer
 from cd4lm_jax.distillation import trainer
 from cd4lm_jax.distillation.step import OptimizerConfig
 from cd4lm_jax.distillation.trainer import TrainConfig, TrainingError, TrainResult, train
 from cd4lm_jax.model.folder import read_model, write_model
-from cd4lm_jax.model.transformer import Execution, Transformer
+from cd4lm_jax.model.transformer import Transformer
+from cd4lm_jax.runtime import files
 from cd4lm_jax.runtime.checkpoint import CheckpointError
+from cd4lm_jax.runtime.interrupt import Interrupted
 from cd4lm_jax.runtime.metrics import read_jsonl
 from cd4lm_jax.runtime.progress import Progress
-from tests import exported
+from tests import crashes, pens
 from tests.models import model_of, parameters, tiny_model
 
-STEPS = 30
-MODEL = dataclasses.replace(exported.config(), num_layers=1)
+STEPS = pens.STEPS
+MODEL = pens.MODEL
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -52,27 +55,7 @@ def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
     """Eight problems to learn by heart; `output` is a folder that is not there yet."""
-    folder = tmp_path_factory.mktemp("train")
-    rows = [
-        {"question": f"Amy has {n} pens. She buys 2. How many?", "answer": f"#### {n + 2}"}
-        for n in range(8)
-    ]
-    source = folder / "pens.jsonl"
-    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    data = DataConfig(source=str(source), answer_length=16, max_length=64, batch_size=4)
-    return TrainConfig(
-        output=str(folder / "run"),
-        steps=STEPS,
-        model=MODEL,
-        tokenizer=str(vocabulary.FOLDER),
-        corruption=Corruption(scheme="diffusion", weighting="mean"),
-        optimizer=OptimizerConfig(learning_rate=1e-2, warmup_steps=5),
-        data=data,
-        validation=dataclasses.replace(data, batch_size=8),
-        execution=Execution(scan_layers=False),
-        log_every=5,
-        eval_every=10,
-    )
+    return pens.config(tmp_path_factory.mktemp("train"))
 
 
 class Finished(NamedTuple):
@@ -95,8 +78,10 @@ def elsewhere(config: TrainConfig, folder: pathlib.Path, **changes: Any) -> Trai
     return dataclasses.replace(config, output=str(folder / "run"), **changes)
 
 
-def exported_parameters(config: TrainConfig) -> dict[str, np.ndarray]:
-    return parameters(read_model(pathlib.Path(config.output) / "model"))
+def assert_same_parameters(got: dict[str, np.ndarray], want: dict[str, np.ndarray]) -> None:
+    assert got.keys() == want.keys()
+    for name, leaf in got.items():
+        np.testing.assert_array_equal(leaf, want[name], err_msg=name)
 
 
 def test_memorises_a_few_problems(finished: Finished) -> None:
@@ -141,9 +126,60 @@ def test_a_run_that_was_stopped_and_continued_equals_one_that_was_not(
     for row in metrics:
         assert row in finished.metrics
     assert result.best_step == finished.result.best_step == STEPS
-    expected = exported_parameters(finished.config)
-    for name, leaf in exported_parameters(config).items():
-        np.testing.assert_array_equal(leaf, expected[name], err_msg=name)
+    assert_same_parameters(crashes.exported(config), crashes.exported(finished.config))
+
+
+def signalled(number: signal.Signals, at: int) -> type[Progress]:
+    """Progress in whose update of step `at` the signal arrives."""
+
+    class Signalled(Progress):
+        def update(self, step: int, terms: Any = None) -> None:
+            if step == at:
+                os.kill(os.getpid(), number)
+
+    return Signalled
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_after_the_step_and_the_run_continues(
+    finished: Finished,
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+    number: signal.Signals,
+) -> None:
+    config = elsewhere(finished.config, tmp_path)
+    with monkeypatch.context() as patch, pytest.raises(Interrupted, match="step 13 of 30") as stop:
+        patch.setattr(trainer, "Progress", signalled(number, at=12))
+        train(config)
+    assert stop.value.signal == number
+    assert crashes.complete_checkpoints(config) == [10, 13]
+    assert train(config).best_step == finished.result.best_step
+    assert_same_parameters(crashes.exported(config), crashes.exported(finished.config))
+
+
+def test_a_damaged_checkpoint_is_passed_over(
+    finished: Finished, tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = elsewhere(finished.config, tmp_path, save_every=4)
+    shutil.copytree(finished.config.output, config.output)
+    # Step 30 is the best too: all that the run has lost, it finds again from step 20.
+    folder = pathlib.Path(config.output) / "checkpoints"
+    largest = max((folder / "30").rglob("*"), key=lambda path: path.stat().st_size)
+    data = largest.read_bytes()
+    middle = len(data) // 2
+    largest.write_bytes(data[:middle] + bytes(1000) + data[middle + 1000 :])
+    result = train(config)
+    assert "checkpoints/30 is damaged; it is kept as damaged-30" in caplog.text
+    assert crashes.complete_checkpoints(config) == [28, 30]
+    assert result.best_step == STEPS
+    assert_same_parameters(crashes.exported(config), crashes.exported(finished.config))
+
+
+def test_a_second_run_in_the_folder_is_refused(config: TrainConfig, tmp_path: pathlib.Path) -> None:
+    config = elsewhere(config, tmp_path)
+    with files.locked(config.output), pytest.raises(files.InUseError, match="another run works"):
+        train(config)
+    assert not (tmp_path / "run" / "checkpoints").exists()
 
 
 def test_a_finished_run_trains_no_more_and_exports_again(finished: Finished) -> None:
@@ -183,7 +219,7 @@ def test_stops_early_and_exports_the_best_checkpoint(
     config = elsewhere(config, tmp_path, eval_every=2, patience=2)
     result = train(config)
     assert (result.steps, result.best_step, result.best_loss) == (8, 4, 1.0)
-    for name, leaf in exported_parameters(config).items():
+    for name, leaf in crashes.exported(config).items():
         np.testing.assert_array_equal(leaf, seen[1][name], err_msg=name)
         assert (leaf != seen[3][name]).any()
 
@@ -258,6 +294,7 @@ def test_a_missing_teacher_is_an_error_before_anything_is_written(
         ({"tokenizer": None}, "a fresh model needs tokenizer"),
         ({"steps": 0}, "steps=0; give 1 or more"),
         ({"eval_every": -1}, "eval_every=-1; give 1 or more"),
+        ({"save_every": -1}, "save_every=-1; give 0"),
     ],
 )
 def test_says_which_settings_do_not_fit(

@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import os
 import pathlib
+import signal
 import subprocess
 import textwrap
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from absl.testing import flagsaver
 
+from cd4lm_jax.runtime.interrupt import Interrupted
 from launch import common
 
 
@@ -245,3 +247,12 @@ def test_module_run_as_main_shares_its_classes_with_config_files(
     assert done.stdout.startswith("Counts to a number.\n\nusage: python -m tool ")
     assert "  --word\n      What to say. (default hip)" in done.stdout
     assert "  --config.count  int" in done.stdout
+
+
+def test_a_run_that_saved_and_stopped_has_its_own_code(command: Command) -> None:
+    def stop(config: Settings) -> None:
+        raise Interrupted(signal.SIGTERM, "stopped after step 3 of 10 and saved")
+
+    code, out, err = command(main=stop)
+    assert (code, out) == (75, "")
+    assert err == "SIGTERM: stopped after step 3 of 10 and saved\n"

@@ -14,7 +14,13 @@ import numpy as np
 import optax
 import pytest
 
-from cd4lm_jax.runtime.checkpoint import CheckpointError, RunCheckpoints, load_tree, save_tree
+from cd4lm_jax.runtime.checkpoint import (
+    CheckpointError,
+    DamagedError,
+    RunCheckpoints,
+    load_tree,
+    save_tree,
+)
 from tests.disk import full_beyond
 
 TREE = {
@@ -219,6 +225,48 @@ def test_full_disk_leaves_the_last_good_checkpoint(
         assert run.steps() == [3]
         assert names(tmp_path) == ["3"]
         assert_equal(run.restore(3, abstract(TREE)).state, jax.tree.map(jnp.asarray, TREE))
+
+
+def flipped(data: bytes) -> bytes:
+    middle = len(data) // 2
+    return data[:middle] + bytes([data[middle] ^ 16]) + data[middle + 1 :]
+
+
+def halved(data: bytes) -> bytes:
+    return data[: len(data) // 2]
+
+
+# Orbax leaves futures and event loops behind where reading fails.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("damage", [flipped, halved])
+def test_any_damaged_file_is_noticed_or_does_no_harm(
+    tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture, damage: Callable[[bytes], bytes]
+) -> None:
+    state = {"w": jax.random.normal(jax.random.key(0), (100, 40)), "done": jnp.array([True])}
+    with RunCheckpoints(tmp_path) as run:
+        run.save(1, state)
+        run.save(2, state, data_state=b"x", metadata={"best": 0.5}, score=1.0)
+    noticed = 0
+    whole = {path: path.read_bytes() for path in (tmp_path / "2").rglob("*") if path.is_file()}
+    for path, data in whole.items():
+        path.write_bytes(damage(data))
+        caplog.clear()
+        with RunCheckpoints(tmp_path) as run:
+            try:
+                if run.latest() == 2:
+                    restored = run.restore(2, abstract(state))
+                    assert_equal(restored.state, state)
+                    assert (restored.data_state, restored.metadata) == (b"x", {"best": 0.5})
+                    continue
+            except DamagedError:
+                run.set_aside(2)
+            assert run.latest() == 1
+            assert_equal(run.restore(1, abstract(state)).state, state)
+        assert f"checkpoint {tmp_path / '2'} is damaged; it is kept as damaged-2" in caplog.text
+        noticed += 1
+        (tmp_path / "damaged-2").rename(tmp_path / "2")
+        path.write_bytes(data)
+    assert noticed >= 6  # the notes, the score, and most of what the array store wrote
 
 
 SHARDED = """

@@ -3,10 +3,13 @@ from __future__ import annotations
 import errno
 import os
 import pathlib
+import subprocess
+import sys
 
 import pytest
 
 from cd4lm_jax.runtime import files
+from tests.conftest import ROOT
 from tests.disk import full_beyond
 
 
@@ -101,3 +104,35 @@ def test_folder_over_a_file_is_refused(tmp_path: pathlib.Path) -> None:
     ):
         pass
     assert (tmp_path / "model").read_text() == "a file"
+
+
+HOLD = """
+import sys
+from cd4lm_jax.runtime.files import locked
+with locked(sys.argv[1]):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_lock_keeps_others_out_and_dies_with_its_process(tmp_path: pathlib.Path) -> None:
+    folder = tmp_path / "run"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=ROOT,
+        text=True,
+    )
+    with holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        left = folder / "model" / ".tmp-0a1b2c3d-params"
+        left.mkdir(parents=True)
+        refused = pytest.raises(files.InUseError, match=f"another run works in {folder}; wait")
+        with refused, files.locked(folder):
+            pass
+        assert left.exists()
+        holder.kill()
+    with files.locked(folder):
+        assert not left.exists()

@@ -11,8 +11,8 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from cd4lm_jax.runtime.mesh import MeshConfig, make_mesh
-from cd4lm_jax.runtime.sharding import RULES, constrain, shardings, spec
+from cd4lm_jax.runtime.mesh import AXES, MeshConfig, make_mesh
+from cd4lm_jax.runtime.sharding import RULES, HostRows, constrain, shardings, spec
 
 ON_EIGHT = """
 import jax, jax.numpy as jnp
@@ -68,3 +68,19 @@ def test_shardings_keep_the_tree() -> None:
 def test_constrain_without_a_mesh_changes_nothing() -> None:
     got = jax.jit(lambda x: constrain(x, ("batch", "length")))(jnp.arange(6.0).reshape(2, 3))
     np.testing.assert_array_equal(got, np.arange(6.0).reshape(2, 3))
+
+
+def test_one_host_holds_all_rows() -> None:
+    rows = HostRows(make_mesh(MeshConfig(), jax.devices()[:1]), 4)
+    np.testing.assert_array_equal(rows.places, [0, 1, 2, 3])
+    array = np.arange(12).reshape(4, 3)
+    np.testing.assert_array_equal(rows.place(array), array)
+
+
+def test_a_batch_that_the_mesh_cannot_split_is_named() -> None:
+    mesh = jax.sharding.AbstractMesh((2, 2, 1), AXES)
+    message = (
+        r"batch_size 6 cannot be split over the 4 parts .*\(data x fsdp\); give a multiple of 4"
+    )
+    with pytest.raises(ValueError, match=message):
+        HostRows(mesh, 6)  # type: ignore[arg-type]
