@@ -15,9 +15,7 @@ from cd4lm_jax.runtime.mesh import MeshConfig, make_mesh
 @pytest.fixture(autouse=True)
 def before_jax_looked_for_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a command; in this process other tests have used jax already."""
-    from jax._src import distributed
-
-    monkeypatch.setattr(distributed.xla_bridge, "backends_are_initialized", lambda: False)
+    monkeypatch.setattr("jax._src.xla_bridge.backends_are_initialized", lambda: False)
     for name in [name for name in os.environ if name.startswith(("SLURM_", "KUBERNETES_"))]:
         monkeypatch.delenv(name)
 
