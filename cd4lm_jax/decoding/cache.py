@@ -81,19 +81,21 @@ def predict(
     def refresh(
         carry: tuple[jax.Array, KeyValues, jax.Array],
     ) -> tuple[jax.Array, KeyValues, jax.Array]:
-        logits, past, entering = carry
+        # XLA would move what does not change out of the loop, to be computed where no row enters:
+        # the weights of each layer, and with a single row the whole forward pass.
+        weights, (logits, past, entering) = lax.optimization_barrier((model, carry))
         chosen = jnp.argsort(~entering, stable=True)[:together]
         place = jnp.where(entering[chosen], chosen, rows)  # past the end: written nowhere
         some = inputs.rows(chosen)
         part = Window(start=window.start[chosen], length=window.length)
-        hidden, own = model.remember(some.tokens, some.valid, part, some.groups)
+        hidden, own = weights.remember(some.tokens, some.valid, part, some.groups)
         past = KeyValues(
             *(
                 kept.at[:, place].set(new, mode="drop", unique_indices=True)
                 for kept, new in zip(past, own, strict=True)
             )
         )
-        logits = logits.at[place].set(model.logits(hidden), mode="drop", unique_indices=True)
+        logits = logits.at[place].set(weights.logits(hidden), mode="drop", unique_indices=True)
         return logits, past, entering.at[place].set(False, mode="drop")
 
     def reuse(suffix: int, logits: jax.Array) -> jax.Array:
