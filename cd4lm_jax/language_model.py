@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cd4lm_jax.decoding import batch
+from cd4lm_jax.decoding import batch, terminal
 from cd4lm_jax.decoding.commit import CommitRule
 from cd4lm_jax.decoding.options import DecodeOptions
+from cd4lm_jax.decoding.replay import Replay
 from cd4lm_jax.decoding.trajectory import Trajectory
 from cd4lm_jax.model.loading import load_model
 from cd4lm_jax.model.transformer import Execution, Transformer
@@ -58,11 +59,13 @@ class Decoded:
         trajectory: which position was committed when, and how surely.
         seconds: wall clock of decoding, compilation excluded.
         tokenizer: of the model, for :attr:`text`.
+        prompts: what was answered, as it was given.
     """
 
     trajectory: Trajectory
     seconds: float
     tokenizer: Tokenizer | None
+    prompts: Sequence[str | Sequence[int]]
 
     @property
     def nfe(self) -> np.ndarray:
@@ -80,6 +83,38 @@ class Decoded:
             raise ValueError("the model's folder has no tokenizer; use trajectory.tokens")
         rows = zip(self.trajectory.tokens, self.trajectory.length, strict=True)
         return [self.tokenizer.decode(tokens[:length].tolist()) for tokens, length in rows]
+
+    def to_html(self) -> str:
+        """One self-contained page that replays every prompt pass by pass.
+
+        Without a tokenizer it shows ids.
+        """
+        questions = [self._question(prompt) for prompt in self.prompts]
+        return self.trajectory.to_html(self._token, prompts=questions)
+
+    def play(self, row: int = 0, *, seconds: float = 0.3) -> None:
+        """Plays the decode of one prompt on the terminal, so many seconds a pass.
+
+        Into a file or a pipe, or where NO_COLOR is set, only the last state is printed.
+
+        Raises:
+            ValueError: there is no such prompt.
+        """
+        if not 0 <= row < len(self.prompts):
+            raise ValueError(f"row={row}: give one from 0 to {len(self.prompts) - 1}")
+        question = self._question(self.prompts[row])
+        replay = Replay.from_trajectory(self.trajectory, row, text=self._token, question=question)
+        terminal.play(replay, seconds=seconds)
+
+    def _token(self, token: int) -> str:
+        return f" {token}" if self.tokenizer is None else self.tokenizer.decode_one(token)
+
+    def _question(self, prompt: str | Sequence[int]) -> str:
+        if isinstance(prompt, str):
+            return prompt
+        if self.tokenizer is None:
+            return " ".join(map(str, prompt))
+        return self.tokenizer.decode(prompt, skip_special=False)
 
 
 def load(folder: str | os.PathLike[str], *, dtype: str = "float32") -> LanguageModel:
@@ -125,7 +160,9 @@ def decode(
     settings = DecodeOptions(**options)
     ids = [model.prompt_ids(prompt) for prompt in prompts]
     trajectory, seconds = batch.decode(model.transformer, ids, commit, settings, given)
-    return Decoded(trajectory=trajectory, seconds=seconds, tokenizer=model.tokenizer)
+    return Decoded(
+        trajectory=trajectory, seconds=seconds, tokenizer=model.tokenizer, prompts=prompts
+    )
 
 
 def decode_stream(

@@ -7,7 +7,7 @@ Input lines: {"id": ..., "prompt": "text"} (put in the chat template) or {"id": 
 [...]} (taken as they are). For infilling also "given_ids": the generation from its first position
 on, a token id where it is fixed, null where it is to be decoded. Output lines, in the order of the
 input: {"id", "generated_ids", "text" (with a tokenizer), "nfe", "committed_at": [pass of each
-position], "confidence": [...]}.
+position], "confidence": [...], "reason": [a cd4lm_jax.Reason each]}.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ _CHECKPOINT = flags.DEFINE_string(
 )
 _INPUT = flags.DEFINE_string("input", None, "JSONL file of prompts.")
 _OUTPUT = flags.DEFINE_string("output", None, "JSONL file to write.")
+_HTML = flags.DEFINE_string("html", None, "Page to write that replays the passes.")
+_PLAY = flags.DEFINE_bool("play", False, "Replay the first prompt on the terminal.")
 _GEN_LENGTH = flags.DEFINE_integer("gen_length", 256, "Generated positions.")
 _BLOCK_LENGTH = flags.DEFINE_integer("block_length", 32, "Positions decoded together.")
 _THRESHOLD_RULES = {
@@ -129,13 +131,19 @@ def main() -> None:
         line = {"id": row.get("id", number), "generated_ids": record["tokens"]}
         if model.tokenizer is not None:
             line["text"] = decoded.text[number]
-        line |= {name: record[name] for name in ("nfe", "committed_at", "confidence")}
+        line |= {name: record[name] for name in ("nfe", "committed_at", "confidence", "reason")}
         lines.append(json.dumps(line, ensure_ascii=False))
     files.write_text(target, "\n".join(lines) + "\n")
     print(
         f"{len(rows)} prompts, {decoded.nfe.mean():.1f} passes each, {decoded.seconds:.2f} s: "
         f"{target}"
     )
+    if _HTML.value is not None:
+        # A lone surrogate in a prompt must not cost the page.
+        files.write_bytes(_HTML.value, decoded.to_html().encode("utf-8", errors="replace"))
+        print(f"passes: {_HTML.value}")
+    if _PLAY.value:
+        decoded.play()
 
 
 def commit_rule() -> cd.CommitRule:

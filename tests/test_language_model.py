@@ -9,6 +9,7 @@ import pytest
 import cd4lm_jax as cd
 from cd4lm_jax.data.gsm_mini import vocabulary
 from tests import exported
+from tests.pages import Page
 
 VOCAB = exported.config().vocab_size
 QUESTIONS = [
@@ -92,6 +93,29 @@ def test_without_a_tokenizer_there_are_ids_only(
         _ = out.text
     with pytest.raises(ValueError, match="no tokenizer, so prompts must be lists of token ids"):
         cd.decode(wordless, QUESTIONS, **SETTINGS)
+
+
+def test_passes_on_a_page_and_on_the_terminal(
+    model: cd.LanguageModel, wordless: cd.LanguageModel, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prompts: list[str | list[int]] = [QUESTIONS[0], model.prompt_ids("Why?")]
+    out = cd.decode(model, prompts, given=[[], [9]], **SETTINGS)
+    page = Page(out.to_html())
+    shown = "".join(page.text)
+    assert QUESTIONS[0] in shown
+    assert "Why?<|eot_id|>" in shown  # ids are shown as they are, with the template
+    assert [a["class"] for a in page.having("data-due")].count("t given") == 1
+    out.play(1)
+    _, state = capsys.readouterr().out.split("pass ")  # the last one alone
+    assert state.startswith(f"{out.nfe[1]} of {out.nfe[1]}, ")
+    for row in (2, -1):
+        with pytest.raises(ValueError, match=f"row={row}: give one from 0 to 1"):
+            out.play(row)
+
+    out = cd.decode(wordless, [[7, 8]], **SETTINGS)
+    out.play()
+    assert capsys.readouterr().out.startswith("7 8\npass ")
+    assert f" {out.trajectory.tokens[0, 0]}" in Page(out.to_html()).text
 
 
 @pytest.mark.parametrize(

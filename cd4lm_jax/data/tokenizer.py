@@ -144,6 +144,10 @@ class Tokenizer:
             [int(token) for token in ids], skip_special_tokens=skip_special
         )
 
+    def decode_one(self, token: int) -> str:
+        """The text of one token, a special one's name."""
+        return self.decode([token], skip_special=False)
+
     def prompt(self, question: str) -> list[int]:
         """The ids of the chat template around a question, up to the assistant's header.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -47,7 +47,8 @@ class Trajectory:
       tokens: int32 [N, G], the finished canvas without its prompt.
       committed_at: int32 [N, G], the forward pass (from 1, counted by row) that committed the
         position; 0 where the position was not decoded: filled after the end, or given.
-      confidence: float32 [N, G], probability of the committed token in the pass that committed it.
+      confidence: float32 [N, G], probability of the committed token in the pass that committed it;
+        0 where the position was not decoded.
       reason: int32 [N, G], a `Reason` each.
       nfe: int32 [N], forward passes while the row was unfinished (DESIGN.md, "Counting").
       length: int32 [N], generated tokens before the first EOS or EOT; G where there is none.
@@ -134,6 +135,37 @@ class Trajectory:
                 for f in dataclasses.fields(cls)
             }
         )
+
+    def to_html(
+        self,
+        text: Callable[[int], str] | None = None,
+        *,
+        prompts: Sequence[str] | None = None,
+        title: str = "What was decoded when",
+    ) -> str:
+        """One self-contained page that replays every problem pass by pass.
+
+        Args:
+          text: of a token id; ids are shown as numbers when None.
+          prompts: the text of every problem; none is shown when None.
+          title: of the page.
+
+        Raises:
+          ValueError: not one prompt a problem.
+        """
+        from cd4lm_jax.decoding import page, replay  # which read this module
+
+        if prompts is not None and len(prompts) != len(self):
+            raise ValueError(
+                f"to_html: got {len(prompts)} prompts for {len(self)} problems, expected one each"
+            )
+        replays = [
+            replay.Replay.from_trajectory(
+                self, row, text=text or str, question=None if prompts is None else prompts[row]
+            )
+            for row in range(len(self))
+        ]
+        return page.render(replays, title=title)
 
     def to_json(self) -> list[dict[str, Any]]:
         """One JSON-ready mapping a problem, its keys the field names; `from_json` reads it back."""

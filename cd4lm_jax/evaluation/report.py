@@ -1,24 +1,21 @@
 """The report of a run: two pictures and one self-contained page.
 
-The page loads nothing: pictures, style and script are inside it, and its own policy forbids the
-browser to fetch or to run anything else. Text of models and data sets is escaped by the template
-and never part of the script.
+The page is the one that replays decodes (decoding/page.py) with pictures and the table before the
+replays.
 """
 
 from __future__ import annotations
 
 import base64
 import difflib
-import hashlib
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jinja2
-
-from cd4lm_jax.evaluation import plots, replay, table
-from cd4lm_jax.evaluation.replay import Replay
+from cd4lm_jax.decoding import page
+from cd4lm_jax.decoding.replay import Replay
+from cd4lm_jax.evaluation import plots, table
 from cd4lm_jax.evaluation.table import print_table
 from cd4lm_jax.runtime import files
 
@@ -58,12 +55,12 @@ def write_report(
     pictures = {"pareto": _both(plots.pareto_png, rows, chosen=chosen)}
     if curves:
         pictures["training"] = _both(plots.training_png, curves)
-    page = render(summary, pictures, replays, title=title)
+    text = render(summary, pictures, replays, title=title)
     folder = pathlib.Path(folder)
     for name, (light, _) in pictures.items():
         files.write_bytes(folder / f"{name}.png", light)
     # A lone surrogate in a model's output must not cost the report.
-    files.write_bytes(folder / "report.html", page.encode("utf-8", errors="replace"))
+    files.write_bytes(folder / "report.html", text.encode("utf-8", errors="replace"))
 
 
 def render(
@@ -75,19 +72,11 @@ def render(
 ) -> str:
     """The page as HTML; pictures are PNG by name, each in light and in dark."""
     rows, chosen = _checked(summary)
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
-    return environment.get_template("report.html.j2").render(
+    return page.render(
+        replays,
         title=title,
+        template=TEMPLATES / "report.html.j2",
         style=(TEMPLATES / "report.css").read_text(encoding="utf-8"),
-        script=script,
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         columns=table.COLUMNS,
         rows=rows,
         chosen=chosen,
@@ -103,8 +92,6 @@ def render(
             name: [base64.b64encode(picture).decode() for picture in both]
             for name, both in pictures.items()
         },
-        problems=replay.problems(replays),
-        colour_floor=replay.COLOUR_FLOOR,
     )
 
 

@@ -12,8 +12,8 @@ from typing import Any
 import jax
 
 from cd4lm_jax.data.sources import Example, open_source
+from cd4lm_jax.decoding.replay import Replay
 from cd4lm_jax.evaluation import frontier, runs
-from cd4lm_jax.evaluation.replay import Replay
 from cd4lm_jax.evaluation.report import write_report
 from cd4lm_jax.language_model import LanguageModel, load
 from cd4lm_jax.runtime import files
@@ -177,7 +177,6 @@ def _replays(
     model: LanguageModel, shown: list[runs.Run], problems: list[Example], count: int
 ) -> list[Replay]:
     assert model.tokenizer is not None  # prompts were text
-    tokenizer = model.tokenizer
     # The slowest, the median and so on down to the quickest: not only the easy ones.
     order = shown[-1].trajectory.nfe.argsort(kind="stable")[::-1]
     step = max(math.ceil(len(order) / max(count, 1)), 1)
@@ -188,12 +187,11 @@ def _replays(
                 Replay.from_trajectory(
                     run.trajectory,
                     int(row),
-                    text=lambda token: tokenizer.decode([token], skip_special=False),
+                    text=model.tokenizer.decode_one,
                     question=problems[row]["question"],
                     reference=problems[row]["answer"],
                     title=run.name,
                     correct=bool(run.correct[row]),
-                    group=int(row),
                 )
             )
     return replays

@@ -39,7 +39,9 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
             nfe=np.array([3, 5]),
             length=np.array([len(answer)] * 2),
         )
-        return cd.Decoded(trajectory=trajectory, seconds=2.0, tokenizer=model.tokenizer)
+        return cd.Decoded(
+            trajectory=trajectory, seconds=2.0, tokenizer=model.tokenizer, prompts=prompts
+        )
 
     monkeypatch.setattr(runs, "decode", decode)
     return calls

@@ -95,16 +95,30 @@ def test_decode_answers_in_the_order_of_the_input(
     assert done.stdout.endswith(f" s: {output}\n")
     lines = [json.loads(line) for line in output.read_text().splitlines()]
     assert [line["id"] for line in lines] == ["b", 1]
-    names = ["id", "generated_ids", "text", "nfe", "committed_at", "confidence"]
+    positions = ["committed_at", "confidence", "reason"]
     for line in lines:
-        assert list(line) == names
-        assert [len(line[name]) for name in ("generated_ids", "committed_at", "confidence")] == (
-            [16, 16, 16]
-        )
+        assert list(line) == ["id", "generated_ids", "text", "nfe", *positions]
+        assert [len(line[name]) for name in ("generated_ids", *positions)] == [16] * 4
         assert 1 <= line["nfe"] <= 16
         assert max(line["committed_at"]) == line["nfe"]
         assert isinstance(line["text"], str)
     assert os.listdir(output.parent) == [output.name]
+
+
+def test_decode_writes_a_page_and_replays_the_first_prompt(
+    checkpoint: pathlib.Path, prompts: pathlib.Path, tmp_path: pathlib.Path, run_python: RunPython
+) -> None:
+    page = tmp_path / "new" / "passes.html"
+    given = arguments(checkpoint, prompts, tmp_path / "out.jsonl")
+    done = run_python(*given, f"--html={page}", "--play")
+    assert (done.returncode, done.stderr) == (0, "")
+    _, where, question, state, *_ = done.stdout.splitlines()
+    assert (where, question) == (f"passes: {page}", "How many?")
+    nfe = json.loads((tmp_path / "out.jsonl").read_text().splitlines()[0])["nfe"]
+    assert state.startswith(f"pass {nfe} of {nfe}, ")  # no terminal: the last state alone
+    text = page.read_text(encoding="utf-8")
+    assert text.count("<article") == 2
+    assert "How many?" in text
 
 
 def test_full_disk_leaves_the_earlier_output(

@@ -1,6 +1,6 @@
 "use strict";
-// Replays. The page already holds every token with its pass and confidence (so it reads without
-// this script); here a slider only decides which passes have happened.
+// The page already holds every token with its pass and confidence (so it reads without this
+// script); here a slider only decides which passes have happened.
 document.documentElement.classList.add("js");
 
 const PLAY_MS = 9000;
@@ -18,6 +18,7 @@ for (const problem of document.querySelectorAll(".problem")) {
     tokens: Array.from(element.querySelectorAll(".canvas .t"), (token) => ({
       element: token,
       at: Number(token.dataset.at),
+      due: Number(token.dataset.due),
     })),
   }));
   let timer = 0;
@@ -27,9 +28,7 @@ for (const problem of document.querySelectorAll(".problem")) {
     output.value = `pass ${pass} of ${last}`;
     for (const board of boards) {
       let committed = 0;
-      for (const { element, at } of board.tokens) {
-        // What was filled after the end appears when the row has ended.
-        const due = at || board.passes;
+      for (const { element, at, due } of board.tokens) {
         element.classList.toggle("masked", due > pass);
         element.classList.toggle("now", at > 0 && at === pass);
         if (at && at <= pass) committed += 1;

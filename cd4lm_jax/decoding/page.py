@@ -1,0 +1,56 @@
+"""A self-contained page that replays decodes; the report of a run is built on it.
+
+The page loads nothing: style and script are inside it, and its own policy forbids the browser to
+fetch or to run anything else. Text of models and data sets is escaped by the templates and never
+part of the script.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import pathlib
+from collections.abc import Iterable
+from typing import Any
+
+from cd4lm_jax.decoding import replay
+
+TEMPLATES = pathlib.Path(__file__).parent / "templates"
+
+
+def render(
+    replays: Iterable[replay.Replay],
+    *,
+    title: str,
+    template: pathlib.Path = TEMPLATES / "page.html.j2",
+    style: str = "",
+    **context: Any,
+) -> str:
+    """The page as HTML.
+
+    Args:
+      replays: decodes to show pass by pass, those of one problem beside each other.
+      title: of the page.
+      template: a page that extends page.html.j2.
+      style: CSS of that page.
+      context: what that page shows besides.
+    """
+    import jinja2  # not on bare accelerator images, which decode all the same
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader([template.parent, TEMPLATES]),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    script = (TEMPLATES / "replay.js").read_text(encoding="utf-8")
+    return environment.get_template(template.name).render(
+        title=title,
+        style=(TEMPLATES / "page.css").read_text(encoding="utf-8") + style,
+        script=script,
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        problems=replay.problems(replays),
+        colour_floor=replay.COLOUR_FLOOR,
+        **context,
+    )
