@@ -185,7 +185,9 @@ def _start(config: ClusterConfig) -> bool:
             shutdown_timeout_seconds=2 * config.timeout,
         )
     except (ValueError, TypeError, RuntimeError) as error:
-        alone = "coordinator_address should be defined" in str(error)
+        # The second: jax is in use already, as in a notebook, which is no host of a cluster.
+        reasons = ("coordinator_address should be defined", "must be called before any JAX")
+        alone = any(reason in str(error) for reason in reasons)
         if alone and all(value is None for value in given.values()):
             return False
         raise ClusterError(

@@ -31,6 +31,15 @@ def test_on_one_host_nothing_is_started(config: ClusterConfig) -> None:
         cluster.leave(3)
 
 
+def test_where_jax_is_in_use_already_this_host_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jax._src.xla_bridge.backends_are_initialized", lambda: True)
+    with cluster.joined():
+        assert cluster.is_main()
+    given = ClusterConfig(coordinator_address="a:1")
+    with pytest.raises(ClusterError, match="cannot join a cluster"), cluster.joined(given):
+        pass
+
+
 def test_finds_slurm_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     slurm = {"JOB_ID": "7", "STEP_NODELIST": "a[1-2]", "NTASKS": "2", "PROCID": "5", "LOCALID": "0"}
     for name, value in slurm.items():
