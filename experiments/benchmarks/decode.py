@@ -1,6 +1,6 @@
 r"""What the decoder costs beside the model, and what its cache, batches and queue bring.
 
-    python -m experiments.benchmarks.decode
+    python -m experiments.benchmarks.decode                 # 20 minutes on two cores
     python -m experiments.benchmarks.decode --llada_8b      # on a GPU: milliseconds a pass
 
 Random weights, for time does not depend on them; answers of a chosen length are made by giving all
@@ -237,8 +237,9 @@ def batches(metrics: dict[str, float], spreads: dict[str, Any]) -> None:
     spreads["queue_gain"] = {"batches": results.spread(fixed), "queue": results.spread(queued)}
 
 
-def compiles(metrics: dict[str, float]) -> None:
+def compiles(metrics: dict[str, float], spreads: dict[str, Any]) -> None:
     """Of the loop, for a sweep of thresholds."""
+    del spreads  # a count has none
     model = random_model(SMALL)
     options = DecodeOptions(gen_length=2 * BLOCK, block_length=BLOCK)
     before = decoder.run._cache_size()  # type: ignore[attr-defined]
@@ -248,7 +249,7 @@ def compiles(metrics: dict[str, float]) -> None:
 
 
 def large(
-    config: ModelConfig, metrics: dict[str, float], spreads: dict[str, Any], name: str
+    config: ModelConfig, name: str, metrics: dict[str, float], spreads: dict[str, Any]
 ) -> None:
     """Milliseconds a pass in bfloat16 beside the floor: every weight read once."""
     model, gen = random_model(config, "bfloat16"), 8 * BLOCK
@@ -273,14 +274,14 @@ def main(argv: list[str]) -> None:
     del argv
     metrics: dict[str, float] = {}
     spreads: dict[str, Any] = {}
-    loop_overhead(metrics, spreads)
-    dual(metrics, spreads)
-    batches(metrics, spreads)
-    compiles(metrics)
+    sections = [loop_overhead, dual, batches, compiles]
     if _LLADA_8B.value:
-        large(llada_8b(), metrics, spreads, "llada_8b")
-    for name, value in metrics.items():
-        print(f"{name:32} {value:8.3f}")
+        sections.append(functools.partial(large, llada_8b(), "llada_8b"))
+    for section in sections:
+        known = len(metrics)
+        section(metrics, spreads)
+        for name in list(metrics)[known:]:
+            print(f"{name:32} {metrics[name]:8.3f}", flush=True)
     print(results.write("decode", metrics, spread=spreads))
 
 
