@@ -9,6 +9,7 @@ UV_VERSION := 0.13.9
 
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+PARALLEL := -n 2 --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test coverage lint format lock clean
@@ -23,10 +24,10 @@ demo: $(READY) ## distil and decode with the bundled teacher; report in runs/dem
 	@$(BIN)/python -m launch.demo
 
 test: $(READY) ## run the test suite
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest $(PARALLEL)
 
 coverage: $(READY) ## run the test suite and list the lines that it misses
-	@$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered
+	@$(BIN)/python -m pytest $(PARALLEL) --cov --cov-report=term-missing:skip-covered
 
 lint: $(READY) ## check style and types
 	@$(BIN)/ruff check
