@@ -119,14 +119,14 @@ def decode_stream(
     for numbers, queue in queues:
         slots = min(options.batch_size, len(numbers))
         state = decoder.begin(model, queue, shape=shape, slots=slots)
-        known = np.zeros(queue.masked.shape, bool)
+        known = np.zeros((len(numbers), shape.gen_length), bool)
         over = np.zeros(len(numbers), bool)
         while not over.all():
             state, results, ended = decoder.advance_by(
                 model, queue, rule, options.limits, state, every, shape=shape
             )
-            found = {name: np.asarray(array) for name, array in results._asdict().items()}
-            new, fresh = (found["committed_at"] > 0) & ~known, np.asarray(ended) & ~over
+            found = {name: _real(array, numbers) for name, array in results._asdict().items()}
+            new, fresh = (found["committed_at"] > 0) & ~known, _real(ended, numbers) & ~over
             row, position = np.nonzero(new)
             yield Update(
                 row=numbers[row],
@@ -159,23 +159,36 @@ def _queues(
         buckets.setdefault(width, []).append(number)
     queues = []
     for width, numbers in buckets.items():
-        tokens, valid, masked = canvas.layout(
+        # What is compiled depends on the rows of a queue: a power of two serves many numbers of
+        # prompts, and idle rows are never started.
+        rows = len(numbers)
+        if rows > options.batch_size:
+            rows = 1 << (rows - 1).bit_length()
+        laid_out = canvas.layout(
             [prompts[number] for number in numbers],
             [given[number] for number in numbers],
             prompt_length=width,
             gen_length=shape.gen_length,
             mask_id=model.config.mask_id,
         )
+        tokens, valid, masked = (
+            jnp.pad(array, ((0, rows - len(array)), (0, 0))) for array in laid_out
+        )
         queue = Queue(
-            tokens=jnp.asarray(tokens),
-            valid=jnp.asarray(valid),
-            masked=jnp.asarray(masked),
-            budget=jnp.full(len(numbers), options.max_passes or canvas.NO_BUDGET, jnp.int32),
-            keys=_keys(options.seed, np.asarray(numbers)),
+            tokens=tokens,
+            valid=valid,
+            masked=masked,
+            budget=jnp.full(rows, options.max_passes or canvas.NO_BUDGET, jnp.int32),
+            keys=_keys(options.seed, np.resize(numbers, rows)),
             pending=jnp.int32(len(numbers)),
         )
         queues.append((np.asarray(numbers), queue))
     return shape, queues
+
+
+def _real(array: jax.Array, numbers: np.ndarray) -> np.ndarray:
+    """The rows of a queue that are prompts."""
+    return np.asarray(array)[: len(numbers)]
 
 
 def _trajectory(
@@ -186,12 +199,12 @@ def _trajectory(
     ends_at = stop.Ends(tokens=model.config.end_ids, sequences=sequences)
     parts = [
         Trajectory(
-            **{name: np.asarray(array) for name, array in end._asdict().items()},
-            length=np.asarray(
-                stop.answer_length(end.tokens, jnp.asarray(end.reason == Reason.GIVEN), ends_at)
+            **{name: _real(array, rows) for name, array in end._asdict().items()},
+            length=_real(
+                stop.answer_length(end.tokens, end.reason == Reason.GIVEN, ends_at), rows
             ),
         )
-        for end in ends
+        for rows, end in zip(numbers, ends, strict=True)
     ]
     return Trajectory.concatenate(parts).rows(np.argsort(np.concatenate(numbers)))
 

@@ -311,6 +311,19 @@ def test_thresholds_caps_and_limits_share_one_compile() -> None:
     assert decoder.run._cache_size() == before  # type: ignore[attr-defined]
 
 
+def test_queues_of_many_lengths_share_one_compile() -> None:
+    """Those beyond the batch; idle rows change neither results nor their number."""
+    options = dataclasses.replace(STOP, batch_size=2)
+    prompts = [[*PROMPTS[0][:1], row] for row in range(8)]
+    whole = decode(MODELS[0], prompts, SHY, options)
+    before = decoder.run._cache_size()  # type: ignore[attr-defined]
+    for count in (5, 6, 7):
+        part = decode(MODELS[0], prompts[:count], SHY, options)
+        np.testing.assert_array_equal(part.tokens, whole.tokens[:count])
+        np.testing.assert_array_equal(part.nfe, whole.nfe[:count])
+    assert decoder.run._cache_size() == before  # type: ignore[attr-defined]
+
+
 def test_the_same_shapes_again_compile_nothing(caplog: pytest.LogCaptureFixture) -> None:
     decode(MODELS[0], PROMPTS, SHY)
     with jax.log_compiles(), caplog.at_level("WARNING"):
