@@ -23,7 +23,8 @@ from cd4lm_jax.decoding.commit import (
     rule,
 )
 from cd4lm_jax.decoding.options import DecodeOptions
-from cd4lm_jax.decoding.trajectory import Reason, Trajectory
+from cd4lm_jax.decoding.reason import Reason
+from cd4lm_jax.decoding.trajectory import Trajectory
 from cd4lm_jax.language_model import Decoded, LanguageModel, decode, decode_stream, load
 
 __all__ = [

@@ -14,7 +14,6 @@ import numpy as np
 from cd4lm_jax.decoding import batch, terminal
 from cd4lm_jax.decoding.commit import CommitRule
 from cd4lm_jax.decoding.options import DecodeOptions
-from cd4lm_jax.decoding.replay import Replay
 from cd4lm_jax.decoding.trajectory import Trajectory
 from cd4lm_jax.model.loading import load_model
 from cd4lm_jax.model.transformer import Execution, Transformer
@@ -103,7 +102,7 @@ class Decoded:
         if not 0 <= row < len(self.prompts):
             raise ValueError(f"row={row}: give one from 0 to {len(self.prompts) - 1}")
         question = self._question(self.prompts[row])
-        replay = Replay.from_trajectory(self.trajectory, row, text=self._token, question=question)
+        replay = self.trajectory.replay(row, text=self._token, question=question)
         terminal.play(replay, seconds=seconds)
 
     def _token(self, token: int) -> str:

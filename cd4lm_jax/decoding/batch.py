@@ -14,8 +14,9 @@ import numpy as np
 from cd4lm_jax.decoding import canvas, decoder, stop
 from cd4lm_jax.decoding.canvas import Queue, Results
 from cd4lm_jax.decoding.commit import CommitRule
-from cd4lm_jax.decoding.options import DecodeOptions
-from cd4lm_jax.decoding.trajectory import Reason, Trajectory
+from cd4lm_jax.decoding.options import DecodeOptions, Shape
+from cd4lm_jax.decoding.reason import Reason
+from cd4lm_jax.decoding.trajectory import Trajectory
 from cd4lm_jax.model.transformer import Transformer
 
 PROMPT_BUCKET = 16
@@ -147,7 +148,7 @@ def _queues(
     prompts: Sequence[Sequence[int]],
     options: DecodeOptions,
     given: Given | None,
-) -> tuple[decoder.Shape, list[tuple[np.ndarray, Queue]]]:
+) -> tuple[Shape, list[tuple[np.ndarray, Queue]]]:
     """The shape compiled for, and prompts of like length with their numbers."""
     shape = options.shape(model.config)
     given = [()] * len(prompts) if given is None else given
@@ -192,7 +193,7 @@ def _real(array: jax.Array, numbers: np.ndarray) -> np.ndarray:
 
 
 def _trajectory(
-    model: Transformer, shape: decoder.Shape, numbers: list[np.ndarray], ends: list[Results]
+    model: Transformer, shape: Shape, numbers: list[np.ndarray], ends: list[Results]
 ) -> Trajectory:
     # Lengths count up to an end token even where rows do not stop there.
     sequences = shape.ends.sequences if shape.ends else ()
@@ -200,9 +201,7 @@ def _trajectory(
     parts = [
         Trajectory(
             **{name: _real(array, rows) for name, array in end._asdict().items()},
-            length=_real(
-                stop.answer_length(end.tokens, end.reason == Reason.GIVEN, ends_at), rows
-            ),
+            length=_real(stop.answer_length(end.tokens, end.reason == Reason.GIVEN, ends_at), rows),
         )
         for rows, end in zip(numbers, ends, strict=True)
     ]
@@ -218,7 +217,7 @@ def _check(
     model: Transformer,
     prompts: Sequence[Sequence[int]],
     given: Given,
-    shape: decoder.Shape,
+    shape: Shape,
 ) -> None:
     if not prompts:
         raise ValueError("there are no prompts to decode; give at least one")

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cd4lm_jax.decoding.trajectory import Reason
+from cd4lm_jax.decoding.reason import Reason
 from cd4lm_jax.model.transformer import KeyValues
 
 NO_BUDGET = np.iinfo(np.int32).max

@@ -6,7 +6,6 @@ row gives the same tokens and the same number of passes alone as in any batch.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from typing import Any, NamedTuple
 
@@ -18,107 +17,9 @@ from cd4lm_jax.decoding import cache, sampling, stop
 from cd4lm_jax.decoding import canvas as canvases
 from cd4lm_jax.decoding.canvas import Canvas, Queue, Results, State
 from cd4lm_jax.decoding.commit import CommitRule, Proposal, surely
-from cd4lm_jax.decoding.trajectory import Reason
+from cd4lm_jax.decoding.options import Limits, Shape
+from cd4lm_jax.decoding.reason import Reason
 from cd4lm_jax.model.transformer import KeyValues, Transformer, Window
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Shape:
-    """What a decode compiles for; everything else is traced.
-
-    Attributes:
-        gen_length: generated positions a row.
-        block_length: positions that are decoded together; divides ``gen_length``.
-        eos_token_ids: tokens that the EOS gate holds back.
-        ends: what a row ends at, once it and all before it are committed; None fills every row.
-        suppressed: tokens that are never proposed, the mask token apart.
-        guided: classifier-free guidance, one more model input a pass.
-        sampled: draw tokens at ``Limits.temperature`` instead of taking the best.
-        truncated: draw among ``Limits.top_k`` and ``Limits.top_p`` only.
-        cache: see :mod:`cd4lm_jax.decoding.cache`.
-        refresh_rows: rows that are computed whole at once where a cache is kept; a multiple of
-            the devices that share the batch.
-        block_causal: a position attends the prompt, earlier blocks and its own, for models that
-            were trained so.
-        propose_mask: let the mask token be the best, as the published code does: a position that
-            chooses it has had its turn but stays masked, and a pass may commit nothing. What is
-            masked after a block's step limit comes back as EOS. For reproducing published runs.
-    """
-
-    gen_length: int
-    block_length: int
-    eos_token_ids: tuple[int, ...]
-    ends: stop.Ends | None
-    suppressed: tuple[int, ...] = ()
-    guided: bool = False
-    sampled: bool = False
-    truncated: bool = False
-    cache: cache.Mode = "none"
-    refresh_rows: int = 1
-    block_causal: bool = False
-    propose_mask: bool = False
-
-    def __post_init__(self) -> None:
-        if self.block_length < 1 or self.gen_length < 1 or self.gen_length % self.block_length:
-            raise ValueError(
-                f"gen_length={self.gen_length} is not a multiple of block_length="
-                f"{self.block_length}; blocks must fill the generation exactly"
-            )
-        if self.cache not in ("none", "prefix", "dual"):
-            raise ValueError(f"cache={self.cache!r} is unknown; give none, prefix or dual")
-
-    @property
-    def num_blocks(self) -> int:
-        """Blocks of the generation."""
-        return self.gen_length // self.block_length
-
-    @property
-    def suffixes(self) -> tuple[int, ...]:
-        """See :func:`cd4lm_jax.decoding.cache.predict`."""
-        # Under block-causal attention nothing that follows a block bears on it.
-        if self.cache != "prefix" or self.block_causal:
-            return ()
-        return cache.suffix_lengths(self.num_blocks, self.block_length)
-
-
-@functools.partial(
-    jax.tree_util.register_dataclass,
-    data_fields=[
-        "eos_gate_ratio",
-        "max_steps_per_block",
-        "cfg_scale",
-        "temperature",
-        "top_k",
-        "top_p",
-        "refresh_interval",
-    ],
-    meta_fields=[],
-)
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Limits:
-    """Traced settings of the loop.
-
-    Attributes:
-        eos_gate_ratio: while less than this share of the generation is committed, positions
-            whose best token is an end token wait (CD4LM's EOS gate); 0 for no gate.
-        max_steps_per_block: after so many passes one more commits all that is left of a block;
-            0 for no limit but the block's length.
-        cfg_scale: strength of classifier-free guidance (LLaDA): 0 for none.
-        temperature: of the Gumbel noise that tokens are drawn with (LLaDA); confidence stays the
-            drawn token's probability at temperature 1.
-        top_k: draw among so many of the best tokens; 0 for all.
-        top_p: draw among the fewest best tokens that have this probability together; 1 for all.
-        refresh_interval: with a cache, compute a row whole every so many passes within a block;
-            0 for when it enters one only.
-    """
-
-    eos_gate_ratio: float = 0.0
-    max_steps_per_block: int = 0
-    cfg_scale: float = 0.0
-    temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
-    refresh_interval: int = 0
 
 
 @functools.partial(jax.jit, static_argnames=("shape", "slots"))

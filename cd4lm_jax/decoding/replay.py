@@ -6,9 +6,9 @@ import dataclasses
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
-from cd4lm_jax.decoding.trajectory import Reason, Trajectory
+from cd4lm_jax.decoding.reason import Reason
 
 _SPECIAL = re.compile(r"<\|(.+)\|>")
 _SHORT = {"endoftext": "EOS", "eot_id": "EOT", "mdm_mask": "MASK"}
@@ -72,35 +72,6 @@ class Replay:
             )
         if not all(math.isfinite(c) for c in self.confidence):
             raise ValueError(f"replay {self.title!r}: expected finite confidences")
-
-    @classmethod
-    def from_trajectory(
-        cls,
-        trajectory: Trajectory,
-        row: int,
-        *,
-        text: Callable[[int], str],
-        question: str | None = None,
-        reference: str | None = None,
-        title: str | None = None,
-        correct: bool | None = None,
-    ) -> Replay:
-        """The replay of one row of a trajectory, in a group by its number.
-
-        `text` gives the text of a single token id.
-        """
-        return cls(
-            tokens=[text(token) for token in trajectory.tokens[row].tolist()],
-            committed_at=trajectory.committed_at[row].tolist(),
-            confidence=trajectory.confidence[row].tolist(),
-            reason=[Reason(reason) for reason in trajectory.reason[row]],
-            nfe=int(trajectory.nfe[row]),
-            group=row,
-            question=question,
-            reference=reference,
-            title=title,
-            correct=correct,
-        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

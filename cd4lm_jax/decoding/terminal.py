@@ -9,8 +9,8 @@ import time
 from typing import TYPE_CHECKING
 
 from cd4lm_jax.decoding import replay
+from cd4lm_jax.decoding.reason import Reason
 from cd4lm_jax.decoding.replay import Chip, Replay
-from cd4lm_jax.decoding.trajectory import Reason
 
 if TYPE_CHECKING:
     from rich.console import Console

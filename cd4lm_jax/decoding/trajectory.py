@@ -7,36 +7,21 @@ pass-by-pass replay) is worked out from this record, so a decoder has nothing el
 from __future__ import annotations
 
 import dataclasses
-import enum
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from cd4lm_jax.decoding import page
+from cd4lm_jax.decoding.reason import Reason
+from cd4lm_jax.decoding.replay import Replay
+
 Int32 = npt.NDArray[np.int32]
 Float32 = npt.NDArray[np.float32]
 
 # How much a probability may exceed one by rounding in a softmax of low precision.
 _ROUNDING = 1e-2
-
-
-class Reason(enum.IntEnum):
-    """Why a position holds what it holds.
-
-    Attributes:
-        TAIL: filled after the row had ended, not decoded.
-        RULE: committed by the commit rule.
-        MINIMUM: not sure enough for the rule; committed to keep the least number a pass.
-        LIMIT: committed because the block's or the row's passes were used up.
-        GIVEN: fixed from the start (infilling).
-    """
-
-    TAIL = 0
-    RULE = 1
-    MINIMUM = 2
-    LIMIT = 3
-    GIVEN = 4
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -136,6 +121,33 @@ class Trajectory:
             }
         )
 
+    def replay(
+        self,
+        row: int,
+        *,
+        text: Callable[[int], str],
+        question: str | None = None,
+        reference: str | None = None,
+        title: str | None = None,
+        correct: bool | None = None,
+    ) -> Replay:
+        """One problem to be shown pass by pass, in a group by its number.
+
+        `text` gives the text of a single token id.
+        """
+        return Replay(
+            tokens=[text(token) for token in self.tokens[row].tolist()],
+            committed_at=self.committed_at[row].tolist(),
+            confidence=self.confidence[row].tolist(),
+            reason=[Reason(reason) for reason in self.reason[row]],
+            nfe=int(self.nfe[row]),
+            group=row,
+            question=question,
+            reference=reference,
+            title=title,
+            correct=correct,
+        )
+
     def to_html(
         self,
         text: Callable[[int], str] | None = None,
@@ -153,17 +165,14 @@ class Trajectory:
         Raises:
           ValueError: not one prompt a problem.
         """
-        from cd4lm_jax.decoding import page, replay  # which read this module
-
         if prompts is not None and len(prompts) != len(self):
             raise ValueError(
                 f"to_html: got {len(prompts)} prompts for {len(self)} problems, expected one each"
             )
+        questions = [None] * len(self) if prompts is None else prompts
         replays = [
-            replay.Replay.from_trajectory(
-                self, row, text=text or str, question=None if prompts is None else prompts[row]
-            )
-            for row in range(len(self))
+            self.replay(row, text=text or str, question=question)
+            for row, question in enumerate(questions)
         ]
         return page.render(replays, title=title)
 

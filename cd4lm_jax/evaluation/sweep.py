@@ -184,8 +184,7 @@ def _replays(
     for row in order[::step][:count]:
         for run in shown:
             replays.append(
-                Replay.from_trajectory(
-                    run.trajectory,
+                run.trajectory.replay(
                     int(row),
                     text=model.tokenizer.decode_one,
                     question=problems[row]["question"],

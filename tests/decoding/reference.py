@@ -23,7 +23,7 @@ from cd4lm_jax.decoding.commit import (
     NegativeEntropy,
 )
 from cd4lm_jax.decoding.options import DecodeOptions
-from cd4lm_jax.decoding.trajectory import Reason
+from cd4lm_jax.decoding.reason import Reason
 from cd4lm_jax.model.config import ModelConfig
 
 Logits = Callable[[list[int]], np.ndarray]

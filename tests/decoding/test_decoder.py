@@ -25,8 +25,8 @@ from cd4lm_jax.decoding.commit import (
     Proposal,
     rule,
 )
-from cd4lm_jax.decoding.decoder import Limits, Shape, Slots
-from cd4lm_jax.decoding.options import DecodeOptions
+from cd4lm_jax.decoding.decoder import Slots
+from cd4lm_jax.decoding.options import DecodeOptions, Limits, Shape
 from cd4lm_jax.decoding.trajectory import Trajectory
 from cd4lm_jax.model.transformer import Transformer
 from tests.decoding import reference

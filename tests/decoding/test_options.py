@@ -6,8 +6,7 @@ from typing import Any
 import pytest
 
 from cd4lm_jax.decoding import stop
-from cd4lm_jax.decoding.decoder import Limits, Shape
-from cd4lm_jax.decoding.options import DecodeOptions
+from cd4lm_jax.decoding.options import DecodeOptions, Limits, Shape
 from tests.models import TINY
 
 PLAIN = DecodeOptions(gen_length=16, block_length=8)

@@ -3,7 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cd4lm_jax.decoding.trajectory import Reason, Trajectory
+from cd4lm_jax.decoding.reason import Reason
+from cd4lm_jax.decoding.trajectory import Trajectory
 from tests import pages
 from tests.pages import EVIL, Page
 

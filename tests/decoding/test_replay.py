@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from cd4lm_jax.decoding import replay
+from cd4lm_jax.decoding.reason import Reason
 from cd4lm_jax.decoding.replay import Replay
-from cd4lm_jax.decoding.trajectory import Reason, Trajectory
+from cd4lm_jax.decoding.trajectory import Trajectory
 
 RULE, MINIMUM, LIMIT, GIVEN, TAIL = (
     Reason.RULE,
@@ -98,8 +99,7 @@ def test_from_a_row_of_a_trajectory() -> None:
         nfe=np.array([2, 1]),
         length=np.array([2, 1]),
     )
-    found = Replay.from_trajectory(
-        trajectory,
+    found = trajectory.replay(
         1,
         text="token {}".format,
         question="q",

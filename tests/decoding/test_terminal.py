@@ -7,8 +7,8 @@ from rich.console import Console
 from rich.text import Text
 
 from cd4lm_jax.decoding import terminal
+from cd4lm_jax.decoding.reason import Reason
 from cd4lm_jax.decoding.replay import Replay
-from cd4lm_jax.decoding.trajectory import Reason
 
 # By hand: "5" is given, "+" and "=" come in pass 1, "3" and the line break in pass 2, " 8", the end
 # and a sign of double width in pass 3; then a tail.

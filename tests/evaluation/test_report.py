@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from cd4lm_jax.decoding.reason import Reason
 from cd4lm_jax.decoding.replay import Replay
-from cd4lm_jax.decoding.trajectory import Reason
 from cd4lm_jax.evaluation import plots, report
 from cd4lm_jax.runtime import files
 from tests import pages

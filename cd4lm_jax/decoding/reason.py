@@ -1,0 +1,23 @@
+"""Why a position of a decode holds what it holds."""
+
+from __future__ import annotations
+
+import enum
+
+
+class Reason(enum.IntEnum):
+    """Why a position holds what it holds.
+
+    Attributes:
+        TAIL: filled after the row had ended, not decoded.
+        RULE: committed by the commit rule.
+        MINIMUM: not sure enough for the rule; committed to keep the least number a pass.
+        LIMIT: committed because the block's or the row's passes were used up.
+        GIVEN: fixed from the start (infilling).
+    """
+
+    TAIL = 0
+    RULE = 1
+    MINIMUM = 2
+    LIMIT = 3
+    GIVEN = 4
