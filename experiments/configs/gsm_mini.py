@@ -14,6 +14,7 @@ from cd4lm_jax.distillation.trainer import TrainConfig
 from cd4lm_jax.model.transformer import Execution
 
 TEACHER = "experiments/checkpoints/gsm_mini_teacher"
+ANSWERS = "experiments/data/gsm_mini_answers"
 OUTPUT = "runs/demo"
 
 
