@@ -113,11 +113,13 @@ def _pass(
         state.canvas,
         state.past,
     )
-    state = state._replace(canvas=canvas, past=past)
+    # The cache stays outside the condition, which would copy it in every pass.
+    state = state._replace(canvas=canvas, past=None)
     hand_over = functools.partial(
         canvases.hand_over, queue, model.config.eos_id, shape.block_length
     )
-    return lax.cond(state.ended(queue).any(), hand_over, lambda state: state, state)
+    state = lax.cond(state.ended(queue).any(), hand_over, lambda state: state, state)
+    return state._replace(past=past)
 
 
 class Slots(NamedTuple):

@@ -15,7 +15,9 @@ dual_agreement_36m               share of equal tokens, one a pass
 dual_accuracy_loss_gsm_mini      percentage points that dual costs the bundled teacher under CAD
 batch8_dual_gain_3.7m            tokens a second of 8 ragged prompts at once over one at a time
 queue_gain                       wall clock of 64 prompts in fixed batches of 8 over one queue of
-                                 8 slots; answers of 8 to 256 tokens, four a pass, dual, 3.7m
+                                 8 slots; answers of 8 to 256 tokens, eight a pass, 3.7m
+queue_gain_dual                  the same with dual, where entering a block costs a whole forward
+                                 in both
 compiles_for_20_thresholds       compilations of the loop
 llada_8b_ms_{none,dual}          a pass at LLaDA-8B's shape, bfloat16; llada_8b_floor_ms: its
                                  weight bytes over the measured copy bandwidth
@@ -225,16 +227,22 @@ def batches(metrics: dict[str, float], spreads: dict[str, Any]) -> None:
     spreads["batch8_dual_gain_3.7m"] = {"1": results.spread(one), "8": results.spread(eight)}
 
     lengths = np.random.default_rng(1).permutation(np.linspace(8, 256, 64).round()).astype(int)
-    long = queue_of(SMALL, [64] * 64, lengths.tolist(), 256)
+    long = queue_of(SMALL, [16] * 64, lengths.tolist(), 256)
     parts = [
         jax.tree.map(lambda leaf, at=at: leaf[at : at + 8] if leaf.ndim else jnp.int32(8), long)
         for at in range(0, 64, 8)
     ]
-    calls = [Timed(model, part, 8, per_pass=4, cache="dual") for part in parts]
-    queued_call = Timed(model, long, 8, per_pass=4, cache="dual")
-    fixed, queued = in_turn(lambda: [call() for call in calls], queued_call)
-    metrics["queue_gain"] = ratio(fixed, queued)
-    spreads["queue_gain"] = {"batches": results.spread(fixed), "queue": results.spread(queued)}
+    modes: dict[str, cache.Mode] = {"queue_gain": "none", "queue_gain_dual": "dual"}
+    for name, mode in modes.items():
+        calls = [Timed(model, part, 8, per_pass=8, cache=mode) for part in parts]
+
+        def one_by_one(calls: list[Timed] = calls) -> None:
+            for call in calls:
+                call()
+
+        fixed, queued = in_turn(one_by_one, Timed(model, long, 8, per_pass=8, cache=mode))
+        metrics[name] = ratio(fixed, queued)
+        spreads[name] = {"batches": results.spread(fixed), "queue": results.spread(queued)}
 
 
 def compiles(metrics: dict[str, float], spreads: dict[str, Any]) -> None:
