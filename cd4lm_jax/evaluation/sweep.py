@@ -21,7 +21,7 @@ from cd4lm_jax.runtime.metrics import METRICS_FILE, read_jsonl
 from cd4lm_jax.runtime.progress import Progress
 
 SUMMARY_FILE = "summary.json"
-THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

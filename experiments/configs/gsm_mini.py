@@ -19,28 +19,30 @@ OUTPUT = "runs/demo"
 
 
 def get_config() -> TrainConfig:
-    """DSCD with what paid on 200 validation problems, where 98 % right cost the teacher 5.9 passes.
+    """DSCD with what paid on validation: there the teacher has 99.6 % of 500 right in 6.1 passes.
 
     Published: nested masks, a strict subset for the teacher, lambda 0.9 to 0.5, AdamW, clipping.
-    Changed: masks mostly in the shape of block decoding's states; text instead of the teacher's
-    output where it sees the token, for which it was never trained; T 1; and the certainty term,
-    without which wording with several right forms is committed a token a pass (98 % right in 3.8
-    passes with it, 5.9 without, in the trials).
+    Changed: the teacher's own right answers as text (launch.answer), which say one thing one way;
+    masks mostly in the shape of block decoding's states; text instead of the teacher's output where
+    it sees the token, for which it was never trained; T 1; and a certainty term. On 1,000
+    validation problems, seed 0, 400 steps: 99.7 % in 4.4 passes and 99.8 % in 5.5 without that
+    term, 99.0 % in 2.6 and 99.6 % in 4.2 with it at 1, 98.9 % in 3.5 at most with it at 2; text
+    alone, without it, 99.5 % in 5.9.
     """
     return TrainConfig(
         output=OUTPUT,
-        steps=200,
+        steps=400,
         init=TEACHER,
         teacher=TEACHER,
         corruption=Corruption(
             scheme="nested", student_ratio=(0.5, 1.0), blockwise=0.7, block_length=32
         ),
-        objective=Objective(temperature=1.0, visible="text", certainty=2.0),
+        objective=Objective(temperature=1.0, visible="text", certainty=1.0),
         curriculum=LambdaCurriculum(initial=0.9, final=0.5, warmup_ratio=0.1),
         optimizer=OptimizerConfig(learning_rate=3e-4, warmup_steps=20, decay_share=0.5, b2=0.98),
-        data=DataConfig(source="gsm_mini/distill", split="distill", batch_size=32),
-        validation=DataConfig(source="gsm_mini/distill", split="validation", batch_size=100),
+        data=DataConfig(source=f"{ANSWERS}/distill.jsonl", batch_size=32),
+        validation=DataConfig(source=f"{ANSWERS}/validation.jsonl", batch_size=100),
         execution=Execution(scan_layers=False),
-        eval_every=100,
+        eval_every=200,
         patience=15,
     )

@@ -7,6 +7,7 @@ import pytest
 
 from cd4lm_jax.distillation.objective import Objective
 from cd4lm_jax.distillation.trainer import TrainConfig
+from cd4lm_jax.evaluation.answers import AnswersConfig
 from cd4lm_jax.evaluation.sweep import SweepConfig
 from cd4lm_jax.model.config import llada_8b
 from cd4lm_jax.model.folder import abstract_model
@@ -20,7 +21,8 @@ CONFIGS = pathlib.Path(__file__).parents[2] / "experiments" / "configs"
 @pytest.mark.parametrize("name", sorted(path.stem for path in CONFIGS.glob("[!_]*.py")))
 def test_every_config_loads_and_says_its_command(name: str) -> None:
     path = CONFIGS / f"{name}.py"
-    kind = SweepConfig if name.endswith("_eval") else TrainConfig
+    kinds = {"eval": SweepConfig, "answers": AnswersConfig}
+    kind = kinds.get(name.rpartition("_")[2], TrainConfig)
     assert isinstance(load_config(str(path), kind), kind)
     assert f"--config=experiments/configs/{name}.py" in path.read_text()
 
@@ -41,16 +43,17 @@ def test_the_arms_of_dscd_share_cost_the_same_and_differ_in_their_objective(
 ) -> None:
     arms = {arm: dscd_share.arm_config(arm, 1, tmp_path) for arm in dscd_share.ARMS}
     recipe = gsm_mini.get_config()
-    for config in arms.values():
+    for arm, config in arms.items():
         assert config.steps == recipe.steps
-        assert (config.data.source, config.data.seed, config.seed) == (recipe.data.source, 1, 1)
+        text = "gsm_mini/distill" if arm == "published" else recipe.data.source
+        assert (config.data.source, config.data.seed, config.seed) == (text, 1, 1)
         assert config.data.batch_size == recipe.data.batch_size
         assert config.optimizer == recipe.optimizer
         assert (config.init, config.execution) == (recipe.init, recipe.execution)
-    dscd, text = arms["dscd"], arms["cross_entropy"]
-    assert dscd.corruption == recipe.corruption == text.corruption
-    assert dscd.objective == recipe.objective == text.objective
-    assert (dscd.teacher, text.teacher) == (recipe.teacher, None)
+    dscd, alone = arms["dscd"], arms["cross_entropy"]
+    assert dscd.corruption == recipe.corruption == alone.corruption
+    assert dscd.objective == recipe.objective == alone.objective
+    assert (dscd.teacher, alone.teacher) == (recipe.teacher, None)
     # As the paper has it.
     published = arms["published"]
     assert published.teacher == recipe.teacher
