@@ -61,7 +61,7 @@ def arm_config(arm: str, seed: int, output: pathlib.Path) -> TrainConfig:
     if arm == "published":
         return dataclasses.replace(
             config,
-            data=dataclasses.replace(config.data, source="gsm_mini/distill"),
+            data=dataclasses.replace(config.data, source="gsm_mini/distill", split="distill"),
             corruption=Corruption(),
             objective=Objective(),
             curriculum=LambdaCurriculum(),
