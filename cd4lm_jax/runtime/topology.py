@@ -155,11 +155,24 @@ class Topology:
             raise TopologyError(f"{count} GPUs; give 1 or more")
         return cls(chip=GPUS[name], shape=None, count=count)
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """Variables that have to be set before jax starts, for :meth:`devices`."""
+        if self.shape is None:
+            flags = f"--xla_force_host_platform_device_count={self.count}"
+            return {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
+        return {
+            "JAX_PLATFORMS": "cpu",
+            "TPU_SKIP_MDS_QUERY": "1",  # there is no machine to ask about
+            "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # nor a chip to share
+            "TPU_STDERR_LOG_LEVEL": "3",
+            "TPU_MIN_LOG_LEVEL": "3",
+        }
+
     def devices(self) -> list[jax.Device]:
         """What to compile for: the TPU slice as libtpu describes it; for GPUs virtual CPU devices.
 
-        The environment must have ``JAX_PLATFORMS=cpu`` and ``TPU_SKIP_MDS_QUERY=1``, for GPUs
-        ``XLA_FLAGS=--xla_force_host_platform_device_count=N``, from before jax started.
+        jax must have started with :attr:`environment`.
 
         Raises:
             TopologyError: libtpu is missing or knows no such slice, or there are too few devices.

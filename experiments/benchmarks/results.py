@@ -38,16 +38,19 @@ def spread(values: list[float]) -> dict[str, float]:
     return {"min": min(values), "median": statistics.median(values), "max": max(values)}
 
 
-def write(name: str, metrics: Mapping[str, float], **details: Any) -> pathlib.Path:
+def write(
+    name: str, metrics: Mapping[str, float], *, module: str | None = None, **details: Any
+) -> pathlib.Path:
     """Writes ``experiments/results/NAME.json``.
 
     Args:
         name: of the benchmark; stable.
         metrics: what was measured, medians; what was not is left out, never zero.
+        module: the benchmark, where it writes several files.
         details: spreads, settings and tables beside the metrics.
     """
     result = {
-        "command": f"python -m experiments.benchmarks.{name} {' '.join(sys.argv[1:])}".strip(),
+        "command": f"python -m experiments.benchmarks.{module or name} {' '.join(sys.argv[1:])}".strip(),
         "commit": _commit(),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind} ({platform.machine()})",
