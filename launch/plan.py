@@ -17,13 +17,14 @@ meshes, rows a chip and remat policies, each a compilation, and ranks what fits.
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, cast
 
 from absl import flags
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from cd4lm_jax.decoding.cache import Mode
 from cd4lm_jax.decoding.commit import ConfidenceAdaptive
 from cd4lm_jax.decoding.options import DecodeOptions
 from cd4lm_jax.distillation.trainer import TrainConfig
@@ -66,7 +67,7 @@ def main(config: TrainConfig) -> None:
         options = DecodeOptions(
             gen_length=_GEN.value,
             block_length=_BLOCK.value,
-            cache=_CACHE.value,
+            cache=cast(Mode, _CACHE.value),
             batch_size=_ROWS.value,
         )
         rule = ConfidenceAdaptive(threshold=0.95)
@@ -150,6 +151,8 @@ def summary(plan: Plan) -> Table:
         table.add_row(f"roofline, {name}", milliseconds(seconds))
     if plan.compiler_seconds is not None:
         table.add_row("kernels, by the compiler", milliseconds(plan.compiler_seconds))
+    if plan.refresh_seconds is not None:
+        table.add_row("pass that computes a row whole too", milliseconds(plan.refresh_seconds))
     table.add_section()
     if plan.program == "update":
         table.add_row("tokens a second, all chips", f"{plan.tokens_per_second:,.0f}")

@@ -14,6 +14,7 @@ from cd4lm_jax.model.config import ModelConfig
 from cd4lm_jax.model.folder import abstract_model
 from cd4lm_jax.model.transformer import Execution
 from cd4lm_jax.planning.plan import Plan, bytes_of, compiled
+from cd4lm_jax.runtime import hlo
 from cd4lm_jax.runtime.hlo import Collective, Cost
 from cd4lm_jax.runtime.mesh import MeshConfig, make_mesh
 from cd4lm_jax.runtime.topology import Topology
@@ -29,8 +30,8 @@ def plan(
 ) -> Plan:
     """Compiles the loop with the model split over all chips (tensor parallel).
 
-    Loops count as one pass in which every row is within its block; ``refresh`` is what a pass
-    costs in which one row enters a block, with a cache.
+    The cost is that of a pass in which every row is within its block; ``refresh``, with a cache,
+    that of one in which a row enters its block too.
 
     Args:
         architecture: of the model.
@@ -62,7 +63,11 @@ def plan(
         lowered = decoder.run.lower(model, waiting, rule, options.limits, shape=shape, slots=rows)
     cached = options.cache != "none"
     held = {"parameters": bytes_of(model), "queue": bytes_of(waiting)}
-    done = compiled(lowered, given=sum(held.values()), ways=((1.0, 0.0), (1.0, 1.0)))
+    done = compiled(
+        lowered,
+        given=sum(held.values()),
+        read=lambda text: tuple(hlo.pass_cost(text, trips=(rows,)) for rows in (0.0, 1.0)),
+    )
     inside, entering = done.costs or (None, None)
     return Plan(
         program="pass",

@@ -16,12 +16,11 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 
-from cd4lm_jax.runtime import hlo
 from cd4lm_jax.runtime.hlo import Cost
 from cd4lm_jax.runtime.mesh import MeshConfig
 from cd4lm_jax.runtime.topology import Topology
@@ -42,7 +41,7 @@ class Plan:
         tokens: that a run of the program works on, over all chips.
         runs: of the program in all; 0 where there is no such number.
         cost: on one chip; None where the compiler gave up for want of memory.
-        refresh: what a pass that computes a row whole costs more, with a cache.
+        refresh: of a pass in which a row is computed whole too, with a cache.
         exact: whether temporaries are those of the chip's own compiler.
     """
 
@@ -87,16 +86,27 @@ class Plan:
             "links": sum(cost.sent.values()) / chip.link,
         }
 
+    def _by_compiler(self, cost: Cost) -> float | None:
+        clock = self.topology.chip.clock
+        return cost.cycles / clock if clock and cost.cycles else None
+
+    def _seconds(self, cost: Cost) -> float:
+        return max(*self._roofline(cost).values(), self._by_compiler(cost) or 0.0)
+
     @property
     def compiler_seconds(self) -> float | None:
         """A run's kernels by the compiler's estimate; None where it makes none."""
-        clock = self.topology.chip.clock
-        return self.cost.cycles / clock if self.cost and clock and self.cost.cycles else None
+        return None if self.cost is None else self._by_compiler(self.cost)
 
     @property
     def seconds(self) -> float | None:
         """A run by the greater of compiler's estimate and roofline; None if it did not compile."""
-        return max(*self.roofline.values(), self.compiler_seconds or 0.0) if self.cost else None
+        return None if self.cost is None else self._seconds(self.cost)
+
+    @property
+    def refresh_seconds(self) -> float | None:
+        """The same of a pass in which a row is computed whole; None without a cache."""
+        return None if self.refresh is None else self._seconds(self.refresh)
 
     @property
     def tokens_per_second(self) -> float | None:
@@ -110,19 +120,18 @@ class Plan:
 
     def metrics(self) -> dict[str, float]:
         """The numbers of a results file; what is not known is left out."""
-        known = {
+        known: dict[str, float | None] = {
             "bytes_per_chip": self.total,
             "chip_memory": self.topology.chip.memory,
             "fits": self.fits,
-            "flops_per_step": self.cost and self.cost.flops,
+            "flops_per_step": None if self.cost is None else self.cost.flops,
             "seconds_per_step_estimate": self.seconds,
             "seconds_per_step_compiler": self.compiler_seconds,
-            "seconds_per_step_roofline": max(self.roofline.values(), default=None),
+            "seconds_per_step_roofline": max(self.roofline.values()) if self.roofline else None,
+            "seconds_per_refresh_estimate": self.refresh_seconds,
             "tokens_per_second": self.tokens_per_second,
             "days": self.days,
         }
-        if self.refresh is not None:
-            known["seconds_per_refresh_roofline"] = max(self._roofline(self.refresh).values())
         return {name: value for name, value in known.items() if value is not None}
 
     def details(self) -> dict[str, Any]:
@@ -167,22 +176,20 @@ class Compiled:
 
     Attributes:
         temporaries: bytes reserved beside what it is given, its code included.
-        costs: one for each way to count loops that was asked for; none if memory ran out.
+        costs: what was read from it; none if memory ran out.
     """
 
     temporaries: float
     costs: tuple[Cost, ...]
 
 
-def compiled(
-    lowered: Any, *, given: float, ways: Sequence[Sequence[float]] = ((1.0,),)
-) -> Compiled:
+def compiled(lowered: Any, *, given: float, read: Callable[[str], tuple[Cost, ...]]) -> Compiled:
     """Compiles a program.
 
     Args:
         lowered: ``jitted.lower(...)``.
         given: bytes a chip of its arguments, for when memory runs out.
-        ways: see ``trips`` of :func:`cd4lm_jax.runtime.hlo.cost`.
+        read: costs from the text of the compiled program.
     """
     try:
         program = lowered.compile()
@@ -195,11 +202,7 @@ def compiled(
     results = memory.output_size_in_bytes - memory.alias_size_in_bytes
     padding = memory.argument_size_in_bytes - given  # the layout's
     own = memory.temp_size_in_bytes + memory.generated_code_size_in_bytes
-    text = program.as_text()
-    return Compiled(
-        temporaries=float(padding + results + own),
-        costs=tuple(hlo.cost(text, trips=trips) for trips in ways),
-    )
+    return Compiled(temporaries=float(padding + results + own), costs=read(program.as_text()))
 
 
 def _needed(message: str) -> float | None:

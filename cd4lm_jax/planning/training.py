@@ -10,10 +10,14 @@ from collections.abc import Iterator
 from cd4lm_jax.distillation.objective import chunk_size
 from cd4lm_jax.distillation.trainer import TrainConfig
 from cd4lm_jax.model.config import ModelConfig
+from cd4lm_jax.model.transformer import Remat
 from cd4lm_jax.planning.plan import Plan, bytes_of, compiled
+from cd4lm_jax.runtime import hlo
 from cd4lm_jax.runtime.mesh import MeshConfig, make_mesh
 from cd4lm_jax.runtime.sharding import spec
 from cd4lm_jax.runtime.topology import Topology
+
+_POLICIES: tuple[Remat, ...] = ("full", "dots", "none")
 
 
 def plan(config: TrainConfig, architecture: ModelConfig, topology: Topology) -> Plan:
@@ -48,7 +52,11 @@ def plan(config: TrainConfig, architecture: ModelConfig, topology: Topology) -> 
     parts = math.prod(mesh.shape[axis] for axis in spec(("batch",))[0]) * config.accumulate
     chunk = chunk_size(rows * length // parts, architecture.embed_dim, architecture.vocab_size)
     chunks = -(-rows * config.data.answer_length // (parts * chunk))
-    done = compiled(lowered, given=sum(held.values()), ways=((chunks,),))
+    done = compiled(
+        lowered,
+        given=sum(held.values()),
+        read=lambda text: (hlo.cost(text, trips=(chunks,)),),
+    )
     gradients = min(bytes_of(state.model), done.temporaries)
     held |= {"gradients": gradients, "temporaries": done.temporaries - gradients}
     sizes = MeshConfig(**{str(axis): size for axis, size in mesh.shape.items()})
@@ -91,7 +99,7 @@ def candidates(
         program = config.program(architecture, make_mesh(shape, devices))
         if bytes_of((program.state, program.teacher, program.base)) > topology.chip.memory:
             continue
-        for each, remat in itertools.product((1, 2, 4), ("full", "dots", "none")):
+        for each, remat in itertools.product((1, 2, 4), _POLICIES):
             rows = each * topology.count
             if rows % (data * fsdp * config.accumulate) == 0:
                 yield dataclasses.replace(

@@ -90,6 +90,23 @@ def cost(text: str, *, trips: Sequence[float] = (1.0,)) -> Cost:
     return _Program(text).cost(tuple(trips))
 
 
+def pass_cost(text: str, *, trips: Sequence[float] = (1.0,)) -> Cost:
+    """The cost of one pass of the outermost loop whose number of trips depends on data.
+
+    Args:
+        text: ``compiled.as_text()`` of a program with one such loop.
+        trips: as for :func:`cost`, of the loops within it.
+    """
+    program = _Program(text)
+    (body,) = (
+        each.attribute("body")
+        for each in program.computations[program.entry].values()
+        if each.opcode == "while" and program.trips(program.entry, each) is None
+    )
+    assert body is not None
+    return program.cost(tuple(trips), body.lstrip("%"))
+
+
 @dataclasses.dataclass(frozen=True)
 class _Instruction:
     name: str
@@ -133,8 +150,8 @@ class _Program:
                 if line.lstrip().startswith("ROOT"):
                     self.roots[name] = instruction
 
-    def cost(self, trips: tuple[float, ...]) -> Cost:
-        flops, cycles, collectives = self._cost(self.entry, trips)
+    def cost(self, trips: tuple[float, ...], computation: str | None = None) -> Cost:
+        flops, cycles, collectives = self._cost(computation or self.entry, trips)
         return Cost(flops=flops, cycles=cycles, collectives=tuple(collectives.values()))
 
     @functools.cache  # noqa: B019  # lives as long as one reading
@@ -171,7 +188,7 @@ class _Program:
     ) -> tuple[tuple[float, float, dict[str, Collective]] | None, float]:
         """What an instruction calls, and how often."""
         if each.opcode == "while":
-            body, times = each.attribute("body"), self._trips(computation, each)
+            body, times = each.attribute("body"), self.trips(computation, each)
             assert body is not None
             inner = trips
             if times is None:
@@ -190,7 +207,7 @@ class _Program:
             return self._cost(called.lstrip("%"), trips), 1.0
         return None, 0.0
 
-    def _trips(self, computation: str, loop: _Instruction) -> float | None:
+    def trips(self, computation: str, loop: _Instruction) -> float | None:
         """How often a loop runs; None where that depends on data."""
         if noted := re.search(r'"known_trip_count":\{"n":"(\d+)"\}', loop.rest):
             return float(noted[1])

@@ -165,6 +165,8 @@ class Topology:
             "JAX_PLATFORMS": "cpu",
             "TPU_SKIP_MDS_QUERY": "1",  # there is no machine to ask about
             "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # nor a chip to share
+            "TPU_ACCELERATOR_TYPE": "v5litepod-4",  # any; it warns of an unknown one
+            "TPU_WORKER_HOSTNAMES": "localhost",
             "TPU_STDERR_LOG_LEVEL": "3",
             "TPU_MIN_LOG_LEVEL": "3",
         }

@@ -3,11 +3,11 @@ r"""The plans of LLaDA-8B: does it fit, how long does it take, with no such chip
     python -m experiments.benchmarks.plans                        # all of them, about half an hour
     python -m experiments.benchmarks.plans --only=cad_v5e_4_dual
 
-Needs libtpu (pip install '.[tpu]') for all but the last of the training runs. Each is a file
-``experiments/results/plan_NAME.json`` with the metrics ``bytes_per_chip``, ``chip_memory``, ``fits``,
-``flops_per_step``, ``seconds_per_step_estimate`` (a step: an update, or a pass of the decoder) and
-those of :meth:`cd4lm_jax.planning.plan.Plan.metrics`; ``vocabulary_collectives`` counts those of a
-pass that move anything of the vocabulary's size.
+Needs libtpu (pip install '.[tpu]') for all but lora_h100_1. Each is a file
+``experiments/results/plan_NAME.json`` with the metrics ``bytes_per_chip``, ``chip_memory``,
+``fits``, ``flops_per_step``, ``seconds_per_step_estimate`` and others of ``Plan.metrics``. A step
+is an update, or a pass of the decoder, of which ``vocabulary_collectives`` counts what moves
+anything of the vocabulary's size.
 
 full_v5e_16    full fine-tune with its teacher, two rows of 512 a chip, 16 v5e chips of 16 GB
 full_v5e_8     the same on 8 of them: second moments factored
@@ -25,7 +25,7 @@ import sys
 from collections.abc import Callable
 from typing import Literal
 
-from absl import app, flags
+from absl import app, flags, logging
 
 from cd4lm_jax.decoding.commit import ConfidenceAdaptive
 from cd4lm_jax.decoding.options import DecodeOptions
@@ -117,13 +117,14 @@ def write(name: str) -> None:
     verdict = "fits" if plan.fits else "does not fit"
     took = "" if plan.seconds is None else f", {1000 * plan.seconds:.1f} ms"
     print(f"{name:20} {plan.total / GIB:6.2f} GiB a chip, {verdict}{took}", flush=True)
-    print(results.write(f"plan_{name}", metrics, module="plans", **plan.details()))
+    print(results.write(f"plan_{name}", metrics, **plan.details()))
 
 
 def main(argv: list[str]) -> None:
     """Makes each plan in a process of its own: topologies need different environments."""
     del argv
     if _ONLY.value is not None:
+        logging.set_verbosity(logging.WARNING)
         write(_ONLY.value)
         return
     failed = []
