@@ -11,7 +11,9 @@ PRODUCT = 2.0 * SIDE**3
 
 
 def cost_of(function, *arguments, trips=(1.0,)):  # type: ignore[no-untyped-def]
-    return hlo.cost(jax.jit(function).lower(*arguments).compile().as_text(), trips=trips)
+    text = jax.jit(function).lower(*arguments).compile().as_text()
+    assert text is not None
+    return hlo.cost(text, trips=trips)
 
 
 @pytest.fixture(scope="module")
