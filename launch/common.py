@@ -19,12 +19,13 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import inspect
+import os
 import pathlib
 import re
 import sys
 import textwrap
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from absl import flags
@@ -96,6 +97,13 @@ def run(
         else:
             print(f"error: {_one_line(error)}", file=sys.stderr)
         cluster.leave(failure)
+
+
+def restart_with(environment: Mapping[str, str]) -> None:
+    """Starts the command anew where these variables are not set: jax reads them only once."""
+    if any(os.environ.get(name) != value for name, value in environment.items()):
+        sys.stdout.flush()
+        os.execve(sys.executable, sys.orig_argv, {**os.environ, **environment})
 
 
 def given(flag: flags.FlagHolder[str | None]) -> str:

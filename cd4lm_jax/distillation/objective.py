@@ -183,7 +183,7 @@ def _position_axes(tokens: int) -> tuple[str, ...]:
     return axes if tokens % devices == 0 else ()
 
 
-def _chunk_size(tokens: int, width: int, vocab: int) -> int:
+def chunk_size(tokens: int, width: int, vocab: int) -> int:
     """Positions projected at once.
 
     Few, where a chunk's logits would be large (128 MiB in float32); but no fewer than half the
@@ -198,7 +198,7 @@ def _of_own_positions(objective, axes, student, teacher, targets, weight, lam, *
     # `lam` is a position's own, the terms are reported over all positions.
     tokens, temperature = targets.shape[0], objective.temperature
     width, vocab = student.kernel.shape
-    chunk = _chunk_size(tokens, width, vocab)
+    chunk = chunk_size(tokens, width, vocab)
     padded = -(-tokens // chunk) * chunk
     # Weighted positions first; an index past the end reads as weight 0 and is never written.
     order = jnp.argsort(weight == 0, stable=True)

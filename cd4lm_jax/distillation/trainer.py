@@ -21,16 +21,16 @@ from cd4lm_jax.data import pipeline
 from cd4lm_jax.data.tokenizer import Tokenizer
 from cd4lm_jax.distillation.curriculum import LambdaCurriculum
 from cd4lm_jax.distillation.objective import Objective
+from cd4lm_jax.distillation.program import Program, frozen_execution
 from cd4lm_jax.distillation.step import (
     Batch,
     Learner,
     OptimizerConfig,
     Trained,
     TrainState,
-    placed,
 )
 from cd4lm_jax.model.config import ModelConfig
-from cd4lm_jax.model.folder import abstract_model, write_model
+from cd4lm_jax.model.folder import write_model
 from cd4lm_jax.model.loading import load_config, load_model
 from cd4lm_jax.model.lora import LoraConfig
 from cd4lm_jax.model.transformer import Execution, Transformer
@@ -145,6 +145,22 @@ class TrainConfig:
             lora=self.lora,
         )
 
+    def program(self, architecture: ModelConfig, mesh: Mesh) -> Program:
+        """What the run compiles, for a model of the architecture that ``init`` or ``model`` has."""
+        return Program.of(
+            self.learner,
+            architecture,
+            mesh,
+            execution=self.execution,
+            frozen_dtype=self.teacher_dtype,
+            teacher="base" if self.teacher_is_base else "own" if self.teacher else "none",
+        )
+
+    @property
+    def teacher_is_base(self) -> bool:
+        """Whether the teacher is the base of the adapters, with them off."""
+        return self.lora is not None and self.teacher == self.init
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainResult:
@@ -189,19 +205,10 @@ class _Run:
         self.output = pathlib.Path(config.output)
         self.tokenizer = Tokenizer.load(_tokenizer_folder(config))
         self.base = self._load(config.init or "", config.teacher_dtype) if config.lora else None
-        self.teacher = self.base if config.teacher == config.init else None
-        if config.teacher is not None and self.teacher is None:
+        self.teacher = None
+        if config.teacher is not None and not config.teacher_is_base:
             self.teacher = self._load(config.teacher, config.teacher_dtype)
-        learner = config.learner
-        abstract = self._abstract_state()
-        self.shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
-        self.abstract = abstract
-        # The state's shardings are pinned: left alone, gradients lose their fsdp axis.
-        self.update = jax.jit(
-            learner.update, donate_argnums=0, out_shardings=(self.shardings, None)
-        )
-        self.evaluate = jax.jit(learner.evaluate)
-        self.create = jax.jit(learner.init, out_shardings=self.shardings)
+        self.program = config.program(config.model or load_config(config.init or ""), mesh)
 
     def run(self) -> TrainResult:
         config, main = self.config, cluster.is_main()
@@ -229,7 +236,7 @@ class _Run:
                     read = next(batches)
                     truncated += int(read["truncated"].sum())
                     batch, previous = _place(read, rows), metrics
-                    state, metrics = self.update(state, self.teacher, batch, self.base)
+                    state, metrics = self.program.update(state, self.teacher, batch, self.base)
                     step += 1
                     # Waits for the step before: at most two are in flight, so the device stays
                     # busy while rate and ETA are true.
@@ -274,28 +281,18 @@ class _Run:
             saved = checkpoints.metadata(latest)
             self._same_run(saved["config"], latest)
             try:
-                restored = checkpoints.restore(latest, named_leaves(self.abstract))
+                restored = checkpoints.restore(latest, named_leaves(self.program.state))
             except DamagedError:
                 checkpoints.set_aside(latest)
                 continue
             batches.set_state(restored.data_state)
-            return with_leaves(self.abstract, restored.state), saved["best"], saved["stale"]
-        return self.create(self._initial_model()), float("inf"), 0
+            return with_leaves(self.program.state, restored.state), saved["best"], saved["stale"]
+        return self.program.create(self._initial_model()), float("inf"), 0
 
     def _same_run(self, saved: dict[str, Any], step: int) -> None:
         """Refuses a folder whose checkpoints are of another run."""
         mine = to_plain(self.config)
-        free = {
-            "output",
-            "steps",
-            "mesh",
-            "execution",
-            "accumulate",
-            "log_every",
-            "patience",
-            "save_every",
-        }
-        different = [name for name in mine if name not in free and mine[name] != saved.get(name)]
+        different = [name for name in mine if name not in _FREE and mine[name] != saved.get(name)]
         if different:
             raise TrainingError(
                 f"{self.output} holds a run of other settings ({', '.join(different)} differ, "
@@ -310,29 +307,19 @@ class _Run:
             return self._load(config.init, "float32")
         assert config.model is not None  # TrainConfig checks
         make = functools.partial(Transformer, config.model, execution=config.execution)
-        shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract.model)
+        shardings = self.program.shardings.model
         return jax.jit(make, out_shardings=shardings)(jax.random.key(config.seed))
 
     def _load(self, folder: str, dtype: str) -> Transformer:
-        return load_model(folder, self._execution(dtype), dtype=dtype, mesh=self.mesh)
-
-    def _execution(self, dtype: str) -> Execution:
-        # Weights below float32 cannot be computed with in more than they hold.
-        if dtype == "float32":
-            return self.config.execution
-        return dataclasses.replace(self.config.execution, dtype=dtype)
-
-    def _abstract_state(self) -> TrainState:
-        config = self.config
-        architecture = config.model or load_config(config.init or "")
-        model = abstract_model(architecture, config.execution)
-        return placed(self.mesh, jax.eval_shape(config.learner.init, model))
+        execution = frozen_execution(self.config.execution, dtype)
+        return load_model(folder, execution, dtype=dtype, mesh=self.mesh)
 
     def _validate(self, trained: Trained) -> dict[str, float]:
         """Loss terms over the validation split, each batch weighted by its examples."""
         totals: dict[str, float] = {}
         for batch, count in self.validation_batches:
-            for name, value in self.evaluate(trained, self.teacher, batch, self.base).items():
+            terms = self.program.evaluate(trained, self.teacher, batch, self.base)
+            for name, value in terms.items():
                 totals[name] = totals.get(name, 0.0) + count * float(value)
         examples = sum(count for _, count in self.validation_batches)
         return {name: total / examples for name, total in totals.items()}
@@ -365,8 +352,8 @@ class _Run:
             raise TrainingError(
                 f"{self.output}: no evaluation gave a finite loss, so there is no model to export"
             )
-        restored = checkpoints.restore(best_step, named_leaves(self.abstract))
-        state = with_leaves(self.abstract, restored.state)
+        restored = checkpoints.restore(best_step, named_leaves(self.program.state))
+        state = with_leaves(self.program.state, restored.state)
         folder = self.output / MODEL_FOLDER
         write_model(folder, self.config.learner.merged(state.model, self.base))
         if cluster.is_main():

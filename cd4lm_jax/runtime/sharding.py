@@ -100,6 +100,15 @@ class HostRows:
         Raises:
           ValueError: the mesh cannot split a batch of this size.
         """
+        self.check(mesh, batch_size)
+        self._mesh, self._size = mesh, batch_size
+        held = NamedSharding(mesh, spec(("batch",))).addressable_devices_indices_map((batch_size,))
+        every = np.arange(batch_size)
+        self.places = np.unique(np.concatenate([every[index] for index in held.values()]))
+
+    @staticmethod
+    def check(mesh: Mesh, batch_size: int) -> None:
+        """Raises ValueError where the mesh cannot split a batch of this size."""
         axes = spec(("batch",))[0]
         parts = math.prod(mesh.shape[axis] for axis in axes)
         if batch_size % parts:
@@ -107,10 +116,6 @@ class HostRows:
                 f"batch_size {batch_size} cannot be split over the {parts} parts of the mesh that "
                 f"take rows ({' x '.join(axes)}); give a multiple of {parts}"
             )
-        self._mesh, self._size = mesh, batch_size
-        held = NamedSharding(mesh, spec(("batch",))).addressable_devices_indices_map((batch_size,))
-        every = np.arange(batch_size)
-        self.places = np.unique(np.concatenate([every[index] for index in held.values()]))
 
     def place(self, array: np.ndarray) -> jax.Array:
         """The global array ``[batch, ...]`` of which this host has its rows ``[rows, ...]``."""

@@ -47,7 +47,7 @@ def write(name: str, metrics: Mapping[str, float], **details: Any) -> pathlib.Pa
         details: spreads, settings and tables beside the metrics.
     """
     result = {
-        "command": f"python -m experiments.benchmarks.{name} {' '.join(sys.argv[1:])}".strip(),
+        "command": " ".join(["python -m", _module(name), *sys.argv[1:]]),
         "commit": _commit(),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind} ({platform.machine()})",
@@ -59,6 +59,12 @@ def write(name: str, metrics: Mapping[str, float], **details: Any) -> pathlib.Pa
     path = FOLDER / f"{name}.json"
     files.write_text(path, json.dumps(result, indent=2, allow_nan=False) + "\n")
     return path
+
+
+def _module(name: str) -> str:
+    """The benchmark that runs: of its name, or one that writes several files."""
+    spec = sys.modules["__main__"].__spec__
+    return spec.name if spec is not None else f"experiments.benchmarks.{name}"
 
 
 def _commit() -> str:

@@ -18,24 +18,21 @@ import dataclasses
 import itertools
 import math
 import os
-import re
 import sys
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from absl import app
-from jax.sharding import NamedSharding
 
 from cd4lm_jax.corruption.masking import Corruption
 from cd4lm_jax.distillation.curriculum import LambdaCurriculum
 from cd4lm_jax.distillation.objective import Objective
-from cd4lm_jax.distillation.step import Batch, Learner, OptimizerConfig, placed
+from cd4lm_jax.distillation.program import Program
+from cd4lm_jax.distillation.step import Learner, OptimizerConfig
 from cd4lm_jax.model.config import ModelConfig
-from cd4lm_jax.model.folder import abstract_model
 from cd4lm_jax.model.transformer import Execution
+from cd4lm_jax.runtime import hlo
 from cd4lm_jax.runtime.mesh import AXES, MeshConfig, make_mesh
-from cd4lm_jax.runtime.sharding import spec
 from experiments.benchmarks import results
 
 DEVICES = 8
@@ -62,11 +59,6 @@ LEARNER = Learner(
     total_steps=100,
     seed=0,
 )
-_BYTES = {"pred": 1, "s32": 4, "u32": 4, "f32": 4, "bf16": 2}
-_COLLECTIVE = re.compile(
-    r" = (?P<result>.*?) (?P<kind>all-reduce|all-gather|reduce-scatter|all-to-all"
-    r"|collective-permute)\(.*?(?P<groups>(?:replica_groups|source_target_pairs)=.*)"
-)
 
 
 def meshes() -> list[MeshConfig]:
@@ -83,63 +75,9 @@ def device_count(mesh: MeshConfig) -> int:
 
 def compiled_update(config: MeshConfig) -> Any:
     """The training update as XLA compiled it for this mesh."""
-    mesh = make_mesh(config)
-
-    rows = NamedSharding(mesh, spec(("batch",)))
-
-    def row(dtype: Any, *shape: int) -> Any:
-        return jax.ShapeDtypeStruct((ROWS, *shape), dtype, sharding=rows)
-
-    batch = Batch(
-        tokens=row(jnp.int32, LENGTH),
-        valid=row(jnp.bool_, LENGTH),
-        answer=row(jnp.bool_, LENGTH),
-        index=row(jnp.int32),
-    )
-    with jax.set_mesh(mesh):
-        model = abstract_model(MODEL, Execution(scan_layers=False), mesh=mesh)
-        state = placed(mesh, jax.eval_shape(LEARNER.init, model))
-        shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
-        update = jax.jit(LEARNER.update, donate_argnums=0, out_shardings=(shardings, None))
-        return update.lower(state, model, batch).compile()
-
-
-def bytes_sent(hlo: str) -> dict[str, float]:
-    """Bytes that one device sends in each kind of collective, by ring algorithms."""
-    sent: dict[str, float] = {}
-    for line in hlo.splitlines():
-        found = _COLLECTIVE.search(line)
-        if found is None:
-            continue
-        size = sum(
-            _BYTES[kind] * math.prod(int(n) for n in shape.split(",") if n)
-            for kind, shape in re.findall(r"(\w+)\[([\d,]*)\]", found["result"])
-        )
-        permuted = found["kind"] == "collective-permute"
-        parts = 2 if permuted else _group_size(found["groups"].partition("=")[2])
-        share = {
-            "all-reduce": 2 * (parts - 1) / parts,
-            "all-gather": (parts - 1) / parts,
-            "reduce-scatter": parts - 1,
-            "all-to-all": (parts - 1) / parts,
-            "collective-permute": 1.0,
-        }[found["kind"]]
-        sent[found["kind"]] = sent.get(found["kind"], 0.0) + share * size
-    return sent
-
-
-def _group_size(groups: str) -> int:
-    """Devices of one group, in each of the three ways that HLO writes groups down."""
-    if listed := re.match(r"\{\{([\d,]+)\}", groups):  # {{0,1},{2,3}}
-        return len(listed[1].split(","))
-    if iota := re.match(r"\[\d+,(\d+)\]", groups):  # [2,2]<=[4]
-        return int(iota[1])
-    if named := re.match(r"mesh\[(.*?)\].*?\{('.*?)\}", groups):  # mesh['a'=2,'b'=4] {'b'}
-        sizes = dict(re.findall(r"'(\w+)'=(\d+)", named[1]))
-        # Of 'b':(1)2, a part of an axis, the last number is the size.
-        axes = re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", named[2])
-        return math.prod(int(part or sizes[axis]) for axis, part in axes)
-    raise ValueError(f"unknown replica groups {groups!r}; this reader must learn them")
+    execution = Execution(scan_layers=False)
+    program = Program.of(LEARNER, MODEL, make_mesh(config), execution=execution)
+    return program.lower(ROWS, LENGTH).compile()
 
 
 def ideal_bytes(mesh: MeshConfig) -> float:
@@ -168,7 +106,7 @@ def main(argv: list[str]) -> None:
     for mesh in meshes():
         compiled = compiled_update(mesh)
         flops = compiled.cost_analysis()["flops"]
-        sent = bytes_sent(compiled.as_text())
+        sent = hlo.cost(compiled.as_text()).sent
         alone = rows[0]["flops"] if rows else flops
         row = dataclasses.asdict(mesh) | {
             "flops": flops,

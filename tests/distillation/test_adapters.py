@@ -37,19 +37,21 @@ def test_trains_adapters_alone_and_exports_an_ordinary_model(config: TrainConfig
     before = parameters(read_model(config.init or ""))
     with jax.set_mesh(make_mesh(config.mesh)):
         run = trainer._Run(config, make_mesh(config.mesh))
-        assert run.teacher is run.base  # one copy of the weights, on the device too
+        # One copy of the weights, on the device too: the base teaches.
+        assert run.teacher is None
+        assert run.program.teacher_is_base
         result = run.run()
         # Neither the folder nor what was loaded from it has changed.
         assert run.base is not None
         for after in (parameters(run.base), parameters(read_model(config.init or ""))):
             assert all(np.array_equal(after[name], leaf) for name, leaf in before.items())
-    names = {name.rpartition(".")[2] for name in named_leaves(run.abstract.model)}
+    names = {name.rpartition(".")[2] for name in named_leaves(run.program.state.model)}
     assert names == {"lora_a", "lora_b"}
     # Rank 2 of widths about 40: the state, moments and all, is a fraction of the base.
-    held = sum(leaf.size for leaf in jax.tree.leaves(run.abstract))
+    held = sum(leaf.size for leaf in jax.tree.leaves(run.program.state))
     assert held < 0.6 * sum(leaf.size for leaf in before.values())
     checkpoints = RunCheckpoints(pathlib.Path(config.output) / trainer.CHECKPOINTS_FOLDER)
-    saved = checkpoints.restore(result.best_step, named_leaves(run.abstract)).state
+    saved = checkpoints.restore(result.best_step, named_leaves(run.program.state)).state
     checkpoints.close()
     adapters = {
         name: lora.Adapter(saved[f"model.{name}.lora_a"], saved[f"model.{name}.lora_b"])

@@ -1,0 +1,140 @@
+"""What a run compiles: its jitted functions on a mesh, and the shapes of what they take.
+
+Nothing is on a device yet, and the devices need not be there: the trainer runs these functions,
+the planner compiles the same ones ahead of time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
+
+from cd4lm_jax.distillation.step import Batch, Learner, TrainState, placed
+from cd4lm_jax.model.config import ModelConfig
+from cd4lm_jax.model.folder import abstract_model
+from cd4lm_jax.model.transformer import Execution, Transformer
+from cd4lm_jax.runtime.sharding import HostRows, spec
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Program:
+    """The update of a run and what goes with it; call its functions under ``jax.set_mesh``.
+
+    Every array of the attributes is a ``jax.ShapeDtypeStruct`` with its sharding.
+
+    Attributes:
+        learner: the static part of the update.
+        mesh: where it runs.
+        state: what training changes.
+        teacher: frozen; None where the text alone teaches, or the base.
+        base: what adapters are of, with LoRA.
+        teacher_is_base: the base teaches with its adapters off. It is handed over once then:
+            XLA would reserve memory for each of two arguments, whatever buffers they are.
+    """
+
+    learner: Learner
+    mesh: Mesh
+    state: TrainState
+    teacher: Transformer | None
+    base: Transformer | None
+    teacher_is_base: bool
+
+    @classmethod
+    def of(
+        cls,
+        learner: Learner,
+        architecture: ModelConfig,
+        mesh: Mesh,
+        *,
+        execution: Execution = Execution(),
+        frozen_dtype: str = "float32",
+        teacher: Literal["none", "base", "own"] = "own",
+    ) -> Program:
+        """The program of a model of this architecture.
+
+        Args:
+            learner: how it learns.
+            architecture: of the student, and of the teacher.
+            mesh: of devices that may be described only.
+            execution: of the student.
+            frozen_dtype: what the weights of teacher and base are held and computed in.
+            teacher: a model of its own, the base of the adapters, or none.
+        """
+        model = abstract_model(architecture, execution)
+        held = frozen_execution(execution, frozen_dtype)
+        frozen = abstract_model(architecture, held, dtype=frozen_dtype, mesh=mesh)
+        return cls(
+            learner=learner,
+            mesh=mesh,
+            state=placed(mesh, jax.eval_shape(learner.init, model)),
+            teacher=frozen if teacher == "own" else None,
+            base=frozen if learner.lora is not None else None,
+            teacher_is_base=teacher == "base",
+        )
+
+    @property
+    def shardings(self) -> TrainState:
+        """Those of the state."""
+        return jax.tree.map(lambda leaf: leaf.sharding, self.state)
+
+    @functools.cached_property
+    def update(self) -> Any:
+        """``update(state, teacher, batch, base)``, which takes the state over."""
+
+        def update(state: TrainState, teacher: Any, batch: Batch, base: Any) -> Any:
+            teacher = base if self.teacher_is_base else teacher
+            return self.learner.update(state, teacher, batch, base)
+
+        # The state's shardings are pinned: left alone, gradients lose their fsdp axis.
+        return jax.jit(update, donate_argnums=0, out_shardings=(self.shardings, None))
+
+    @functools.cached_property
+    def evaluate(self) -> Any:
+        """``evaluate(trained, teacher, batch, base)``."""
+
+        def evaluate(trained: Any, teacher: Any, batch: Batch, base: Any) -> Any:
+            teacher = base if self.teacher_is_base else teacher
+            return self.learner.evaluate(trained, teacher, batch, base)
+
+        return jax.jit(evaluate)
+
+    @functools.cached_property
+    def create(self) -> Any:
+        """``create(model)``: a fresh state around it."""
+        return jax.jit(self.learner.init, out_shardings=self.shardings)
+
+    def batch(self, rows: int, length: int) -> Batch:
+        """The shapes of a batch.
+
+        Raises:
+            ValueError: the mesh cannot split so many rows.
+        """
+        HostRows.check(self.mesh, rows)
+        sharding = NamedSharding(self.mesh, spec(("batch",)))
+
+        def array(dtype: Any, *shape: int) -> Any:
+            return jax.ShapeDtypeStruct((rows, *shape), dtype, sharding=sharding)
+
+        return Batch(
+            tokens=array(jnp.int32, length),
+            valid=array(jnp.bool_, length),
+            answer=array(jnp.bool_, length),
+            index=array(jnp.int32),
+        )
+
+    def lower(self, rows: int, length: int) -> Any:
+        """The update, lowered for a batch of this shape."""
+        with jax.set_mesh(self.mesh):
+            batch = self.batch(rows, length)
+            return self.update.lower(self.state, self.teacher, batch, self.base)
+
+
+def frozen_execution(execution: Execution, dtype: str) -> Execution:
+    """How a frozen model runs whose weights are held in ``dtype``."""
+    # Weights below float32 cannot be computed with in more than they hold.
+    return execution if dtype == "float32" else dataclasses.replace(execution, dtype=dtype)

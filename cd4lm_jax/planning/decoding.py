@@ -1,0 +1,118 @@
+"""The plan of a decode: one pass of the compiled loop, weights in bfloat16, on a topology."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from cd4lm_jax.decoding import decoder
+from cd4lm_jax.decoding.canvas import Queue
+from cd4lm_jax.decoding.commit import CommitRule
+from cd4lm_jax.decoding.options import DecodeOptions
+from cd4lm_jax.model.config import ModelConfig
+from cd4lm_jax.model.folder import abstract_model
+from cd4lm_jax.model.transformer import Execution
+from cd4lm_jax.planning.plan import Plan, bytes_of, compiled
+from cd4lm_jax.runtime import hlo
+from cd4lm_jax.runtime.hlo import Collective, Cost
+from cd4lm_jax.runtime.mesh import MeshConfig, make_mesh
+from cd4lm_jax.runtime.topology import Topology
+
+
+def plan(
+    architecture: ModelConfig,
+    options: DecodeOptions,
+    rule: CommitRule,
+    topology: Topology,
+    *,
+    prompt_length: int,
+) -> Plan:
+    """Compiles the loop with the model split over all chips (tensor parallel).
+
+    The cost is that of a pass in which every row is within its block; ``refresh``, with a cache,
+    that of one in which a row enters its block too.
+
+    Args:
+        architecture: of the model.
+        options: ``batch_size`` rows are decoded at once, and wait in the queue.
+        rule: what a pass commits.
+        topology: the chips.
+        prompt_length: padded.
+
+    Raises:
+        ValueError: lengths that do not fit, or more chips than heads can be split over.
+    """
+    if architecture.num_kv_heads % topology.count:
+        raise ValueError(
+            f"{architecture.num_kv_heads} key/value heads cannot be split over the "
+            f"{topology.count} chips of {topology}; give a number of chips that divides them"
+        )
+    shape_of_mesh = MeshConfig(tensor=topology.count)
+    mesh = make_mesh(shape_of_mesh, topology.devices())
+    shape = options.shape(architecture)
+    rows, length = options.batch_size, prompt_length + options.gen_length
+    if length > architecture.max_length:
+        raise ValueError(
+            f"prompt_length={prompt_length} and gen_length={options.gen_length} exceed the model's "
+            f"{architecture.max_length} positions; shorten one of them"
+        )
+    model = abstract_model(architecture, Execution(dtype="bfloat16"), dtype="bfloat16", mesh=mesh)
+    waiting = queue(mesh, rows, length, options.gen_length)
+    with jax.set_mesh(mesh):
+        lowered = decoder.run.lower(model, waiting, rule, options.limits, shape=shape, slots=rows)
+    cached = options.cache != "none"
+    held = {"parameters": bytes_of(model), "queue": bytes_of(waiting)}
+    done = compiled(
+        lowered,
+        given=sum(held.values()),
+        read=lambda text: tuple(hlo.pass_cost(text, trips=(rows,)) for rows in (0.0, 1.0)),
+    )
+    inside, entering = done.costs or (None, None)
+    return Plan(
+        program="pass",
+        topology=topology,
+        mesh=shape_of_mesh,
+        settings={
+            "rows": rows,
+            "prompt_length": prompt_length,
+            "gen_length": options.gen_length,
+            "block_length": options.block_length,
+            "cache": options.cache,
+        },
+        bytes_per_chip=held | {"temporaries": done.temporaries},
+        tokens=rows,
+        runs=0,
+        cost=inside,
+        refresh=entering if cached else None,
+        exact=topology.shape is not None,
+    )
+
+
+def queue(mesh: Mesh, rows: int, length: int, gen_length: int) -> Queue:
+    """The shapes of a queue that every device holds."""
+    whole = NamedSharding(mesh, PartitionSpec())
+
+    def make() -> Queue:
+        return Queue(
+            tokens=jnp.zeros((rows, length), jnp.int32),
+            valid=jnp.zeros((rows, length), bool),
+            masked=jnp.zeros((rows, gen_length), bool),
+            budget=jnp.zeros(rows, jnp.int32),
+            keys=jax.random.split(jax.random.key(0), rows),
+            pending=jnp.int32(rows),
+        )
+
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole),
+        jax.eval_shape(make),
+    )
+
+
+def of_vocabulary(cost: Cost, vocab: int, parts: int) -> tuple[Collective, ...]:
+    """The collectives of a program that move an array with the vocabulary, or a part, in it."""
+    return tuple(
+        each
+        for each in cost.collectives
+        if any(size in (vocab, vocab // parts) for shape in each.shapes for size in shape)
+    )

@@ -1,0 +1,140 @@
+r"""The plans of LLaDA-8B: does it fit, how long does it take, with no such chip at hand.
+
+    python -m experiments.benchmarks.plans                        # all of them, about half an hour
+    python -m experiments.benchmarks.plans --only=cad_v5e_4_dual
+
+Needs libtpu (pip install '.[tpu]') for all but lora_h100_1. Each is a file
+``experiments/results/plan_NAME.json`` with the metrics ``bytes_per_chip``, ``chip_memory``,
+``fits``, ``flops_per_step``, ``seconds_per_step_estimate`` and others of ``Plan.metrics``. A step
+is an update, or a pass of the decoder, of which ``vocabulary_collectives`` counts what moves
+anything of the vocabulary's size.
+
+full_v5e_16    full fine-tune with its teacher, two rows of 512 a chip, 16 v5e chips of 16 GB
+full_v5e_8     the same on 8 of them: second moments factored
+lora_v5e_4     LoRA on 4 of them, two rows a chip
+lora_h100_1    LoRA on one GPU of 80 GB, batches of 64 rows in parts of 4
+cad_v5e_4_*    CAD on 4 v5e chips, prompt 256, 256 generated, one row, each cache
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Literal
+
+from absl import app, flags, logging
+
+from cd4lm_jax.decoding.commit import ConfidenceAdaptive
+from cd4lm_jax.decoding.options import DecodeOptions
+from cd4lm_jax.distillation.trainer import TrainConfig
+from cd4lm_jax.model.config import llada_8b
+from cd4lm_jax.planning import decoding, training
+from cd4lm_jax.planning.plan import Plan
+from cd4lm_jax.runtime.mesh import MeshConfig
+from cd4lm_jax.runtime.topology import GIB, Topology
+from experiments.benchmarks import results
+from experiments.configs import llada_8b_gsm8k, llada_8b_lora
+
+Moments = Literal["float32", "bfloat16", "factored"]
+Cache = Literal["none", "prefix", "dual"]
+
+
+def run(
+    recipe: TrainConfig,
+    topology: Topology,
+    *,
+    rows: int,
+    mesh: MeshConfig,
+    moments: Moments = "float32",
+    accumulate: int = 1,
+) -> Plan:
+    """The plan of a recipe with other rows, mesh and moments."""
+    config = dataclasses.replace(
+        recipe,
+        data=dataclasses.replace(recipe.data, batch_size=rows),
+        optimizer=dataclasses.replace(recipe.optimizer, moments=moments),
+        mesh=mesh,
+        accumulate=accumulate,
+    )
+    return training.plan(config, llada_8b(), topology)
+
+
+def full(topology: Topology, mesh: MeshConfig, moments: Moments) -> Plan:
+    """A full fine-tune, two rows a chip."""
+    recipe = llada_8b_gsm8k.get_config()
+    return run(recipe, topology, rows=2 * topology.count, mesh=mesh, moments=moments)
+
+
+def lora(topology: Topology, mesh: MeshConfig, rows: int, accumulate: int = 1) -> Plan:
+    """Adapters of a base that is the teacher as well."""
+    recipe = llada_8b_lora.get_config()
+    return run(recipe, topology, rows=rows, mesh=mesh, accumulate=accumulate)
+
+
+def cad(topology: Topology, cache: Cache) -> Plan:
+    """A pass of the decoding loop."""
+    options = DecodeOptions(gen_length=256, block_length=32, batch_size=1, cache=cache)
+    rule = ConfidenceAdaptive(threshold=0.95)
+    return decoding.plan(llada_8b(), options, rule, topology, prompt_length=256)
+
+
+PLANS: dict[str, tuple[Topology, Callable[[Topology], Plan]]] = {
+    "full_v5e_16": (
+        Topology.tpu("v5e:4x4"),
+        lambda chips: full(chips, MeshConfig(fsdp=8, tensor=2), "bfloat16"),
+    ),
+    "full_v5e_8": (
+        Topology.tpu("v5e:2x4"),
+        lambda chips: full(chips, MeshConfig(fsdp=4, tensor=2), "factored"),
+    ),
+    "lora_v5e_4": (
+        Topology.tpu("v5e:2x2"),
+        lambda chips: lora(chips, MeshConfig(fsdp=2, tensor=2), rows=8),
+    ),
+    "lora_h100_1": (
+        Topology.gpu(1, "h100"),
+        lambda chip: lora(chip, MeshConfig(), rows=64, accumulate=16),
+    ),
+    "cad_v5e_4_none": (Topology.tpu("v5e:2x2"), lambda chips: cad(chips, "none")),
+    "cad_v5e_4_prefix": (Topology.tpu("v5e:2x2"), lambda chips: cad(chips, "prefix")),
+    "cad_v5e_4_dual": (Topology.tpu("v5e:2x2"), lambda chips: cad(chips, "dual")),
+}
+
+_ONLY = flags.DEFINE_enum("only", None, list(PLANS), "One of them, in this process.")
+
+
+def write(name: str) -> None:
+    """Makes one plan, prints its line and writes its file."""
+    topology, make = PLANS[name]
+    plan = make(topology)
+    metrics, vocab = plan.metrics(), llada_8b().vocab_size
+    if plan.program == "pass" and plan.cost is not None:
+        moved = decoding.of_vocabulary(plan.refresh or plan.cost, vocab, topology.count)
+        metrics["vocabulary_collectives"] = len(moved)
+    verdict = "fits" if plan.fits else "does not fit"
+    took = "" if plan.seconds is None else f", {1000 * plan.seconds:.1f} ms"
+    print(f"{name:20} {plan.total / GIB:6.2f} GiB a chip, {verdict}{took}", flush=True)
+    print(results.write(f"plan_{name}", metrics, **plan.details()))
+
+
+def main(argv: list[str]) -> None:
+    """Makes each plan in a process of its own: topologies need different environments."""
+    del argv
+    if _ONLY.value is not None:
+        logging.set_verbosity(logging.WARNING)
+        write(_ONLY.value)
+        return
+    failed = []
+    for name, (topology, _) in PLANS.items():
+        command = [sys.executable, "-m", "experiments.benchmarks.plans", f"--only={name}"]
+        done = subprocess.run(command, env={**os.environ, **topology.environment}, check=False)
+        failed += [name] if done.returncode else []
+    if failed:
+        sys.exit(f"error: no plan of {', '.join(failed)}")
+
+
+if __name__ == "__main__":
+    app.run(main)
