@@ -27,7 +27,6 @@ from __future__ import annotations
 
 import functools
 import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -38,18 +37,17 @@ from absl import app, flags
 
 import cd4lm_jax as cd
 from cd4lm_jax.data.sources import open_source
-from cd4lm_jax.decoding import batch, cache, canvas, decoder
+from cd4lm_jax.decoding import batch, canvas, decoder
 from cd4lm_jax.decoding.options import DecodeOptions
 from cd4lm_jax.evaluation import scoring
 from cd4lm_jax.model.config import ModelConfig, llada_8b
-from cd4lm_jax.model.transformer import Execution, Transformer, Window
-from experiments.benchmarks import results
+from cd4lm_jax.model.transformer import Transformer, Window
+from experiments.benchmarks import results, timed_decode
+from experiments.benchmarks.timed_decode import BLOCK, Timed, queue_of, random_model
 from experiments.configs import gsm_mini_eval
 
 _LLADA_8B = flags.DEFINE_bool("llada_8b", False, "Time LLaDA-8B's shape as well; needs a GPU.")
 _REPEATS = flags.DEFINE_integer("repeats", 5, "Measurements of which the median counts.")
-
-BLOCK = 32
 
 
 def architecture(width: int, layers: int, vocab: int) -> ModelConfig:
@@ -74,80 +72,9 @@ LARGE = architecture(512, 8, 8192)  # 36 M
 SIZES = {"3.7m": (SMALL, 200), "36m": (LARGE, 256)}  # and the positions of a row
 
 
-def random_model(config: ModelConfig, dtype: str = "float32") -> Transformer:
-    """Random weights held in ``dtype``, made on the device."""
-
-    def make() -> Transformer:
-        execution = Execution(dtype=dtype, scan_layers=config.num_layers >= 8)
-        model = Transformer(config, jax.random.key(0), execution)
-        return jax.tree.map(lambda leaf: leaf.astype(dtype), model)
-
-    return jax.block_until_ready(jax.jit(make)())
-
-
-def queue_of(config: ModelConfig, prompts: list[int], lengths: list[int], gen: int) -> canvas.Queue:
-    """Random prompts and answers of these lengths."""
-    rng = np.random.default_rng(0)
-    tokens, valid, masked = canvas.layout(
-        [rng.integers(0, config.eos_id, length).tolist() for length in prompts],
-        [[None] * length + [config.eos_id] * (gen - length) for length in lengths],
-        prompt_length=max(prompts),
-        gen_length=gen,
-        mask_id=config.mask_id,
-    )
-    rows = len(prompts)
-    return canvas.Queue(
-        tokens=jnp.asarray(tokens),
-        valid=jnp.asarray(valid),
-        masked=jnp.asarray(masked),
-        budget=jnp.full(rows, canvas.NO_BUDGET, jnp.int32),
-        keys=jax.random.split(jax.random.key(0), rows),
-        pending=jnp.int32(rows),
-    )
-
-
-class Timed:
-    """The compiled loop with a fixed number of tokens a pass, to be called and timed."""
-
-    def __init__(
-        self,
-        model: Transformer,
-        queue: canvas.Queue,
-        slots: int,
-        *,
-        per_pass: int,
-        cache: cache.Mode = "none",
-    ) -> None:
-        gen = queue.masked.shape[1]
-        options = DecodeOptions(gen_length=gen, block_length=BLOCK, stop_at_eos=False, cache=cache)
-        self._queue = queue
-        self._run = functools.partial(
-            decoder.run,
-            model,
-            rule=cd.FixedStep(steps=gen // per_pass),
-            limits=options.limits,
-            shape=options.shape(model.config),
-            slots=slots,
-        )
-        # An empty queue: the loop compiles and ends at once.
-        jax.block_until_ready(self._run(queue._replace(pending=jnp.int32(0))))
-
-    def __call__(self) -> canvas.Results:
-        """Decodes the queue."""
-        return jax.block_until_ready(self._run(self._queue))
-
-
 def in_turn(*calls: Callable[[], Any]) -> list[list[float]]:
-    """Seconds of each call, all of them measured in turn."""
-    rounds = []
-    for _ in range(_REPEATS.value):
-        times = []
-        for call in calls:
-            start = time.perf_counter()
-            call()
-            times.append(time.perf_counter() - start)
-        rounds.append(times)
-    return [list(times) for times in zip(*rounds, strict=True)]
+    """Seconds of each call, as often as the flag says."""
+    return timed_decode.in_turn(*calls, repeats=_REPEATS.value)
 
 
 def ratio(above: list[float], below: list[float]) -> float:
@@ -256,27 +183,6 @@ def compiles(metrics: dict[str, float], spreads: dict[str, Any]) -> None:
     metrics["compiles_for_20_thresholds"] = decoder.run._cache_size() - before  # type: ignore[attr-defined]
 
 
-def large(
-    config: ModelConfig, name: str, metrics: dict[str, float], spreads: dict[str, Any]
-) -> None:
-    """Milliseconds a pass in bfloat16 beside the floor: every weight read once."""
-    model, gen = random_model(config, "bfloat16"), 8 * BLOCK
-    queue = queue_of(config, [128], [gen], gen)
-    modes: tuple[cache.Mode, ...] = ("none", "dual")
-    timed = in_turn(*(Timed(model, queue, 1, per_pass=1, cache=mode) for mode in modes))
-    for kind, times in zip(modes, timed, strict=True):
-        milliseconds = [1000 * seconds / gen for seconds in times]
-        metrics[f"{name}_ms_{kind}"] = statistics.median(milliseconds)
-        spreads[f"{name}_ms_{kind}"] = results.spread(milliseconds)
-    buffer = jnp.zeros(2**30, jnp.bfloat16)
-    copy = jax.jit(lambda x: x + 1)
-    seconds = statistics.median(results.seconds(lambda: copy(buffer), repeats=9))
-    bandwidth = 2 * buffer.nbytes / seconds  # read and written
-    weights = sum(leaf.nbytes for leaf in jax.tree.leaves(model)) - model.embedding[...].nbytes
-    metrics[f"{name}_floor_ms"] = 1000 * weights / bandwidth
-    metrics["copy_gb_per_s"] = bandwidth / 1e9
-
-
 def main(argv: list[str]) -> None:
     """Measures, prints, writes."""
     del argv
@@ -284,7 +190,9 @@ def main(argv: list[str]) -> None:
     spreads: dict[str, Any] = {}
     sections = [loop_overhead, dual, batches, compiles]
     if _LLADA_8B.value:
-        sections.append(functools.partial(large, llada_8b(), "llada_8b"))
+        sections.append(
+            functools.partial(timed_decode.large, llada_8b(), "llada_8b", _REPEATS.value)
+        )
     for section in sections:
         known = len(metrics)
         section(metrics, spreads)
