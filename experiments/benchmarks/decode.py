@@ -37,7 +37,7 @@ from absl import app, flags
 
 import cd4lm_jax as cd
 from cd4lm_jax.data.sources import open_source
-from cd4lm_jax.decoding import batch, canvas, decoder
+from cd4lm_jax.decoding import batch, cache, canvas, decoder
 from cd4lm_jax.decoding.options import DecodeOptions
 from cd4lm_jax.evaluation import scoring
 from cd4lm_jax.model.config import ModelConfig, llada_8b
