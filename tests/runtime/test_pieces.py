@@ -108,19 +108,24 @@ def test_a_saved_model_has_chunks_of_a_layer(tmp_path: pathlib.Path) -> None:
 
 @pytest.mark.parametrize("damage", ["flipped", "cut", "gone"])
 def test_a_damaged_chunk_is_noticed(tmp_path: pathlib.Path, damage: str) -> None:
-    fill(tmp_path / "tree")
-    chunk = tmp_path / "tree" / "state" / "blocks.gate" / "c" / "1" / "0" / "0"
+    name = "blocks.gate"  # alone: orbax drops reads of other arrays with a warning
+    places = [place for array, place in PLACES if array == name]
+    writer = TreeWriter(tmp_path / "tree", {name: ARRAYS[name]})
+    for place in places:
+        writer.write(name, place, TREE[name][place])
+    writer.close()
+    chunk = tmp_path / "tree" / "state" / name / "c" / "1" / "0" / "0"
     data = bytearray(chunk.read_bytes())
     data[3] ^= 1
     chunk.write_bytes(data if damage == "flipped" else data[:-4])
     if damage == "gone":
         chunk.unlink()
     reader = TreeReader(tmp_path / "tree")
-    assert reader.read(*PLACES[0]).shape == (4, 4)
+    assert reader.read(name, places[0]).shape == (4, 4)
     with pytest.raises(DamagedError, match="is incomplete or damaged"):
-        reader.read(*PLACES[3])
+        reader.read(name, places[3])
     with pytest.raises(DamagedError, match="is incomplete or damaged"):
-        load_tree(tmp_path / "tree", abstract())
+        load_tree(tmp_path / "tree", {name: abstract()[name]})
 
 
 def test_a_full_disk_keeps_what_is_done(tmp_path: pathlib.Path) -> None:
