@@ -6,6 +6,7 @@ Whatever ends a conversion earlier, the same call goes on from what is there.
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import json
 import os
@@ -136,6 +137,15 @@ def _leaves(config: ModelConfig, dtype: str) -> dict[str, jax.ShapeDtypeStruct]:
     return named_leaves(native.abstract_model(config, dtype=dtype))
 
 
+def _ahead(items: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+    """Makes each item while the one before is in use."""
+    with concurrent.futures.ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = thread.submit(next, items, None)
+            yield item
+
+
 class _ToOwn:
     """From safetensors to orbax."""
 
@@ -218,10 +228,12 @@ class _ToHuggingFace:
     def _pieces(
         self, shard: list[Tensor], reader: TreeReader, progress: Progress, done: int
     ) -> Iterator[np.ndarray]:
-        for number, tensor in enumerate(shard, start=done):
-            progress.update(number)
-            for rows in tensor.pieces():
-                yield tensor.turned(reader.read(tensor.leaf, tensor.place(rows)), self._dtype)
+        parts = [(tensor, rows) for tensor in shard for rows in tensor.pieces()]
+        read = _ahead(reader.read(tensor.leaf, tensor.place(rows)) for tensor, rows in parts)
+        for (tensor, rows), piece in zip(parts, read, strict=True):
+            yield tensor.turned(piece, self._dtype)
+            done += rows.stop == tensor.shape[0]
+            progress.update(done)
 
     def _shards(self) -> list[list[Tensor]]:
         """The tensors of each file."""
