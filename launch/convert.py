@@ -4,8 +4,8 @@ r"""Converts a model between a Hugging Face layout (LLaDA-8B, Dream-7B) and this
 
 What lies in the source tells the direction. Parameters keep their dtype unless --dtype is given,
 so that there and back again is bit-exact; tokenizer, generation settings and modelling code are
-copied. The model is streamed: a few hundred MiB of memory, whatever its size. Interrupted, the same
-command goes on from what it finds in TARGET.unfinished.
+copied. The model is streamed: that takes less than 1 GiB of memory, whatever its size. Interrupted,
+the same command goes on from what it finds in TARGET.unfinished.
 """
 
 from __future__ import annotations

@@ -19,11 +19,12 @@ import jax
 import numpy as np
 
 from cd4lm_jax.model import folder as native
-from cd4lm_jax.model import huggingface
+from cd4lm_jax.model import huggingface, tensors
 from cd4lm_jax.model.config import ModelConfig
 from cd4lm_jax.model.families import family_for
-from cd4lm_jax.model.huggingface import Checkpoint, Tensor
+from cd4lm_jax.model.huggingface import Checkpoint
 from cd4lm_jax.model.tensor_files import DTYPES, write_file
+from cd4lm_jax.model.tensors import Tensor
 from cd4lm_jax.runtime import checkpoint, files
 from cd4lm_jax.runtime.config import config_to_json
 from cd4lm_jax.runtime.pieces import Chunked, TreeReader, TreeWriter
@@ -130,7 +131,7 @@ def _begun(source: pathlib.Path, inputs: Iterable[pathlib.Path], **settings: Any
     for file in sorted(inputs):
         status = file.stat()
         seen[str(file.relative_to(source))] = [status.st_size, status.st_mtime_ns]
-    return {"inputs": seen, "piece": huggingface.PIECE, **settings}
+    return {"inputs": seen, "piece": tensors.PIECE, **settings}
 
 
 def _leaves(config: ModelConfig, dtype: str) -> dict[str, jax.ShapeDtypeStruct]:
@@ -195,7 +196,7 @@ class _ToHuggingFace:
                 "give the dtype to store them in"
             )
         arrays = self._params.rglob("*")
-        self.tensors = huggingface.tensors(self._family, self.config)
+        self.tensors = tensors.all_tensors(self._family, self.config)
         self._shard_bytes = shard_bytes
         inputs = {source / native.CONFIG_FILE, *filter(pathlib.Path.is_file, arrays)}
         self.begun = _begun(source, inputs, dtype=str(self._dtype), shard_bytes=shard_bytes)
@@ -224,6 +225,7 @@ class _ToHuggingFace:
         ):
             text = json.dumps(value, indent=2, sort_keys=True) + "\n"
             files.write_text(folder / name, text)
+        Checkpoint.open(folder)
 
     def _pieces(
         self, shard: list[Tensor], reader: TreeReader, progress: Progress, done: int

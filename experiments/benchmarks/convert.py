@@ -36,8 +36,9 @@ from absl import app, flags
 from cd4lm_jax.model import huggingface
 from cd4lm_jax.model.config import ModelConfig, llada_8b
 from cd4lm_jax.model.families import LLADA
-from cd4lm_jax.model.huggingface import Checkpoint, Tensor
+from cd4lm_jax.model.huggingface import Checkpoint
 from cd4lm_jax.model.tensor_files import write_file
+from cd4lm_jax.model.tensors import Tensor, all_tensors
 from experiments.benchmarks import results
 
 SHARDS = 6
@@ -61,7 +62,7 @@ def synthesize(folder: pathlib.Path, config: ModelConfig) -> dict[str, str]:
     """Writes a checkpoint of random weights; returns each tensor's digest."""
     folder.mkdir(parents=True)
     (folder / huggingface.CONFIG_FILE).write_text(json.dumps(LLADA.describe(config, "bfloat16")))
-    tensors = huggingface.tensors(LLADA, config)
+    tensors = all_tensors(LLADA, config)
     digests: dict[str, str] = {}
     rng = np.random.default_rng(0)
 

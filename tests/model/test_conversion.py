@@ -12,8 +12,10 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from cd4lm_jax.model import folder, huggingface, loading
+from cd4lm_jax.model import tensors as tensors_
 from cd4lm_jax.model.conversion import ConversionError, convert
 from cd4lm_jax.model.families import HuggingFaceError
+from cd4lm_jax.runtime import checkpoint
 from cd4lm_jax.runtime.checkpoint import CheckpointError
 from cd4lm_jax.runtime.pieces import TreeWriter
 from tests import disk
@@ -36,7 +38,7 @@ FILES = {
 def test_there_and_back_again_is_bit_exact(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, kind: str, dtype: str
 ) -> None:
-    monkeypatch.setattr(huggingface, "PIECE", 300)  # several pieces a tensor, uneven
+    monkeypatch.setattr(tensors_, "PIECE", 300)  # several pieces a tensor, uneven
     first, middle, last = (tmp_path / name for name in ("first", "middle", "last"))
     tensors = published.write(first, kind, dtype=dtype, shards=4)
     for name, text in FILES.items():
@@ -126,6 +128,17 @@ def test_everything_is_checked_before_anything_is_written(tmp_path: pathlib.Path
     assert sorted(path.name for path in tmp_path.iterdir()) == ["own", "source"]
 
 
+def test_types_that_no_checkpoint_has_are_refused(tmp_path: pathlib.Path) -> None:
+    own = tmp_path / "own"
+    folder.write_model(own, tiny_model(TINY))
+    leaves = {name: leaf.astype("f8") for name, leaf in parameters(tiny_model(TINY)).items()}
+    checkpoint.save_tree(own / "params", leaves)
+    with pytest.raises(ConversionError, match="parameters are float64; expected one of F32, BF16"):
+        convert(own, tmp_path / "new")
+    convert(own, tmp_path / "new", dtype="float32")
+    assert huggingface.read_model(tmp_path / "new").config == TINY
+
+
 def test_keeps_off_a_folder_in_use(tmp_path: pathlib.Path) -> None:
     target = tmp_path / "target"
     target.mkdir()
@@ -150,9 +163,9 @@ def state(unfinished: pathlib.Path) -> dict[str, tuple[int, int]]:
 # Converts, and is killed when a number of pieces were read.
 _KILLED = """
 import os, signal, sys
-from cd4lm_jax.model import conversion, huggingface
-from cd4lm_jax.model.huggingface import Tensor
-huggingface.PIECE, turned, left = 300, Tensor.turned, int(sys.argv[3])
+from cd4lm_jax.model import conversion, tensors
+from cd4lm_jax.model.tensors import Tensor
+tensors.PIECE, turned, left = 300, Tensor.turned, int(sys.argv[3])
 def counted(self, piece, dtype):
     global left
     left -= 1
@@ -168,7 +181,7 @@ def test_a_killed_conversion_goes_on_and_repeats_nothing(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, run_python: RunPython
 ) -> None:
     """SIGKILL in the middle of either direction, then the same call."""
-    monkeypatch.setattr(huggingface, "PIECE", 300)
+    monkeypatch.setattr(tensors_, "PIECE", 300)
     source, whole = tmp_path / "first", tmp_path / "whole"
     tensors = published.write(source, "llada", shards=16)
     convert(source, whole)
@@ -185,7 +198,7 @@ def test_a_killed_conversion_goes_on_and_repeats_nothing(
         assert len(before) > 3
         assert before.items() < after.items()
         assert not unfinished.exists()
-        assert not list(target.rglob(".tmp-*"))
+        assert not [*target.rglob(".tmp-*"), *target.rglob("*__lock*")]
     for name, leaf in parameters(folder.read_model(whole)).items():
         found = parameters(folder.read_model(tmp_path / "own"))[name]
         np.testing.assert_array_equal(found, leaf, err_msg=name)
@@ -250,19 +263,19 @@ def test_memory_does_not_grow_with_the_model(tmp_path: pathlib.Path, run_python:
 _MEASURED = """
 import dataclasses, json, pathlib, re, sys
 import numpy as np
-from cd4lm_jax.model import conversion, huggingface
+from cd4lm_jax.model import conversion, tensors
 from cd4lm_jax.model.families import LLADA
 from cd4lm_jax.model.tensor_files import write_file
 from tests.models import TINY
 
 def source(folder, config):
-    tensors = huggingface.tensors(LLADA, config)
+    found = tensors.all_tensors(LLADA, config)
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(LLADA.describe(config, "float32")))
-    shapes = {tensor.name: tensor.shape for tensor in tensors}
+    shapes = {tensor.name: tensor.shape for tensor in found}
     ones = (
         np.ones((rows.stop - rows.start, *tensor.shape[1:]), np.float32)
-        for tensor in tensors
+        for tensor in found
         for rows in tensor.pieces()
     )
     write_file(folder / "model.safetensors", shapes, np.dtype("float32"), ones)
@@ -278,7 +291,7 @@ def there_and_back(name, config):
     conversion.convert(source(folder / name, config), folder / f"{name}1")
     conversion.convert(folder / f"{name}1", folder / f"{name}2")
 
-huggingface.PIECE = 1 << 20
+tensors.PIECE = 1 << 20
 there_and_back("small", TINY)
 before = peak()
 there_and_back("large", dataclasses.replace(

@@ -11,6 +11,7 @@ import pytest
 from cd4lm_jax.model import huggingface
 from cd4lm_jax.model.config import ModelConfig, dream_7b, llada_8b
 from cd4lm_jax.model.families import DREAM, LLADA, Family, HuggingFaceError, family_for
+from cd4lm_jax.model.tensors import PIECE, all_tensors
 from tests.model import published
 from tests.model.dream import logits
 from tests.models import TINY, forward
@@ -84,12 +85,12 @@ def test_the_published_descriptions_are_read_and_written(
 def test_the_sizes_are_the_published_ones() -> None:
     assert dream_7b().num_parameters == 7_615_616_512
     for family, config, count in ((LLADA, llada_8b(), 291), (DREAM, dream_7b(), 339)):
-        tensors = huggingface.tensors(family, config)
+        tensors = all_tensors(family, config)
         assert len({tensor.name for tensor in tensors}) == len(tensors) == count
         assert sum(np.prod(tensor.shape) for tensor in tensors) == config.num_parameters
         # A part that fits into memory at any size of the model, divided evenly.
-        assert max(np.prod(tensor.chunk) for tensor in tensors) <= huggingface.PIECE
-    largest = max(huggingface.tensors(LLADA, llada_8b()), key=lambda tensor: np.prod(tensor.shape))
+        assert max(np.prod(tensor.chunk) for tensor in tensors) <= PIECE
+    largest = max(all_tensors(LLADA, llada_8b()), key=lambda tensor: np.prod(tensor.shape))
     assert [rows.stop - rows.start for rows in largest.pieces()] == [15808] * 8
 
 

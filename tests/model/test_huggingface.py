@@ -178,10 +178,10 @@ def test_in_pieces_and_onto_a_mesh_as_in_one(tmp_path: pathlib.Path, run_python:
 _ON_A_MESH = """
 import sys
 import numpy as np
-from cd4lm_jax.model import huggingface
+from cd4lm_jax.model import huggingface, tensors
 from cd4lm_jax.runtime.mesh import MeshConfig, make_mesh
 from cd4lm_jax.runtime.trees import named_leaves
-huggingface.PIECE = 100
+tensors.PIECE = 100
 mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
 leaves = named_leaves(huggingface.read_model(sys.argv[1], mesh=mesh))
 assert len({str(shard.index) for shard in leaves["blocks.gate"].addressable_shards}) == 4
