@@ -130,8 +130,8 @@ def load(folder: str | os.PathLike[str], *, dtype: str = "float32") -> LanguageM
 
     transformer = load_model(folder, Execution(dtype=dtype, scan_layers=False), dtype=dtype)
     path = pathlib.Path(folder)
-    has_tokenizer = (path / "tokenizer.json").is_file()
-    return LanguageModel(transformer, Tokenizer.load(path) if has_tokenizer else None)
+    tokenizer = Tokenizer.load(path) if Tokenizer.lies_in(path) else None
+    return LanguageModel(transformer, tokenizer)
 
 
 def decode(

@@ -1,16 +1,18 @@
-r"""Converts a model between LLaDA's Hugging Face layout and this project's own.
+r"""Converts a model between a Hugging Face layout (LLaDA-8B, Dream-7B) and this project's own.
 
     python -m launch.convert --source=checkpoints/LLaDA-8B-Instruct --target=checkpoints/llada_8b
 
 What lies in the source tells the direction. Parameters keep their dtype unless --dtype is given,
-so that there and back again is bit-exact; tokenizer and generation settings are copied.
+so that there and back again is bit-exact; tokenizer, generation settings and modelling code are
+copied. The model is streamed: that takes less than 1 GiB of memory, whatever its size. Interrupted,
+the same command goes on from what it finds in TARGET.unfinished.
 """
 
 from __future__ import annotations
 
 from absl import flags
 
-from cd4lm_jax.model import loading
+from cd4lm_jax.model import conversion, loading
 from launch import common
 
 _SOURCE = flags.DEFINE_string("source", None, "Model folder to read.")
@@ -23,8 +25,8 @@ _DTYPE = flags.DEFINE_enum(
 def main() -> None:
     """Converts and says what was written; the target appears only when it is complete."""
     source, target = common.given(_SOURCE), common.given(_TARGET)
-    model = loading.convert(source, target, dtype=_DTYPE.value)
-    print(f"{model.config.num_parameters:,} parameters, {loading.layout(target)} layout: {target}")
+    config = conversion.convert(source, target, dtype=_DTYPE.value, quiet=False)
+    print(f"{config.num_parameters:,} parameters, {loading.layout(target)} layout: {target}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""Text to token ids and back: byte-level BPE with LLaDA's special tokens and chat template.
+"""Text to token ids and back: byte-level BPE with a family's special tokens and chat template.
 
-`Tokenizer.load` reads any fast-tokenizer folder of the LLaDA family: `tokenizer.json` and
-`tokenizer_config.json` with a `chat_template`. Special tokens are found by name.
+`Tokenizer.load` reads a tokenizer folder of the LLaDA or Dream family: `tokenizer.json` (or Qwen's
+`vocab.json` and `merges.txt`) and `tokenizer_config.json` with a `chat_template`. Special tokens
+are found by name.
 
 What a user writes is always text: a literal `<|mdm_mask|>` in a question is spelled out in
 ordinary tokens and never becomes the mask. Only the chat template writes special tokens.
@@ -9,6 +10,7 @@ ordinary tokens and never becomes the mask. Only the chat template writes specia
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -17,17 +19,53 @@ from typing import Any
 import jinja2
 import tokenizers
 from jinja2.sandbox import ImmutableSandboxedEnvironment
-from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, trainers
 
 from cd4lm_jax.runtime.files import write_text
 
-BOS = "<|startoftext|>"
-EOS = "<|endoftext|>"
-MASK = "<|mdm_mask|>"
-START_HEADER = "<|start_header_id|>"
-END_HEADER = "<|end_header_id|>"
-EOT = "<|eot_id|>"
-SPECIAL_TOKENS = (BOS, EOS, MASK, START_HEADER, END_HEADER, EOT)
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SpecialTokens:
+    """What a family of models calls its special tokens.
+
+    Attributes:
+      family: whose they are.
+      bos: begins a text.
+      eos: ends a text, and pads.
+      mask: stands for what is not yet known.
+      headers: the marks around the name of who speaks.
+      eot: ends a turn.
+    """
+
+    family: str
+    bos: str
+    eos: str
+    mask: str
+    headers: tuple[str, ...]
+    eot: str
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All of them."""
+        return (self.bos, self.eos, self.mask, *self.headers, self.eot)
+
+
+LLADA = SpecialTokens(
+    family="LLaDA",
+    bos="<|startoftext|>",
+    eos="<|endoftext|>",
+    mask="<|mdm_mask|>",
+    headers=("<|start_header_id|>", "<|end_header_id|>"),
+    eot="<|eot_id|>",
+)
+DREAM = SpecialTokens(
+    family="Dream",
+    bos="<|beginoftext|>",
+    eos="<|endoftext|>",
+    mask="<|mask|>",
+    headers=("<|im_start|>",),
+    eot="<|im_end|>",
+)
 
 # Renders as LLaDA's own: it writes the BOS itself and always ends after the assistant's header.
 # Line breaks stand within expressions, for jinja drops the last one of a template's plain text.
@@ -42,6 +80,15 @@ CHAT_TEMPLATE = (
 
 # A word takes its leading space with it; a digit and any other sign stand alone.
 _PIECES = r" ?\p{L}+|\p{N}|#+|[^\s\p{L}\p{N}]|\n+|\s"
+
+# How Qwen's tokenizers take a text apart; of folders that have no tokenizer.json.
+_QWEN_PIECES = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+_DEFINITION, _CONFIG = "tokenizer.json", "tokenizer_config.json"
+_VOCABULARY, _MERGES = "vocab.json", "merges.txt"
 
 # Stands for the user's words while the template around them is rendered.
 _CONTENT = "\ufdd0"
@@ -68,17 +115,19 @@ class Tokenizer:
         except Exception as error:  # the Rust side raises bare Exception
             raise TokenizerError(f"{source} is not a tokenizer.json: {error}") from error
         self.config = config
-        found = {name: self._text_encoder.token_to_id(name) for name in SPECIAL_TOKENS}
+        is_dream = self._text_encoder.token_to_id(DREAM.mask) is not None
+        self._special = special = DREAM if is_dream else LLADA
+        found = {name: self._text_encoder.token_to_id(name) for name in special.names}
         self._ids = {name: token for name, token in found.items() if token is not None}
-        if missing := [name for name in SPECIAL_TOKENS if name not in self._ids]:
+        if missing := [name for name in special.names if name not in self._ids]:
             raise TokenizerError(
-                f"{source} has no token {', '.join(missing)}: expected a tokenizer of the LLaDA "
-                f"family with {', '.join(SPECIAL_TOKENS)}"
+                f"{source} has no token {', '.join(missing)}: expected a tokenizer of the "
+                f"{special.family} family with {', '.join(special.names)}"
             )
         for encoder in (self._template_encoder, self._text_encoder):
             # Some folders list a name without marking it special, and then the next line would
             # not keep it out of a user's text.
-            encoder.add_special_tokens([AddedToken(name, special=True) for name in SPECIAL_TOKENS])
+            encoder.add_special_tokens([AddedToken(name, special=True) for name in special.names])
             encoder.no_padding()
             encoder.no_truncation()
         self._text_encoder.encode_special_tokens = True
@@ -94,33 +143,31 @@ class Tokenizer:
         except jinja2.TemplateError as error:
             raise TokenizerError(f"{source} has a faulty chat_template: {error}") from error
 
+    @staticmethod
+    def lies_in(folder: str | Path) -> bool:
+        """Whether `load` would find a tokenizer's files in a folder."""
+        return any((Path(folder) / name).is_file() for name in (_DEFINITION, _VOCABULARY))
+
     @classmethod
     def load(cls, folder: str | Path) -> Tokenizer:
-        """Reads `tokenizer.json` and `tokenizer_config.json` of a folder.
+        """Reads `tokenizer.json`, or what Qwen has instead, and `tokenizer_config.json`.
 
         Raises:
           TokenizerError: a file is missing or damaged, or a special token is not in it.
         """
         folder = Path(folder)
-        texts = []
-        for name in ("tokenizer.json", "tokenizer_config.json"):
-            try:
-                texts.append((folder / name).read_text(encoding="utf-8"))
-            except (OSError, UnicodeDecodeError) as error:
-                raise TokenizerError(
-                    f"cannot read {name} in {folder}: expected a Hugging Face tokenizer folder "
-                    f"({error})"
-                ) from error
+        in_parts = cls.lies_in(folder) and not (folder / _DEFINITION).is_file()
+        definition = "" if in_parts else _text(folder, _DEFINITION)
         try:
-            config = json.loads(texts[1])
+            config = json.loads(_text(folder, _CONFIG))
         except json.JSONDecodeError as error:
-            raise TokenizerError(f"{folder / 'tokenizer_config.json'}: {error}") from error
+            raise TokenizerError(f"{folder / _CONFIG}: {error}") from error
         if not isinstance(config, dict):
-            raise TokenizerError(f"{folder / 'tokenizer_config.json'}: expected a JSON object")
+            raise TokenizerError(f"{folder / _CONFIG}: expected a JSON object")
         template = folder / "chat_template.jinja"  # where newer folders keep it
         if "chat_template" not in config and template.is_file():
             config["chat_template"] = template.read_text(encoding="utf-8")
-        return cls(texts[0], config, str(folder))
+        return cls(_qwen(folder, config) if in_parts else definition, config, str(folder))
 
     def __reduce__(self) -> tuple[type[Tokenizer], tuple[str, dict[str, Any]]]:
         # A compiled template cannot be sent to another process, what it came from can.
@@ -151,7 +198,7 @@ class Tokenizer:
     def prompt(self, question: str) -> list[int]:
         """The ids of the chat template around a question, up to the assistant's header.
 
-        The template writes the BOS, so there is exactly one.
+        LLaDA's template writes the BOS, so there is exactly one.
         """
         if not any(literal in question for literal in self._literals):
             return self._encode_template(self._render(question))
@@ -162,23 +209,23 @@ class Tokenizer:
 
     @property
     def mask_id(self) -> int:
-        """The mask token `<|mdm_mask|>`."""
-        return self._ids[MASK]
+        """The mask token, LLaDA's `<|mdm_mask|>`."""
+        return self._ids[self._special.mask]
 
     @property
     def bos_id(self) -> int:
-        """The first token of a prompt, `<|startoftext|>`."""
-        return self._ids[BOS]
+        """Begin of text, the first token of LLaDA's prompts, `<|startoftext|>`."""
+        return self._ids[self._special.bos]
 
     @property
     def eos_id(self) -> int:
         """End of text and padding, `<|endoftext|>`."""
-        return self._ids[EOS]
+        return self._ids[self._special.eos]
 
     @property
     def eot_id(self) -> int:
-        """End of a turn, `<|eot_id|>`."""
-        return self._ids[EOT]
+        """End of a turn, LLaDA's `<|eot_id|>`."""
+        return self._ids[self._special.eot]
 
     @property
     def vocab_size(self) -> int:
@@ -192,9 +239,52 @@ class Tokenizer:
         return self._template.render(
             messages=[{"role": "user", "content": content}],
             add_generation_prompt=True,
-            bos_token=BOS,
-            eos_token=EOS,
+            bos_token=self._special.bos,
+            eos_token=self._special.eos,
         )
+
+
+def _text(folder: Path, name: str) -> str:
+    try:
+        return (folder / name).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise TokenizerError(
+            f"cannot read {name} in {folder}: expected a Hugging Face tokenizer folder ({error})"
+        ) from error
+
+
+def _byte_level(model: models.BPE, pieces: str) -> tokenizers.Tokenizer:
+    encoder = tokenizers.Tokenizer(model)
+    encoder.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(pieces), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    encoder.decoder = decoders.ByteLevel()
+    return encoder
+
+
+def _qwen(folder: Path, config: dict[str, Any]) -> str:
+    """The text of the `tokenizer.json` that a folder in Qwen's way does without."""
+    names = (_VOCABULARY, _MERGES)
+    try:
+        model = models.BPE.from_file(*(str(folder / name) for name in names))
+    except Exception as error:  # the Rust side raises bare Exception
+        raise TokenizerError(f"cannot read {' and '.join(names)} in {folder}: {error}") from error
+    encoder = _byte_level(model, _QWEN_PIECES)
+    encoder.normalizer = normalizers.NFC()
+    added = sorted((int(token), entry) for token, entry in config["added_tokens_decoder"].items())
+    encoder.add_tokens(
+        [AddedToken(entry["content"], special=entry["special"]) for _, entry in added]
+    )
+    for token, entry in added:
+        if (place := encoder.token_to_id(entry["content"])) != token:
+            raise TokenizerError(
+                f"{folder / _CONFIG} gives {entry['content']} the id {token}, the vocabulary "
+                f"{place}; fetch the files again"
+            )
+    return str(encoder.to_str())
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
@@ -204,27 +294,20 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
       texts: what to learn words from.
       vocab_size: tokens in all: 6 special, 256 bytes, the rest merges.
     """
-    encoder = tokenizers.Tokenizer(models.BPE())
-    encoder.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(_PIECES), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    encoder.decoder = decoders.ByteLevel()
+    encoder = _byte_level(models.BPE(), _PIECES)
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         show_progress=False,
-        special_tokens=list(SPECIAL_TOKENS),
+        special_tokens=list(LLADA.names),
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
     )
     encoder.train_from_iterator(texts, trainer)
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": BOS,
-        "eos_token": EOS,
-        "pad_token": EOS,
-        "mask_token": MASK,
+        "bos_token": LLADA.bos,
+        "eos_token": LLADA.eos,
+        "pad_token": LLADA.eos,
+        "mask_token": LLADA.mask,
         "clean_up_tokenization_spaces": False,
         "chat_template": CHAT_TEMPLATE,
     }

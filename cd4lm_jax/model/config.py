@@ -136,3 +136,24 @@ def llada_8b() -> ModelConfig:
         eos_id=126_081,
         end_ids=(126_081, 126_348),
     )
+
+
+def dream_7b() -> ModelConfig:
+    """Dream-7B (Base and Instruct): Qwen2.5-7B with bidirectional attention, logits shifted."""
+    return ModelConfig(
+        vocab_size=152_064,
+        embed_dim=3584,
+        num_layers=28,
+        num_heads=28,
+        num_kv_heads=4,
+        head_dim=128,
+        mlp_dim=18_944,
+        max_length=131_072,
+        rope_theta=1_000_000.0,
+        norm_eps=1e-6,
+        qkv_bias=True,
+        mask_id=151_666,
+        eos_id=151_643,
+        end_ids=(151_643, 151_645),
+        alignment="shifted",
+    )

@@ -25,6 +25,8 @@ from cd4lm_jax.runtime import cluster
 from cd4lm_jax.runtime.files import atomic_folder
 from cd4lm_jax.runtime.trees import named_leaves
 
+_CHUNK_BYTES = 1 << 27
+
 Tree = Any  # nested containers of arrays; for model folders a nested dict
 
 
@@ -59,12 +61,14 @@ def save_tree(path: str | os.PathLike[str], tree: Tree) -> None:
       OSError: the disk is full or `path` cannot be written; what was there stays.
     """
     if not cluster.is_main():
-        ocp.save(cluster.from_main(None), tree)
+        with _chunked():
+            ocp.save(cluster.from_main(None), tree)
         cluster.wait_for_all("tree saved")
         return
-    with atomic_folder(path) as folder, _storage_errors(path):
+    with atomic_folder(path) as folder, storage_errors(path):
         folder.rmdir()  # orbax makes it; hosts that overwrite wait for each other in vain
-        ocp.save(cluster.from_main(str(folder.absolute())), tree)
+        with _chunked():
+            ocp.save(cluster.from_main(str(folder.absolute())), tree)
         # Orbax notes where it wrote: a temporary folder, on a machine that readers do not have.
         for note in folder.rglob("commit_success.txt"):
             note.write_text("Checkpoint commit was successful.")
@@ -87,8 +91,25 @@ def load_tree(path: str | os.PathLike[str], abstract: Tree) -> Tree:
     difference = _first_difference(_shapes(saved.metadata), _shapes(abstract))
     if difference:
         raise CheckpointError(f"checkpoint {path} does not fit: {difference}")
-    with _load_errors(path):
+    with load_errors(path):
         return ocp.load(pathlib.Path(path).absolute(), jax.tree.map(_target, abstract))
+
+
+def check_tree(path: str | os.PathLike[str], abstract: Tree) -> None:
+    """Compares what is saved with what `load_tree` would be asked for; reads no array.
+
+    Raises:
+      CheckpointError: nothing there or incomplete, another tree than `abstract`, or an array of
+        another shape or dtype; names the first leaf that differs.
+    """
+    saved = _metadata(path).metadata
+    difference = _first_difference(_shapes(saved), _shapes(abstract))
+    kinds = {name: leaf.dtype for name, leaf in named_leaves(saved).items()}
+    for name, leaf in named_leaves(abstract).items():
+        if not difference and kinds[name] != leaf.dtype:
+            difference = f"{name!r} is {kinds[name]} there, expected {leaf.dtype}"
+    if difference:
+        raise CheckpointError(f"checkpoint {path} does not fit: {difference}")
 
 
 def saved_dtype(path: str | os.PathLike[str]) -> str:
@@ -161,7 +182,7 @@ class RunCheckpoints:
             "metadata": dict(metadata or {}),
             "checksums": _checksums(state),
         }
-        with _storage_errors(self._folder):
+        with storage_errors(self._folder):
             self._pending = self._checkpointer.save_checkpointables_async(
                 step,
                 {"state": state},
@@ -180,7 +201,7 @@ class RunCheckpoints:
         if pending is None:
             return
         try:
-            with _storage_errors(self._folder):
+            with storage_errors(self._folder):
                 pending.result()
         except Exception:
             # Orbax would raise this again at the next call, and leave the unfinished files.
@@ -343,8 +364,26 @@ def _metadata(path: str | os.PathLike[str]) -> Any:
     """Orbax's description of the checkpoint: `.metadata` (tree of shapes), `.custom_metadata`."""
     if not os.path.isdir(path):
         raise CheckpointError(f"no checkpoint at {path}: no such folder")
-    with _load_errors(path):
+    with load_errors(path):
         return ocp.metadata(pathlib.Path(path).absolute())
+
+
+def _chunked() -> Any:
+    """Orbax's settings for saving models: chunks of a layer, or a run of rows of a large table.
+
+    So a reader may take a part of an array; orbax by itself makes one chunk of a device's share.
+    """
+
+    def chunks(path: Any, leaf: Any) -> Any:
+        del path
+        stacked = leaf.ndim == 3
+        return ocp.options.ArrayOptions.Saving.StorageOptions(
+            chunk_byte_size=_CHUNK_BYTES, shard_axes=(0,) if stacked else None
+        )
+
+    context = ocp.Context()
+    context.array.saving.scoped_storage_options_creator = chunks
+    return context
 
 
 def _target(leaf: Any) -> jax.ShapeDtypeStruct:
@@ -373,7 +412,8 @@ def _first_difference(
 
 
 @contextlib.contextmanager
-def _load_errors(path: str | os.PathLike[str]) -> Iterator[None]:
+def load_errors(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Makes a one-line `DamagedError` of what orbax and the array store raise on damaged data."""
     try:
         yield
     except Exception as error:
@@ -385,7 +425,7 @@ def _load_errors(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _storage_errors(path: str | os.PathLike[str]) -> Iterator[None]:
+def storage_errors(path: str | os.PathLike[str]) -> Iterator[None]:
     """Makes an OSError again of the ValueError that the array store raises on a full disk."""
     try:
         yield
@@ -403,6 +443,8 @@ _ALSO_RAISED = (
     "Failed to get metadata for checkpointable",
     "Failed to json parse Metadata file",
     "Metadata file does not exist",
+    # Said of every zarr3 array that lies in a folder of its own; a missing one is an error.
+    "TensorStore data files not found",
 )
 
 

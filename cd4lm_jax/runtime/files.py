@@ -37,6 +37,12 @@ def _flush(path: pathlib.Path) -> None:
         os.close(descriptor)
 
 
+def flush_tree(folder: pathlib.Path) -> None:
+    """Forces a folder and all in it to the disk."""
+    for entry in [folder, *folder.rglob("*")]:
+        _flush(entry)
+
+
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
     """Yields a temporary path to write to, which becomes `path` when the block ends well.
@@ -83,8 +89,7 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
     fresh.mkdir(parents=True)
     try:
         yield fresh
-        for entry in [fresh, *fresh.rglob("*")]:
-            _flush(entry)
+        flush_tree(fresh)
         # A folder cannot be renamed over a full one: the earlier steps aside, and back on failure.
         if target.exists():
             os.replace(target, earlier)

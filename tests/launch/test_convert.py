@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+import re
 import subprocess
 from collections.abc import Callable
 
@@ -72,7 +73,8 @@ def test_convert_there_and_back(tmp_path: pathlib.Path, run_python: RunPython) -
     source, there = tmp_path / "source", tmp_path / "there"
     exported.export(source)
     done = run_python("-m", "launch.convert", f"--source={source}", f"--target={there}")
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(r"(convert .*\n)*convert 21/21 .*\n", done.stderr)
     assert (
         done.stdout
         == f"{exported.config().num_parameters:,} parameters, Hugging Face layout: {there}\n"

@@ -3,19 +3,23 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
+import subprocess
+from collections.abc import Callable
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
 from cd4lm_jax.model import huggingface, loading
 from cd4lm_jax.model.config import ModelConfig
+from cd4lm_jax.model.families import LLADA, HuggingFaceError
 from cd4lm_jax.model.folder import write_model
-from cd4lm_jax.model.huggingface import HuggingFaceError
 from cd4lm_jax.runtime.checkpoint import CheckpointError
 from tests.models import TINY, forward, parameters, tiny_model
+
+RunPython = Callable[..., subprocess.CompletedProcess[str]]
 
 # LLaDA's config has neither head_dim nor an end of turn.
 CONFIG = dataclasses.replace(TINY, qkv_bias=True, end_ids=(TINY.eos_id,))
@@ -45,7 +49,7 @@ def torch_tensors(config: ModelConfig = CONFIG) -> dict[str, np.ndarray]:
     """The tiny model as LLaDA's own code would hold it: linear weights are [out, in]."""
     tensors = {}
     for name, leaf in parameters(tiny_model(config)).items():
-        theirs, transpose = huggingface.LLADA_TENSORS[name]
+        theirs, transpose = LLADA.tensors[name]
         for layer, array in enumerate(leaf if "{}" in theirs else [leaf]):
             full = theirs.format(layer)
             tensors[full] = np.ascontiguousarray(array.T if transpose else array)
@@ -127,80 +131,65 @@ def test_computes_the_logits_of_the_published_code(golden: pathlib.Path) -> None
     np.testing.assert_allclose(logits, expected, atol=3e-4)
 
 
-def all_tensors(folder: pathlib.Path) -> dict[str, np.ndarray]:
-    return {
-        n: t for file in sorted(folder.glob("*.safetensors")) for n, t in load_file(file).items()
-    }
+def test_says_which_tensor_is_of_an_unknown_type(tmp_path: pathlib.Path) -> None:
+    name = "model.transformer.ln_f.weight"
+    write(tmp_path, torch_tensors() | {name: np.ones(32, np.float64)})
+    with pytest.raises(HuggingFaceError, match=f"{name} is of type F64; expected one of F32, BF16"):
+        huggingface.read_model(tmp_path)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_there_and_back_again_is_bit_exact(tmp_path: pathlib.Path, dtype: str) -> None:
-    first, middle, last = (tmp_path / name for name in ("first", "middle", "last"))
-    first.mkdir()
-    (first / "generation_config.json").write_text('{"eos_token_id": 38}')
-    write(first, {name: t.astype(dtype) for name, t in torch_tensors().items()})
-    loading.convert(first, middle)
-    assert (loading.layout(middle), loading.layout(last)) == ("own", "own")
-    loading.convert(middle, last)
-    assert loading.layout(last) == "Hugging Face"
-    before, after = all_tensors(first), all_tensors(last)
-    assert before.keys() == after.keys()
-    for name, tensor in before.items():
-        assert after[name].dtype == dtype
-        np.testing.assert_array_equal(after[name].view(np.uint8), tensor.view(np.uint8))
-    assert loading.load_config(last) == CONFIG
-    described = json.loads((last / "config.json").read_text())
-    assert DESCRIPTION.items() <= described.items()
-    assert described["torch_dtype"] == dtype
-    assert (last / "generation_config.json").read_text() == '{"eos_token_id": 38}'
-
-
-def test_the_published_checkpoint_goes_there_and_back(
-    golden: pathlib.Path, tmp_path: pathlib.Path
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: (folder / "b.safetensors").unlink(), r"b\.safetensors is missing, model"),
+        (lambda folder: (folder / "model.safetensors.index.json").write_text("["), "no index"),
+        (
+            lambda folder: save_file({"other": np.ones(3)}, folder / "b.safetensors"),
+            r"b\.safetensors has no 'model.*', model\.safetensors\.index\.json says so",
+        ),
+    ],
+)
+def test_says_what_is_wrong_with_its_files(
+    tmp_path: pathlib.Path, damage: Callable[[pathlib.Path], object], message: str
 ) -> None:
-    source, middle, last = golden / "llada_tiny", tmp_path / "middle", tmp_path / "last"
-    loading.convert(source, middle)
-    loading.convert(middle, last)
-    before, after = all_tensors(source), all_tensors(last)
-    assert before.keys() == after.keys()
-    for name, tensor in before.items():
-        np.testing.assert_array_equal(after[name], tensor, err_msg=name)
-    published = json.loads((source / "config.json").read_text())
-    ours = json.loads((last / "config.json").read_text())
-    assert published.keys() - ours.keys() == {"transformers_version"}
-    differ = {key for key, value in published.items() if ours.get(key, value) != value}
-    assert differ <= {"bias_for_layer_norm"}  # None there, False in LLaDA-8B's own
-    index = json.loads((last / "model.safetensors.index.json").read_text())
-    assert index["weight_map"].keys() == before.keys()
-    assert index["metadata"]["total_size"] == sum(t.nbytes for t in before.values())
+    tensors = sorted(torch_tensors().items())
+    (tmp_path / "config.json").write_text(json.dumps(DESCRIPTION))
+    save_file(dict(tensors[:9]), tmp_path / "a.safetensors")
+    save_file(dict(tensors[9:]), tmp_path / "b.safetensors")
+    files = ["a.safetensors"] * 9 + ["b.safetensors"] * (len(tensors) - 9)
+    placed = {name: file for (name, _), file in zip(tensors, files, strict=True)}
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": placed}))
+    assert huggingface.read_model(tmp_path).config == CONFIG
+    damage(tmp_path)
+    with pytest.raises(HuggingFaceError, match=message):
+        huggingface.read_model(tmp_path)
 
 
-def test_shards_hold_no_more_than_asked_and_load(tmp_path: pathlib.Path) -> None:
-    model = tiny_model(CONFIG)
-    huggingface.write_model(tmp_path, model, shard_bytes=10_000)
-    shards = sorted(tmp_path.glob("*.safetensors"))
-    assert shards[0].name == f"model-00001-of-{len(shards):05}.safetensors"
-    for shard in shards:
-        tensors = load_file(shard)
-        assert len(tensors) == 1 or sum(t.nbytes for t in tensors.values()) <= 10_000
-    expected = parameters(model)
-    for name, leaf in parameters(huggingface.read_model(tmp_path)).items():
-        np.testing.assert_array_equal(leaf, expected[name], err_msg=name)
+def test_in_pieces_and_onto_a_mesh_as_in_one(tmp_path: pathlib.Path, run_python: RunPython) -> None:
+    """On eight devices each reads its part; pieces of a few rows do not line up with the parts."""
+    write(tmp_path, torch_tensors())
+    expected = parameters(huggingface.read_model(tmp_path))
+    np.savez(tmp_path / "expected.npz", allow_pickle=False, **expected)
+    done = run_python("-c", _ON_A_MESH, str(tmp_path), devices=8)
+    assert done.returncode == 0, done.stderr
 
 
-def test_end_tokens_survive_the_export(tmp_path: pathlib.Path) -> None:
-    huggingface.write_model(tmp_path, tiny_model(TINY))
-    assert huggingface.read_config(tmp_path) == TINY
-
-
-@pytest.mark.parametrize("changes", [{"alignment": "shifted"}, {"head_dim": 16}])
-def test_refuses_to_export_what_llada_cannot_compute(
-    tmp_path: pathlib.Path, changes: dict[str, Any]
-) -> None:
-    model = tiny_model(dataclasses.replace(TINY, **changes))
-    with pytest.raises(HuggingFaceError, match="so it cannot be exported"):
-        huggingface.write_model(tmp_path, model)
-    assert not list(tmp_path.iterdir())
+_ON_A_MESH = """
+import sys
+import numpy as np
+from cd4lm_jax.model import huggingface, tensors
+from cd4lm_jax.runtime.mesh import MeshConfig, make_mesh
+from cd4lm_jax.runtime.trees import named_leaves
+tensors.PIECE = 100
+mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
+leaves = named_leaves(huggingface.read_model(sys.argv[1], mesh=mesh))
+assert len({str(shard.index) for shard in leaves["blocks.gate"].addressable_shards}) == 4
+with np.load(sys.argv[1] + "/expected.npz") as expected:
+    assert set(expected) == set(leaves)
+    for name, leaf in leaves.items():
+        np.testing.assert_array_equal(np.asarray(leaf), expected[name], err_msg=name)
+"""
 
 
 def test_says_which_tensor_is_not_of_the_model(tmp_path: pathlib.Path) -> None:
@@ -209,23 +198,13 @@ def test_says_which_tensor_is_not_of_the_model(tmp_path: pathlib.Path) -> None:
         huggingface.read_model(tmp_path)
 
 
-def test_convert_keeps_off_a_folder_in_use(tmp_path: pathlib.Path) -> None:
-    target = tmp_path / "target"
-    target.mkdir()
-    (target / "thesis.txt").write_text("years of work")
-    with pytest.raises(ValueError, match="target is not empty; give a folder that is, or "):
-        loading.convert(tmp_path, target)
-    with pytest.raises(CheckpointError, match=r"config.json is missing"):
-        loading.convert(tmp_path, tmp_path / "new")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["target"]
-
-
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         (None, "config.json is missing; copy it"),
         ("{", "config.json is not JSON"),
-        ('{"model_type": "llada", "n_heads": 4}', "config.json has no 'd_model'; LLaDA's own has"),
+        ('{"model_type": "llada", "n_heads": 4}', "config.json has no 'vocab_size'; published"),
+        ("{}", "config.json has no 'model_type'"),
     ],
 )
 def test_says_what_is_wrong_with_its_description(

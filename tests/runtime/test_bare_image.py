@@ -14,8 +14,9 @@ ABSENT = (
     "tensorboardX",
     "ml_collections",
     "hypothesis",
+    "safetensors",
 )
-MODULES = ("files", "config", "mesh", "sharding", "checkpoint", "metrics", "progress")
+MODULES = ("files", "config", "mesh", "sharding", "checkpoint", "metrics", "pieces", "progress")
 
 
 def test_runtime_imports_without_what_a_bare_image_lacks(
@@ -26,6 +27,7 @@ def test_runtime_imports_without_what_a_bare_image_lacks(
         f"sys.modules.update(dict.fromkeys({ABSENT!r}))",  # None: importing it fails
         *(f"import cd4lm_jax.runtime.{module}" for module in MODULES),
         "import launch.common",
+        "import launch.convert",
         "import cd4lm_jax.decoding.page",
         "print('imported')",
     ]
