@@ -11,17 +11,14 @@ import os
 import pathlib
 import re
 import shutil
-import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import orbax.checkpoint.experimental.v1 as ocp
-from jax import lax
 from jax.sharding import SingleDeviceSharding
 
-from cd4lm_jax.runtime import cluster
+from cd4lm_jax.runtime import checksums, cluster
 from cd4lm_jax.runtime.files import atomic_folder
 from cd4lm_jax.runtime.trees import named_leaves
 
@@ -180,7 +177,7 @@ class RunCheckpoints:
         notes = {
             "data_state": data_state,
             "metadata": dict(metadata or {}),
-            "checksums": _checksums(state),
+            "checksums": checksums.of_arrays(state),
         }
         with storage_errors(self._folder):
             self._pending = self._checkpointer.save_checkpointables_async(
@@ -188,7 +185,7 @@ class RunCheckpoints:
                 {"state": state},
                 force=True,
                 metrics=metrics,
-                custom_metadata=notes | {"checksum": _checksum_of_json(notes)},
+                custom_metadata=notes | {"checksum": checksums.of_json(notes)},
             )
 
     def wait(self) -> None:
@@ -253,7 +250,9 @@ class RunCheckpoints:
         if lost:
             raise DamagedError(f"checkpoint {path} is damaged: {min(lost)!r} cannot be found")
         state = load_tree(path, abstract_state)
-        changed = [n for n, sum_ in _checksums(state).items() if sum_ != saved["checksums"][n]]
+        changed = [
+            n for n, sum_ in checksums.of_arrays(state).items() if sum_ != saved["checksums"][n]
+        ]
         if changed:
             raise DamagedError(f"checkpoint {path} is damaged: {changed[0]!r} is not as saved")
         return Restored(state, data_state, saved["metadata"])
@@ -321,7 +320,7 @@ def _is_described(path: pathlib.Path) -> bool:
             json.loads(score.read_text())
     except ValueError:
         return False
-    return notes.pop("checksum", None) == _checksum_of_json(notes)
+    return notes.pop("checksum", None) == checksums.of_json(notes)
 
 
 def _set_aside(path: pathlib.Path) -> None:
@@ -334,30 +333,6 @@ def _set_aside(path: pathlib.Path) -> None:
     )
     shutil.rmtree(aside, ignore_errors=True)
     path.rename(aside)
-
-
-def _checksum_of_json(value: Any) -> int:
-    return zlib.crc32(json.dumps(value, sort_keys=True).encode())
-
-
-def _checksums(tree: Tree) -> dict[str, int]:
-    """Of each array by name: the same on any mesh, another one if any bit differs."""
-    return {name: int(value) for name, value in _sums(named_leaves(tree)).items()}
-
-
-@jax.jit
-def _sums(leaves: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    def checksum(leaf: jax.Array) -> jax.Array:
-        if leaf.dtype == jnp.bool_:
-            leaf = leaf.astype(jnp.uint8)
-        bits = lax.bitcast_convert_type(leaf, f"uint{8 * leaf.dtype.itemsize}").astype(jnp.uint32)
-        place = jnp.zeros(leaf.shape, jnp.uint32)
-        for axis, size in enumerate(leaf.shape):
-            place = place * jnp.uint32(size) + lax.broadcasted_iota(jnp.uint32, leaf.shape, axis)
-        # Modulo 2^32: an odd factor never makes a single difference vanish.
-        return jnp.sum(bits * (2 * place + 1), dtype=jnp.uint32)
-
-    return {name: checksum(jnp.asarray(leaf)) for name, leaf in leaves.items()}
 
 
 def _metadata(path: str | os.PathLike[str]) -> Any:
