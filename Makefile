@@ -39,8 +39,8 @@ format: $(READY) ## format the code and sort imports
 	@$(BIN)/ruff format
 
 lock: $(BIN)/uv ## write requirements.txt anew from pyproject.toml, newest versions
-	@$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 \
-		--upgrade --no-annotate --no-emit-index-url --no-emit-find-links --quiet \
+	@$(BIN)/uv pip compile pyproject.toml --extra dev --extra eval --universal \
+		--python-version 3.11 --upgrade --no-annotate --no-emit-index-url --no-emit-find-links --quiet \
 		--custom-compile-command "make lock" --output-file requirements.txt
 
 clean: ## remove the environment and what tools left behind (runs/ stays)

@@ -21,6 +21,7 @@ hypothesis.settings.load_profile("cd4lm")
 
 ROOT = pathlib.Path(__file__).parent.parent
 GOLDEN = ROOT.parent / "shared" / "golden"
+BENCHMARKS = ROOT.parent / "shared" / "data"
 
 
 @pytest.fixture(scope="session")
@@ -29,6 +30,14 @@ def golden() -> pathlib.Path:
     if not GOLDEN.is_dir():
         pytest.skip("the golden data are not beside this repository (../shared/golden)")
     return GOLDEN
+
+
+@pytest.fixture(scope="session")
+def benchmark_data() -> pathlib.Path:
+    """Files of GSM8K, MATH-500 and MBPP; they lie beside the repository, not in it."""
+    if not BENCHMARKS.is_dir():
+        pytest.skip("the benchmarks' files are not beside this repository (../shared/data)")
+    return BENCHMARKS
 
 
 @pytest.fixture(scope="session")

@@ -7,9 +7,11 @@ path/to/file.jsonl, file.json     objects with the fields "question" and "answer
 
 from __future__ import annotations
 
+import gzip
 import json
 import logging
 import os
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypedDict
@@ -120,6 +122,22 @@ def open_source(
     return _TfdsSource(builder.as_data_source(split=split))
 
 
+def read_rows(path: Path, fields: Sequence[str]) -> list[dict[str, Any]]:
+    """The objects of a .json, .jsonl or .jsonl.gz file, each with these text fields.
+
+    Raises:
+      SourceError: an unreadable or empty file, or a row without such a field: it is named.
+    """
+    text = _read_text(path)
+    found = _entries(path, text)
+    if path.suffix != ".json":
+        found = ((where, _parse(where, line)) for where, line in _lines(path, text))
+    rows = [_with_texts(where, row, fields) for where, row in found]
+    if not rows:
+        raise SourceError(f"{path} is empty: expected objects with {', '.join(fields)}")
+    return rows
+
+
 def _prepared_gsm8k(data_dir: DataDir) -> Any:
     """TFDS's builder of GSM8K, its files already on disk; nothing is downloaded here."""
     from tensorflow_datasets.text.gsm8k.gsm8k import Gsm8k
@@ -136,10 +154,7 @@ def _prepared_gsm8k(data_dir: DataDir) -> Any:
 
 
 def _read_file(path: Path, max_malformed: int) -> list[Example]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise SourceError(f"cannot read {path}: {error}") from error
+    text = _read_text(path)
     lines = path.suffix != ".json"
     examples: list[Example] = []
     malformed: list[SourceError] = []
@@ -163,6 +178,14 @@ def _read_file(path: Path, max_malformed: int) -> list[Example]:
     if not examples:
         raise SourceError(f"{path} is empty: expected an object with question and answer a line")
     return examples
+
+
+def _read_text(path: Path) -> str:
+    try:
+        data = path.read_bytes()
+        return (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8")
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
+        raise SourceError(f"cannot read {path}: {error}") from error
 
 
 def _lines(path: Path, text: str) -> Iterator[tuple[str, str]]:
@@ -190,9 +213,14 @@ def _parse(where: str, text: str) -> Any:
 
 
 def _example(where: str, row: Any) -> Example:
+    row = _with_texts(where, row, ("question", "answer"))
+    return {"question": row["question"], "answer": row["answer"]}
+
+
+def _with_texts(where: str, row: Any, fields: Sequence[str]) -> dict[str, Any]:
     if not isinstance(row, dict):
-        raise SourceError(f"{where}: expected an object with question and answer")
-    for field in ("question", "answer"):
+        raise SourceError(f"{where}: expected an object with {' and '.join(fields)}")
+    for field in fields:
         if not isinstance(row.get(field), str):
             raise SourceError(f'{where}: expected a text field "{field}", found {sorted(row)}')
-    return {"question": row["question"], "answer": row["answer"]}
+    return row

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,9 @@ from cd4lm_jax.decoding.commit import CommitRule, ConfidenceAdaptive, FixedStep
 from cd4lm_jax.decoding.trajectory import Trajectory
 from cd4lm_jax.evaluation import scoring, speed
 from cd4lm_jax.language_model import LanguageModel, decode
+
+Judge = Callable[[Sequence[str]], npt.NDArray[np.bool_]]
+"""From the outputs of all problems, in their order, to whether each is right."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -84,8 +87,11 @@ def fixed_step(
     problems: Sequence[Example],
     settings: DecodeSettings,
     tokens_per_pass: int,
+    judge: Judge | None = None,
 ) -> Run:
     """The baseline: so many tokens every pass until the whole generation is filled.
+
+    Answers are judged as GSM8K's unless a judge is given.
 
     Raises:
         ValueError: a block cannot be shared out evenly.
@@ -97,7 +103,7 @@ def fixed_step(
         )
     rule = FixedStep(steps=settings.gen_length // tokens_per_pass)
     label = f"fixed:{tokens_per_pass}"
-    return _run(model, who, problems, settings, rule, label, stop_at_eos=False)
+    return _run(model, who, problems, settings, rule, label, judge, stop_at_eos=False)
 
 
 def confidence(
@@ -106,11 +112,13 @@ def confidence(
     problems: Sequence[Example],
     settings: DecodeSettings,
     threshold: float,
+    judge: Judge | None = None,
 ) -> Run:
-    """CAD at a threshold, each problem until its answer ends."""
+    """CAD at a threshold, each problem until its answer ends; judged as by `fixed_step`."""
     most = min(settings.max_tokens, settings.block_length)
     rule = ConfidenceAdaptive(threshold=threshold, max_tokens=most)
-    return _run(model, who, problems, settings, rule, f"confidence:{threshold}", stop_at_eos=True)
+    label = f"confidence:{threshold}"
+    return _run(model, who, problems, settings, rule, label, judge, stop_at_eos=True)
 
 
 def _run(
@@ -120,6 +128,7 @@ def _run(
     settings: DecodeSettings,
     rule: CommitRule,
     label: str,
+    judge: Judge | None,
     *,
     stop_at_eos: bool,
 ) -> Run:
@@ -133,6 +142,10 @@ def _run(
         eos_gate_ratio=settings.eos_gate_ratio if stop_at_eos else 0.0,
         batch_size=settings.batch_size,
     )
+    if judge is None:
+        correct = scoring.score(decoded.text, [problem["answer"] for problem in problems])
+    else:
+        correct = judge(decoded.text)
     return Run(
         name=f"{who} {label}",
         model=who,
@@ -140,5 +153,5 @@ def _run(
         trajectory=decoded.trajectory,
         seconds=decoded.seconds,
         outputs=decoded.text,
-        correct=scoring.score(decoded.text, [problem["answer"] for problem in problems]),
+        correct=correct,
     )

@@ -1,7 +1,8 @@
-"""Scoring of answers in GSM8K's form (worked steps, then ``#### 42``) by exact number.
+r"""Scoring of answers in GSM8K's form (worked steps, then ``#### 42``) by exact number.
 
 As in the benchmark's own code (Cobbe et al., arXiv 2110.14168), the number after the first
 ``####`` that has one counts and nothing else: what a model writes afterwards cannot mend it.
+Prompts of chat models ask for ``\boxed{42}``: where no ``####`` stands, the last box counts.
 """
 
 from __future__ import annotations
@@ -19,17 +20,24 @@ from cd4lm_jax.evaluation import bootstrap
 # as what it is and not as its first digit. A minus sign may stand before the currency sign.
 _MARKED = re.compile(r"####\s*([-+]?)\$?([-+0-9.,/]+)")
 _NUMBER = re.compile(r"[-+]?(?:(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+)")
+_BOXED = re.compile(r"\\boxed\s*\{((?:[^{}]|\{[^{}]*\})*)\}")
+# What may stand beside a number in a box: thin spaces, currency and percent signs, units.
+_BESIDE = re.compile(r"\\(?:text|mathrm)\s*\{[^{}]*\}|\\[!,;: $%]|[$%]|(?<=\d)\{,\}")
 _MINUS = str.maketrans({"\u2212": "-", "\u2013": "-"})
 
 
 def answer_number(text: str) -> Decimal | None:
-    """The number after the first ``####`` that has one, or None where there is none.
+    """The number after the first ``####`` that has one, or in the last box, or None.
 
     Thousands separators, a dollar sign, a full stop after the number and zeros after the decimal
     point make no difference: ``1,080``, ``$1080`` and ``1080.00.`` are one number. Anything else
     that is not one plain number (``1/2``, ``1,2``, ``3-1``) is no answer.
     """
-    found = _MARKED.search(text.translate(_MINUS))
+    text = text.translate(_MINUS)
+    if "####" not in text:
+        boxes = _BOXED.findall(text)
+        return _parse(_BESIDE.sub("", boxes[-1]).strip()) if boxes else None
+    found = _MARKED.search(text)
     return _parse(found[1] + found[2]) if found else None
 
 

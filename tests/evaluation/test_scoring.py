@@ -28,6 +28,12 @@ from cd4lm_jax.evaluation import scoring
         ("#### 42 apples", "42"),
         ("#### 42<|endoftext|>", "42"),
         ("#### 42\n#### 43", "42"),
+        (r"\boxed{41} or \boxed{42}", "42"),
+        (r"so \boxed{\$1,080}.", "1080"),
+        (r"\boxed{-3.50\text{ dollars}}", "-3.5"),
+        (r"\boxed{12{,}000\,\mathrm{km}}", "12000"),
+        (r"\boxed{25\%}", "25"),
+        (r"#### 42 \boxed{43}", "42"),
     ],
 )
 def test_reads_the_number_after_the_marker(text: str, number: str) -> None:
@@ -49,6 +55,11 @@ def test_reads_the_number_after_the_marker(text: str, number: str) -> None:
         "#### 1.2.3",
         "#### --4",
         "#### 1/2 #### 42",
+        r"\boxed{}",
+        r"\boxed{\frac{84}{2}}",
+        r"\boxed{42} or \boxed{many}",
+        r"#### \boxed{42}",
+        "boxed{42}",
     ],
 )
 def test_anything_else_is_no_answer(text: str) -> None:
