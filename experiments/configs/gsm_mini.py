@@ -43,6 +43,5 @@ def get_config() -> TrainConfig:
         data=DataConfig(source=f"{ANSWERS}/distill.jsonl", batch_size=32),
         validation=DataConfig(source=f"{ANSWERS}/validation.jsonl", batch_size=100),
         execution=Execution(scan_layers=False),
-        eval_every=200,
-        patience=15,
+        eval_every=400,
     )
