@@ -10,7 +10,7 @@ ordinary tokens and never becomes the mask. Only the chat template writes specia
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -154,11 +154,21 @@ class Tokenizer:
         The template writes the BOS, so there is exactly one.
         """
         if not any(literal in question for literal in self._literals):
-            return self._encode_template(self._render(question))
+            return self.encode_rendered(self._render(question))
         # A special token's name as the user's own text: encode that part as text, alone.
         before, _, after = self._render(_CONTENT).partition(_CONTENT)
         content = self.encode(question.strip())
-        return self._encode_template(before) + content + self._encode_template(after)
+        return self.encode_rendered(before) + content + self.encode_rendered(after)
+
+    def render(self, messages: Sequence[Mapping[str, str]]) -> str:
+        """A conversation (``role`` and ``content``) in the chat template, as text."""
+        return self._template.render(
+            messages=messages, add_generation_prompt=True, bos_token=BOS, eos_token=EOS
+        )
+
+    def encode_rendered(self, text: str) -> list[int]:
+        """The ids of what `render` gave: names of special tokens are those tokens."""
+        return list(self._template_encoder.encode(text, add_special_tokens=False).ids)
 
     @property
     def mask_id(self) -> int:
@@ -185,16 +195,8 @@ class Tokenizer:
         """Number of tokens, special ones included; a model's vocabulary may be padded beyond."""
         return int(self._template_encoder.get_vocab_size(with_added_tokens=True))
 
-    def _encode_template(self, text: str) -> list[int]:
-        return list(self._template_encoder.encode(text, add_special_tokens=False).ids)
-
     def _render(self, content: str) -> str:
-        return self._template.render(
-            messages=[{"role": "user", "content": content}],
-            add_generation_prompt=True,
-            bos_token=BOS,
-            eos_token=EOS,
-        )
+        return self.render([{"role": "user", "content": content}])
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
