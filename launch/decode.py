@@ -20,7 +20,7 @@ from absl import flags
 
 import cd4lm_jax as cd
 from cd4lm_jax.runtime import files
-from launch import common
+from launch import common, shapes
 
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "Model folder: exported by training, or a LLaDA Hugging Face checkpoint."
@@ -29,8 +29,6 @@ _INPUT = flags.DEFINE_string("input", None, "JSONL file of prompts.")
 _OUTPUT = flags.DEFINE_string("output", None, "JSONL file to write.")
 _HTML = flags.DEFINE_string("html", None, "Page to write that replays the passes.")
 _PLAY = flags.DEFINE_bool("play", False, "Replay the first prompt on the terminal.")
-_GEN_LENGTH = flags.DEFINE_integer("gen_length", 256, "Generated positions.")
-_BLOCK_LENGTH = flags.DEFINE_integer("block_length", 32, "Positions decoded together.")
 _THRESHOLD_RULES = {
     "confidence": cd.ConfidenceAdaptive,
     "entropy": cd.NegativeEntropy,
@@ -69,12 +67,6 @@ _TOP_P = flags.DEFINE_float(
     "top_p", 1.0, "Draw among the fewest tokens of this probability together; 1: all."
 )
 _SUPPRESS = flags.DEFINE_list("suppress", [], "Tokens that are never generated.")
-_CACHE = flags.DEFINE_enum(
-    "cache",
-    "none",
-    ["none", "prefix", "dual"],
-    "Keys and values kept within a block: none (exact), of what is before it, or around it.",
-)
 _REFRESH_INTERVAL = flags.DEFINE_integer(
     "refresh_interval", 0, "Passes after which the cache is made anew within a block; 0: never."
 )
@@ -102,8 +94,8 @@ def main() -> None:
         [row["prompt_ids"] if "prompt_ids" in row else row["prompt"] for row in rows],
         commit=rule,
         given=[row.get("given_ids", []) for row in rows],
-        gen_length=_GEN_LENGTH.value,
-        block_length=_BLOCK_LENGTH.value,
+        gen_length=shapes.GEN_LENGTH.value,
+        block_length=shapes.BLOCK_LENGTH.value,
         stop_at_eos=_STOP_AT_EOS.value,
         stop_sequences=tuple(
             token_ids("stop_sequence", given.split(",")) for given in _STOP_SEQUENCES.value
@@ -119,7 +111,7 @@ def main() -> None:
         top_k=_TOP_K.value,
         top_p=_TOP_P.value,
         suppress=token_ids("suppress", _SUPPRESS.value),
-        cache=_CACHE.value,
+        cache=shapes.CACHE.value,
         refresh_interval=_REFRESH_INTERVAL.value,
         block_causal=_BLOCK_CAUSAL.value,
         propose_mask=_PROPOSE_MASK.value,
@@ -154,7 +146,7 @@ def commit_rule() -> cd.CommitRule:
     if name == "entropy_bound":
         return cd.EntropyBounded(bound=_ENTROPY_BOUND.value)
     if name in _STEP_RULES:
-        return _STEP_RULES[name](steps=_STEPS.value or _GEN_LENGTH.value)
+        return _STEP_RULES[name](steps=_STEPS.value or shapes.GEN_LENGTH.value)
     return _THRESHOLD_RULES[name](
         threshold=_THRESHOLD.value, min_tokens=_MIN_TOKENS.value, max_tokens=_MAX_TOKENS.value
     )

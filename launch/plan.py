@@ -34,7 +34,7 @@ from cd4lm_jax.planning import decoding, training
 from cd4lm_jax.planning.plan import Plan, counts
 from cd4lm_jax.runtime import files
 from cd4lm_jax.runtime.topology import GIB, GPUS, TPUS, Topology
-from launch import common
+from launch import common, shapes
 
 _TOPOLOGY = flags.DEFINE_string(
     "topology", None, f"TPU slice, such as v5e:4x4 or v5p:2x2x4; of {', '.join(TPUS)}."
@@ -49,9 +49,6 @@ _DECODE = flags.DEFINE_bool(
 )
 _ROWS = flags.DEFINE_integer("rows", 1, "With --decode: rows decoded at once.", lower_bound=1)
 _PROMPT = flags.DEFINE_integer("prompt_length", 256, "With --decode: padded.", lower_bound=1)
-_GEN = flags.DEFINE_integer("gen_length", 256, "With --decode: generated positions.")
-_BLOCK = flags.DEFINE_integer("block_length", 32, "With --decode: positions decoded together.")
-_CACHE = flags.DEFINE_enum("cache", "none", ["none", "prefix", "dual"], "With --decode.")
 _SEARCH = flags.DEFINE_bool("search", False, "Rank meshes, rows a chip and remat policies.")
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file to write.")
 
@@ -65,9 +62,9 @@ def main(config: TrainConfig) -> None:
         plans = search(config, architecture, topology)
     elif _DECODE.value:
         options = DecodeOptions(
-            gen_length=_GEN.value,
-            block_length=_BLOCK.value,
-            cache=cast(Mode, _CACHE.value),
+            gen_length=shapes.GEN_LENGTH.value,
+            block_length=shapes.BLOCK_LENGTH.value,
+            cache=cast(Mode, shapes.CACHE.value),
             batch_size=_ROWS.value,
         )
         rule = ConfidenceAdaptive(threshold=0.95)

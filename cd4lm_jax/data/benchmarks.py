@@ -109,6 +109,9 @@ def humaneval(source: str, split: str) -> list[Problem]:
 def mbpp(source: str, split: str) -> list[Problem]:
     """MBPP (Austin et al., 2108.07732); the question shows the tests, as published.
 
+    A problem's set-up code belongs to its tests: it stands between the answer, whose classes it
+    may use, and them.
+
     Args:
         source: path of a .jsonl or .json file with text, code, test_list and task_id.
         split: ``test`` (ids 11 to 510), ``train``, ``validation``, ``prompt`` or ``full``.

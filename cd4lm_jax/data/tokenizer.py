@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -201,11 +201,24 @@ class Tokenizer:
         LLaDA's template writes the BOS, so there is exactly one.
         """
         if not any(literal in question for literal in self._literals):
-            return self._encode_template(self._render(question))
+            return self.encode_rendered(self._render(question))
         # A special token's name as the user's own text: encode that part as text, alone.
         before, _, after = self._render(_CONTENT).partition(_CONTENT)
         content = self.encode(question.strip())
-        return self._encode_template(before) + content + self._encode_template(after)
+        return self.encode_rendered(before) + content + self.encode_rendered(after)
+
+    def render(self, messages: Sequence[Mapping[str, str]]) -> str:
+        """A conversation (``role`` and ``content``) in the chat template, as text."""
+        return self._template.render(
+            messages=messages,
+            add_generation_prompt=True,
+            bos_token=self._special.bos,
+            eos_token=self._special.eos,
+        )
+
+    def encode_rendered(self, text: str) -> list[int]:
+        """The ids of what `render` gave: names of special tokens are those tokens."""
+        return list(self._template_encoder.encode(text, add_special_tokens=False).ids)
 
     @property
     def mask_id(self) -> int:
@@ -232,16 +245,8 @@ class Tokenizer:
         """Number of tokens, special ones included; a model's vocabulary may be padded beyond."""
         return int(self._template_encoder.get_vocab_size(with_added_tokens=True))
 
-    def _encode_template(self, text: str) -> list[int]:
-        return list(self._template_encoder.encode(text, add_special_tokens=False).ids)
-
     def _render(self, content: str) -> str:
-        return self._template.render(
-            messages=[{"role": "user", "content": content}],
-            add_generation_prompt=True,
-            bos_token=self._special.bos,
-            eos_token=self._special.eos,
-        )
+        return self.render([{"role": "user", "content": content}])
 
 
 def _text(folder: Path, name: str) -> str:

@@ -117,7 +117,7 @@ class Task:
             if not allow_code_execution:
                 raise TaskError(
                     f"{self.name} is judged by running what the model wrote; allow it with "
-                    "--allow_code_execution (allow_code_execution=True): it runs in a sandbox"
+                    "allow_code_execution=True: it runs in a sandbox"
                 )
             code_scoring.check_runs()
         return lambda outputs: self.score(outputs, problems)

