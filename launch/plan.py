@@ -50,7 +50,7 @@ _DECODE = flags.DEFINE_bool(
 _ROWS = flags.DEFINE_integer("rows", 1, "With --decode: rows decoded at once.", lower_bound=1)
 _PROMPT = flags.DEFINE_integer("prompt_length", 256, "With --decode: padded.", lower_bound=1)
 _SEARCH = flags.DEFINE_bool("search", False, "Rank meshes, rows a chip and remat policies.")
-_OUTPUT = flags.DEFINE_string("output", None, "JSON file to write.")
+_JSON = flags.DEFINE_string("json", None, "File to write the plans to.")
 
 
 def main(config: TrainConfig) -> None:
@@ -72,9 +72,9 @@ def main(config: TrainConfig) -> None:
     else:
         plans = [training.plan(config, architecture, topology)]
     Console().print(ranking(plans, topology) if _SEARCH.value else summary(plans[0]))
-    if _OUTPUT.value is not None:
+    if _JSON.value is not None:
         found = [{"metrics": plan.metrics(), **plan.details()} for plan in plans]
-        files.write_text(_OUTPUT.value, json.dumps(found, indent=2, allow_nan=False) + "\n")
+        files.write_text(_JSON.value, json.dumps(found, indent=2, allow_nan=False) + "\n")
 
 
 def chosen_topology() -> Topology:

@@ -111,7 +111,7 @@ def test_plans_a_config_for_gpus_that_are_not_there(
         CONFIG,
         "--gpus=2",
         "--config.mesh.data=2",
-        f"--output={tmp_path / 'plan.json'}",
+        f"--json={tmp_path / 'plan.json'}",
     )
     assert done.returncode == 0, done.stderr
     assert "training update on 2 x h100" in " ".join(done.stdout.split())
