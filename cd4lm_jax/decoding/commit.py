@@ -20,6 +20,9 @@ T = TypeVar("T", bound=type)
 class Proposal(NamedTuple):
     """What a pass proposes for the active block of every row.
 
+    Arrays are as long as the block; where the mask token may be proposed, as long as the whole
+    generation, and what is out of reach is not eligible.
+
     Attributes:
         confidence: ``[batch, block]`` float32, probability of the proposed token.
         neg_entropy: ``[batch, block]`` float32, minus the entropy (nats) of the distribution.
@@ -27,6 +30,7 @@ class Proposal(NamedTuple):
         noise: ``[batch, block]`` float32, uniform in [0, 1), a row's own.
         eligible: ``[batch, block]`` bool, masked and not held back by the EOS gate.
         step: ``[batch]`` int32, passes already spent in this block.
+        block_length: positions of a block.
         num_blocks: blocks of the whole generation.
     """
 
@@ -36,6 +40,7 @@ class Proposal(NamedTuple):
     noise: jax.Array
     eligible: jax.Array
     step: jax.Array
+    block_length: int
     num_blocks: int
 
 
@@ -83,14 +88,17 @@ class FixedStep:
     def __post_init__(self) -> None:
         _check("steps", self.steps, 1, None, "a number of passes")
 
+    def passes(self, num_blocks: int) -> jax.Array:
+        """Of a block, int32."""
+        return jnp.maximum(self.steps // num_blocks, 1)
+
     def score(self, proposal: Proposal) -> jax.Array:
         """By confidence."""
         return proposal.confidence
 
     def count(self, proposal: Proposal) -> jax.Array:
         """The share of this pass; everything once the passes are used up."""
-        size = proposal.confidence.shape[1]
-        passes = jnp.maximum(self.steps // proposal.num_blocks, 1)
+        size, passes = proposal.block_length, self.passes(proposal.num_blocks)
         even = size // passes + (proposal.step < size % passes)
         first_of_two = (size * 2) // 5
         uneven = jnp.where(proposal.step == 0, first_of_two, size - first_of_two)

@@ -16,7 +16,7 @@ from jax import lax
 from cd4lm_jax.decoding import cache, sampling, stop
 from cd4lm_jax.decoding import canvas as canvases
 from cd4lm_jax.decoding.canvas import Canvas, Queue, Results, State
-from cd4lm_jax.decoding.commit import CommitRule, Proposal, surely
+from cd4lm_jax.decoding.commit import CommitRule, FixedStep, Proposal, surely
 from cd4lm_jax.decoding.options import Limits, Shape
 from cd4lm_jax.decoding.reason import Reason
 from cd4lm_jax.model.transformer import KeyValues, Transformer, Window
@@ -146,9 +146,9 @@ def advance(
     past: KeyValues | None = None,
 ) -> tuple[Canvas, KeyValues | None]:
     """One forward pass and what it commits. Finished rows stay as they are."""
-    size, prompt_length = shape.block_length, canvas.tokens.shape[1] - shape.gen_length
+    size, prompt_length = shape.window_length, canvas.tokens.shape[1] - shape.gen_length
     # A finished row's block lies past the end; it looks at the last one and changes nothing.
-    start = jnp.minimum(canvas.block, shape.num_blocks - 1) * size
+    start = jnp.minimum(canvas.block * shape.block_length, shape.gen_length - size)
     window = Window(start=prompt_length + start, length=size)
     logits, past = _logits(model, canvas, slots.valid, window, limits, shape, past)
     mask_id = model.config.mask_id
@@ -164,6 +164,8 @@ def advance(
 
     region = Window(start=start, length=size)
     masked = region.of(canvas.masked) & ~canvas.done[:, None]
+    if shape.propose_mask:
+        masked &= _in_reach(rule, shape, canvas.block)
     committed = shape.gen_length - canvas.masked.sum(axis=1)
     gated = (committed < limits.eos_gate_ratio * shape.gen_length)[:, None]
     eligible = masked & ~(gated & stop.is_any_of(guess.token, shape.eos_token_ids))
@@ -174,12 +176,13 @@ def advance(
         noise=jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, 1), (size,)))(keys),
         eligible=eligible,
         step=canvas.step,
+        block_length=shape.block_length,
         num_blocks=shape.num_blocks,
     )
 
     nfe = canvas.nfe + ~canvas.done
-    limit = jnp.where(limits.max_steps_per_block > 0, limits.max_steps_per_block, size)
-    forced = (canvas.step >= limit) | (nfe >= slots.budget)
+    most = limits.max_steps_per_block
+    forced = (canvas.step >= jnp.where(most > 0, most, shape.block_length)) | (nfe >= slots.budget)
     wanted = rule.count(proposal)
     count = jnp.where(forced, size, jnp.maximum(wanted, 1))
     rank = _rank(rule.score(proposal), eligible, masked)
@@ -189,6 +192,8 @@ def advance(
     reason = jnp.where(sure, int(Reason.RULE), reason)
 
     full = forced | ~(masked & ~commit).any(axis=1)
+    if shape.propose_mask and isinstance(rule, FixedStep):
+        full |= canvas.step + 1 >= rule.passes(shape.num_blocks)  # whatever is still masked
     canvas = canvas._replace(
         tokens=_write(canvas.tokens, window, commit, guess.token),
         masked=_write(canvas.masked, region, commit, jnp.zeros_like(commit)),
@@ -198,13 +203,24 @@ def advance(
         step=jnp.where(full, 0, canvas.step + 1),
         nfe=nfe,
     )
-    block = jnp.where(full, canvases.next_block(canvas.masked, canvas.block, size), canvas.block)
+    block = jnp.where(
+        full, canvases.next_block(canvas.masked, canvas.block, shape.block_length), canvas.block
+    )
     done = canvas.done | (block >= shape.num_blocks) | (nfe >= slots.budget)
     if shape.ends is not None:
         generated = canvas.tokens[:, prompt_length:]
         given = canvas.reason == Reason.GIVEN
         done |= shape.ends.found(generated, canvas.masked, given)[1].any(axis=1)
     return canvas._replace(block=block, done=done), past
+
+
+def _in_reach(rule: CommitRule, shape: Shape, block: jax.Array) -> jax.Array:
+    """``[batch, generation]`` bool: what the published code may commit in a block.
+
+    Its fixed-step sampler takes up again what earlier blocks have left masked.
+    """
+    own, block = jnp.arange(shape.gen_length) // shape.block_length, block[:, None]
+    return own <= block if isinstance(rule, FixedStep) else own == block
 
 
 def _logits(

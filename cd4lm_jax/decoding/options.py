@@ -31,7 +31,8 @@ class Shape:
             were trained so.
         propose_mask: let the mask token be the best, as the published code does: a position that
             chooses it has had its turn but stays masked, and a pass may commit nothing. What is
-            masked after a block's step limit comes back as EOS. For reproducing published runs.
+            masked in the end comes back as EOS. For reproducing published runs: all positions of
+            the generation go through the head in every pass.
     """
 
     gen_length: int
@@ -55,6 +56,16 @@ class Shape:
             )
         if self.cache not in ("none", "prefix", "dual"):
             raise ValueError(f"cache={self.cache!r} is unknown; give none, prefix or dual")
+        if self.propose_mask and self.cache != "none":
+            raise ValueError(
+                f"propose_mask reproduces published code, which keeps no cache; with cache="
+                f"{self.cache} leave it out"
+            )
+
+    @property
+    def window_length(self) -> int:
+        """Positions that a pass predicts: the block, or all in which a mask may have been left."""
+        return self.gen_length if self.propose_mask else self.block_length
 
     @property
     def num_blocks(self) -> int:

@@ -27,6 +27,7 @@ def proposal(
         noise=1 - confidence,
         eligible=jnp.broadcast_to(jnp.asarray(eligible), confidence.shape),
         step=jnp.asarray(step),
+        block_length=confidence.shape[1],
         num_blocks=num_blocks,
     )
 
