@@ -15,7 +15,7 @@ from cd4lm_jax.decoding import batch, terminal
 from cd4lm_jax.decoding.commit import CommitRule
 from cd4lm_jax.decoding.options import DecodeOptions
 from cd4lm_jax.decoding.trajectory import Trajectory
-from cd4lm_jax.model.loading import load_model
+from cd4lm_jax.model.loading import load_config, load_model
 from cd4lm_jax.model.transformer import Execution, Transformer
 
 if TYPE_CHECKING:
@@ -128,7 +128,8 @@ def load(folder: str | os.PathLike[str], *, dtype: str = "float32") -> LanguageM
     """
     from cd4lm_jax.data.tokenizer import Tokenizer
 
-    transformer = load_model(folder, Execution(dtype=dtype, scan_layers=False), dtype=dtype)
+    execution = Execution.for_decoding(load_config(folder), dtype)
+    transformer = load_model(folder, execution, dtype=dtype)
     path = pathlib.Path(folder)
     tokenizer = Tokenizer.load(path) if Tokenizer.lies_in(path) else None
     return LanguageModel(transformer, tokenizer)

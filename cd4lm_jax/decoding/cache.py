@@ -45,7 +45,7 @@ class Inputs(NamedTuple):
 def empty(model: Transformer, rows: int, length: int) -> KeyValues:
     """A cache that nothing has been written to."""
     config = model.config
-    shape = (config.num_layers, rows, length, config.num_kv_heads, config.head_dim)
+    shape = (config.num_layers, rows, config.num_kv_heads, length, config.head_dim)
     return KeyValues(*(jnp.zeros(shape, model.execution.dtype) for _ in range(2)))
 
 

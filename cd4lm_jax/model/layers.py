@@ -49,14 +49,21 @@ def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
     return jnp.concatenate(turned, axis=-1).astype(x.dtype)
 
 
-def attention(q: jax.Array, k: jax.Array, v: jax.Array, seen: jax.Array) -> jax.Array:
+def attention(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    seen: jax.Array,
+    past: tuple[jax.Array, jax.Array] | None = None,
+) -> jax.Array:
     """Attention with grouped heads; what is not seen, padding first of all, has no weight.
 
     Args:
         q: ``[batch, queries, heads, head_dim]``.
         k, v: ``[batch, keys, kv_heads, head_dim]``.
-        seen: ``[batch, keys]`` bool, or ``[batch, queries, keys]``. Where no key is seen the
-            result is finite and has no meaning.
+        seen: ``[batch, keys]`` bool, or ``[batch, queries, keys]``; keys are those of ``past``,
+            then ``k``. Where no key is seen the result is finite and has no meaning.
+        past: more keys and values, ``[batch, kv_heads, keys, head_dim]``.
 
     Returns:
         ``[batch, queries, heads * head_dim]``.
@@ -70,9 +77,35 @@ def attention(q: jax.Array, k: jax.Array, v: jax.Array, seen: jax.Array) -> jax.
     bias = jnp.where(seen, 0.0, jnp.finfo(jnp.float32).min)
     # Where queries differ in what they see, the heads of a group repeat that in turn.
     bias = bias[:, None, None, :] if seen.ndim == 2 else jnp.tile(bias, (1, group, 1))[:, None]
-    mixed = _mix(q, k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3), bias)
+    k, v = heads_first(k), heads_first(v)
+    mixed = _mix(q, k, v, bias) if past is None else _mix_with_past(q, past, (k, v), bias)
     mixed = mixed.reshape(batch, kv_heads, group, queries, head_dim).transpose(0, 3, 1, 2, 4)
     return mixed.reshape(batch, queries, heads * head_dim)
+
+
+def heads_first(x: jax.Array) -> jax.Array:
+    """``[batch, length, heads, head_dim]`` to ``[batch, heads, length, head_dim]``."""
+    return x.transpose(0, 2, 1, 3)
+
+
+def _mix_with_past(
+    q: jax.Array,
+    past: tuple[jax.Array, jax.Array],
+    own: tuple[jax.Array, jax.Array],
+    bias: jax.Array,
+) -> jax.Array:
+    """As `_mix` over past and own keys, which are read where they lie: joining them copies both."""
+    scores = [
+        jnp.einsum("bhqd,bhkd->bhqk", q, k, preferred_element_type=jnp.float32)
+        for k, _ in (past, own)
+    ]
+    weights = jax.nn.softmax(jnp.concatenate(scores, axis=-1) + bias, axis=-1).astype(q.dtype)
+    parts = jnp.split(weights, [past[0].shape[2]], axis=-1)
+    mixed = [
+        jnp.einsum("bhqk,bhkd->bhqd", weights, v, preferred_element_type=jnp.float32)
+        for weights, (_, v) in zip(parts, (past, own), strict=True)
+    ]
+    return (mixed[0] + mixed[1]).astype(q.dtype)
 
 
 @jax.custom_vjp

@@ -35,6 +35,14 @@ class Execution:
     scan_layers: bool = True
     remat: Remat = "none"
 
+    @classmethod
+    def for_decoding(cls, config: ModelConfig, dtype: str = "float32") -> Execution:
+        """A few layers unrolled, which is quicker; more scanned.
+
+        Unrolled, each layer is copied out of the stack, and memory holds the weights twice.
+        """
+        return cls(dtype=dtype, scan_layers=config.num_layers >= 8)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Window:
@@ -57,7 +65,7 @@ class Window:
 
 
 class KeyValues(NamedTuple):
-    """Keys (rotated) and values of every layer, ``[layers, batch, length, kv_heads, head_dim]``."""
+    """Keys (rotated) and values of every layer, ``[layers, batch, kv_heads, length, head_dim]``."""
 
     keys: jax.Array
     values: jax.Array
@@ -114,7 +122,7 @@ class Block(nnx.Module):
             seen: ``[batch, keys]`` or ``[batch, length, keys]`` bool, what is attended; keys are
                 those of ``past``, then this call's own.
             window: the positions that leave; all when None.
-            past: keys and values of this layer, ``[batch, keys, kv_heads, head_dim]``.
+            past: keys and values of this layer, ``[batch, kv_heads, keys, head_dim]``.
 
         Returns:
             ``[batch, length or window, embed]``, and this call's own keys and values.
@@ -122,19 +130,17 @@ class Block(nnx.Module):
         eps = self.config.norm_eps
         cos, sin = angles
         normed = layers.rms_norm(x, self.attention_norm[...], eps)
-        k = own_keys = layers.rotate(self._project("key", normed), cos, sin)
-        v = own_values = self._project("value", normed)
-        if past is not None:
-            k, v = (jnp.concatenate(pair, axis=1) for pair in zip(past, (k, v), strict=True))
+        k = layers.rotate(self._project("key", normed), cos, sin)
+        v = self._project("value", normed)
         if window is not None:
             x, normed, cos, sin = (window.of(array) for array in (x, normed, cos, sin))
             seen = window.of(seen) if seen.ndim == 3 else seen
         q = layers.rotate(self._project("query", normed), cos, sin)
-        x = x + layers.linear(layers.attention(q, k, v, seen), self.attention_out[...])
+        x = x + layers.linear(layers.attention(q, k, v, seen, past), self.attention_out[...])
         normed = layers.rms_norm(x, self.mlp_norm[...], eps)
         gate = jax.nn.silu(layers.linear(normed, self.gate[...]))
         x = x + layers.linear(gate * layers.linear(normed, self.up[...]), self.down[...])
-        return x, KeyValues(own_keys, own_values)
+        return x, KeyValues(layers.heads_first(k), layers.heads_first(v))
 
 
 class Transformer(nnx.Module):

@@ -29,8 +29,7 @@ def random_model(config: ModelConfig, dtype: str = "float32") -> Transformer:
     """Random weights held in ``dtype``, made on the device."""
 
     def make() -> Transformer:
-        execution = Execution(dtype=dtype, scan_layers=config.num_layers >= 8)
-        model = Transformer(config, jax.random.key(0), execution)
+        model = Transformer(config, jax.random.key(0), Execution.for_decoding(config, dtype))
         return jax.tree.map(lambda leaf: leaf.astype(dtype), model)
 
     return jax.block_until_ready(jax.jit(make)())
