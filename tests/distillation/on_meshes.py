@@ -13,12 +13,15 @@ from jax.sharding import Mesh, NamedSharding
 from cd4lm_jax.corruption.masking import Corruption
 from cd4lm_jax.distillation.curriculum import LambdaCurriculum
 from cd4lm_jax.distillation.objective import Objective
+from cd4lm_jax.distillation.program import Program
 from cd4lm_jax.distillation.step import Batch, Learner, OptimizerConfig
 from cd4lm_jax.model.folder import abstract_model
+from cd4lm_jax.model.lora import LoraConfig
 from cd4lm_jax.model.transformer import Execution, Transformer
 from cd4lm_jax.runtime.mesh import MeshConfig, make_mesh
 from cd4lm_jax.runtime.sharding import spec
-from tests.models import TINY, parameters, tiny_model
+from cd4lm_jax.runtime.trees import named_leaves
+from tests.models import TINY, tiny_model
 
 STEPS = 3
 EXECUTION = Execution(scan_layers=False)
@@ -49,30 +52,38 @@ def placed(mesh: Mesh, seed: int) -> Transformer:
     return jax.device_put(tiny_model(TINY, EXECUTION, seed=seed), where)
 
 
-def train(mesh: Mesh, accumulate: int) -> dict[str, Any]:
-    learner = dataclasses.replace(LEARNER, accumulate=accumulate)
+def train(mesh: Mesh, *, accumulate: int = 1, lora: LoraConfig | None = None) -> dict[str, Any]:
+    """A few updates; with adapters, by the program that the trainer runs."""
+    learner = dataclasses.replace(LEARNER, accumulate=accumulate, lora=lora)
+    program = Program.of(learner, TINY, mesh, execution=EXECUTION)
     with jax.set_mesh(mesh):
         rows = batch(mesh)
         views = jax.jit(learner.corruption.views)(jax.random.key(3), rows.index, rows.answer)
-        state = jax.jit(learner.init)(placed(mesh, 0))
-        teacher, update, losses = placed(mesh, 1), jax.jit(learner.update), []
+        model, teacher, losses = placed(mesh, 0), placed(mesh, 1), []
+        state, base = program.create(model), None if lora is None else model
         for _ in range(STEPS):
-            state, metrics = update(state, teacher, rows)
+            state, metrics = program.update(state, teacher, rows, base)
             losses.append([float(metrics[name]) for name in ("loss", "kl", "ce")])
+    leaves = named_leaves(state.model)
     return {
         "masks": np.packbits(np.stack([views.student, views.teacher])).tolist(),
         "losses": losses,
-        "parameters": {
-            name: leaf.ravel().tolist() for name, leaf in parameters(state.model).items()
-        },
-        "split": state.model.blocks.up[...].sharding.shard_shape(state.model.blocks.up.shape),
+        "parameters": {name: np.asarray(leaf).ravel().tolist() for name, leaf in leaves.items()},
+        "split": {name: leaf.sharding.shard_shape(leaf.shape) for name, leaf in leaves.items()},
     }
 
 
 def main() -> None:
     one = make_mesh(MeshConfig(), jax.devices()[:1])
     eight = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
-    runs = {"one": train(one, 1), "eight": train(eight, 1), "eight in parts": train(eight, 2)}
+    lora = LoraConfig(rank=4)
+    runs = {
+        "one": train(one),
+        "eight": train(eight),
+        "eight in parts": train(eight, accumulate=2),
+        "adapters on one": train(one, lora=lora),
+        "adapters on eight": train(eight, lora=lora),
+    }
     print(json.dumps(runs))
 
 

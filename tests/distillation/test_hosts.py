@@ -70,6 +70,14 @@ def test_two_hosts_train_as_one_and_survive(tmp_path: pathlib.Path) -> None:
     )
     assert others == [(75, message)]
 
+    # One host of two devices goes on from there: half the hosts, devices and pieces.
+    fewer = dataclasses.replace(shared, mesh=MeshConfig(fsdp=2))
+    host = crashes.start(fewer, tmp_path, devices=2)
+    wait_for_checkpoint(shared, stopped, host)
+    host.terminate()
+    assert ended([host])[0][0] == 75
+    stopped = crashes.complete_checkpoints(shared)[-1]
+
     # A host is killed: the other ends within the timeout and says which.
     hosts = two_hosts(shared, tmp_path)
     wait_for_checkpoint(shared, stopped, hosts[0])
