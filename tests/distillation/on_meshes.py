@@ -13,6 +13,7 @@ from jax.sharding import Mesh, NamedSharding
 from cd4lm_jax.corruption.masking import Corruption
 from cd4lm_jax.distillation.curriculum import LambdaCurriculum
 from cd4lm_jax.distillation.objective import Objective
+from cd4lm_jax.distillation.states import Visited
 from cd4lm_jax.distillation.step import Batch, Learner, OptimizerConfig
 from cd4lm_jax.model.folder import abstract_model
 from cd4lm_jax.model.transformer import Execution, Transformer
@@ -30,6 +31,7 @@ LEARNER = Learner(
     total_steps=STEPS,
     seed=0,
 )
+MOVING = dataclasses.replace(LEARNER, corruption=Visited(block_length=6), average=0.9)
 
 
 def batch(mesh: Mesh) -> Batch:
@@ -49,13 +51,13 @@ def placed(mesh: Mesh, seed: int) -> Transformer:
     return jax.device_put(tiny_model(TINY, EXECUTION, seed=seed), where)
 
 
-def train(mesh: Mesh, accumulate: int) -> dict[str, Any]:
-    learner = dataclasses.replace(LEARNER, accumulate=accumulate)
+def train(mesh: Mesh, learner: Learner) -> dict[str, Any]:
     with jax.set_mesh(mesh):
         rows = batch(mesh)
-        views = jax.jit(learner.corruption.views)(jax.random.key(3), rows.index, rows.answer)
-        state = jax.jit(learner.init)(placed(mesh, 0))
-        teacher, update, losses = placed(mesh, 1), jax.jit(learner.update), []
+        student, teacher = placed(mesh, 0), placed(mesh, 1)
+        views = jax.jit(learner.views)(student, teacher, rows, jax.random.key(3))
+        state = jax.jit(learner.init)(student)
+        update, losses = jax.jit(learner.update), []
         for _ in range(STEPS):
             state, metrics = update(state, teacher, rows)
             losses.append([float(metrics[name]) for name in ("loss", "kl", "ce")])
@@ -72,7 +74,14 @@ def train(mesh: Mesh, accumulate: int) -> dict[str, Any]:
 def main() -> None:
     one = make_mesh(MeshConfig(), jax.devices()[:1])
     eight = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
-    runs = {"one": train(one, 1), "eight": train(eight, 1), "eight in parts": train(eight, 2)}
+    runs = {}
+    for name, learner in (("", LEARNER), ("moving ", MOVING)):
+        parts = dataclasses.replace(learner, accumulate=2)
+        runs |= {
+            f"{name}one": train(one, learner),
+            f"{name}eight": train(eight, learner),
+            f"{name}eight in parts": train(eight, parts),
+        }
     print(json.dumps(runs))
 
 

@@ -49,7 +49,7 @@ def arguments() -> tuple[Any, ...]:
 
 
 def loss(student: States, teacher: States, *rest: Any) -> Any:
-    """The sum of all objectives, in unlike shares; each one's terms, and how sure the student is."""
+    """All objectives in unlike shares; each one's terms, and how sure the student is."""
     terms = [objectives.loss(objective, student, teacher, *rest) for objective in OBJECTIVES]
     sure = objectives.confidence(student, rest[-1], MASK)
     total = sum((n + 1) * each.total for n, each in enumerate(terms))

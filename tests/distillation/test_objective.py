@@ -245,7 +245,9 @@ def test_says_that_a_temperature_must_be_positive() -> None:
 
 
 def test_says_what_does_not_fit() -> None:
-    message = r"clamp bounds the published terms, which Objective\(.*visible='text'.* changes; leave"
+    message = (
+        r"clamp bounds the published terms, which Objective\(.*visible='text'.* changes; leave"
+    )
     with pytest.raises(ValueError, match=message):
         Objective(visible="text", clamp=True)
     with pytest.raises(ValueError, match=r"TotalVariation\(\).* changes; leave"):
