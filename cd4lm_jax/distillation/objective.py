@@ -66,9 +66,10 @@ class Objective:
         for name in ("confidence", "certainty"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"objective.{name}={getattr(self, name)}; give 0 (off) or more")
-        if self.clamp and self != Objective(temperature=self.temperature, clamp=True):
+        plain = dataclasses.replace(self, clamp=False) if self.clamp else None
+        if plain and plain != Objective(temperature=self.temperature):
             raise ValueError(
-                f"objective.clamp bounds the published terms, which {self} changes; leave all but "
+                f"objective.clamp bounds the published terms, which {plain} changes; leave all but "
                 "temperature at their defaults, or give no clamp"
             )
 

@@ -66,7 +66,8 @@ def test_value_and_gradient_are_those_of_the_formula(divergence: Divergence) -> 
 def test_nothing_is_asked_of_a_student_that_equals_its_teacher(divergence: Divergence) -> None:
     value, slope = measure(divergence, scores(0), scores(0) + 3.0)
     np.testing.assert_allclose(value, 0, atol=1e-6)
-    np.testing.assert_allclose(slope, 0, atol=1e-6)
+    if divergence != TotalVariation():  # has a kink there
+        np.testing.assert_allclose(slope, 0, atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -40,9 +40,10 @@ LEARNER = Learner(
 def batch(padding: int = 0) -> Batch:
     """Prompts of 6 tokens, answers of 16 that end at unlike places, junk behind."""
     rng = np.random.default_rng(0)
-    tokens = rng.integers(5, 10, (ROWS, PROMPT + ANSWER + padding))
+    tokens = rng.integers(5, 10, (ROWS, PROMPT + ANSWER))
     for row in range(ROWS):
-        tokens[row, PROMPT + row + 1 : PROMPT + ANSWER] = TINY_TALKER.eos_id
+        tokens[row, PROMPT + row + 1 :] = TINY_TALKER.eos_id
+    tokens = np.pad(tokens, ((0, 0), (0, padding)), constant_values=5)
     place = np.tile(np.arange(tokens.shape[1]), (ROWS, 1))
     valid = place < PROMPT + ANSWER
     return Batch(
