@@ -69,7 +69,7 @@ class Corruption:
             answer: ``[batch, length]`` bool, positions that may be masked. A row without any
                 is left alone and has no weight.
         """
-        keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(index)
+        keys = row_keys(key, index)
         scheme = {"nested": nested, "independent": independent, "diffusion": diffusion}
         return scheme[self.scheme](self, keys, answer)
 
@@ -81,7 +81,7 @@ def nested(settings: Corruption, keys: jax.Array, answer: jax.Array) -> Views:
     both sets equal (possible for answers of 11 to 19 tokens) the teacher sees one token more.
     """
     length = answer.sum(axis=1)
-    draws = _per_row(keys, 0, 3)
+    draws = per_row(keys, 0, 3)
     student_ratio = _between(draws[:, 0], settings.student_ratio)
     teacher_ratio = student_ratio * _between(draws[:, 1], settings.teacher_share)
     teacher_ratio = jnp.clip(teacher_ratio, *settings.teacher_ratio)
@@ -91,7 +91,7 @@ def nested(settings: Corruption, keys: jax.Array, answer: jax.Array) -> Views:
     order = _order(keys, answer, jnp.where(blockwise, settings.block_length, answer.shape[1]))
     student = answer & (order < n_student[:, None])
     teacher = answer & (order < n_teacher[:, None])
-    return Views(student, teacher, _mean_weight(student))
+    return Views(student, teacher, mean_weight(student))
 
 
 def independent(settings: Corruption, keys: jax.Array, answer: jax.Array) -> Views:
@@ -105,7 +105,7 @@ def independent(settings: Corruption, keys: jax.Array, answer: jax.Array) -> Vie
     late, early = jax.vmap(times)(keys)
     student = _per_position(keys, 1, answer) < ratios.cosine_ratio(late, settings.horizon)[:, None]
     teacher = _per_position(keys, 2, answer) < ratios.cosine_ratio(early, settings.horizon)[:, None]
-    return Views(answer & student, answer & teacher, _mean_weight(answer))
+    return Views(answer & student, answer & teacher, mean_weight(answer))
 
 
 def diffusion(settings: Corruption, keys: jax.Array, answer: jax.Array) -> Views:
@@ -115,7 +115,7 @@ def diffusion(settings: Corruption, keys: jax.Array, answer: jax.Array) -> Views
     is uniform from 1 to all.
     """
     length = answer.sum(axis=1, keepdims=True)
-    draws = _per_row(keys, 0, 3)
+    draws = per_row(keys, 0, 3)
     ratio = ratios.uniform_ratio(draws[:, :1])
     blockwise = draws[:, 2:] < settings.blockwise
     order = _order(keys, answer, jnp.where(blockwise, settings.block_length, answer.shape[1])[:, 0])
@@ -123,7 +123,7 @@ def diffusion(settings: Corruption, keys: jax.Array, answer: jax.Array) -> Views
     hidden = length - jnp.floor(draws[:, 1:2] * length).astype(jnp.int32)
     student = answer & jnp.where(blockwise, order < hidden, uniform)
     if settings.weighting == "mean":
-        weight = _mean_weight(student)
+        weight = mean_weight(student)
     else:
         share = jnp.where(blockwise, hidden / jnp.maximum(length, 1), ratio)
         rows = jnp.maximum((length > 0).sum(), 1)
@@ -136,7 +136,8 @@ def apply(tokens: jax.Array, masked: jax.Array, mask_id: int) -> jax.Array:
     return jnp.where(masked, mask_id, tokens)
 
 
-def _mean_weight(masked: jax.Array) -> jax.Array:
+def mean_weight(masked: jax.Array) -> jax.Array:
+    """``[batch, length]`` float32, alike for all masked positions of the batch; sums to one."""
     return masked / jnp.maximum(masked.sum(), 1).astype(jnp.float32)
 
 
@@ -145,20 +146,26 @@ def _between(draw: jax.Array, bounds: tuple[float, float]) -> jax.Array:
     return low + (high - low) * draw
 
 
-def _answer_position(answer: jax.Array) -> jax.Array:
-    """Each position's place within its row's answer, 0 for the first (and before it)."""
+def answer_position(answer: jax.Array) -> jax.Array:
+    """``[batch, length]`` int32: each position's place within its row's answer, 0 before it."""
     return jnp.maximum(jnp.cumsum(answer, axis=1) - 1, 0)
 
 
-def _per_row(keys: jax.Array, stream: int, count: int) -> jax.Array:
+def row_keys(key: jax.Array, index: jax.Array) -> jax.Array:
+    """What is random for each example of a step: ``[batch]`` typed keys."""
+    return jax.vmap(lambda i: jax.random.fold_in(key, i))(index)
+
+
+def per_row(keys: jax.Array, stream: int, count: int) -> jax.Array:
+    """``[batch, count]`` uniform numbers of each row's own; streams are independent."""
     draw = jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, stream), (count,)))
     return draw(keys)
 
 
 def _per_position(keys: jax.Array, stream: int, answer: jax.Array) -> jax.Array:
     """Uniform numbers that belong to the position within the answer, however it is padded."""
-    draws = _per_row(keys, stream, answer.shape[1])
-    return jnp.take_along_axis(draws, _answer_position(answer), axis=1)
+    draws = per_row(keys, stream, answer.shape[1])
+    return jnp.take_along_axis(draws, answer_position(answer), axis=1)
 
 
 def _order(keys: jax.Array, answer: jax.Array, block_length: jax.Array) -> jax.Array:
@@ -167,6 +174,6 @@ def _order(keys: jax.Array, answer: jax.Array, block_length: jax.Array) -> jax.A
     The last block comes first, then the one before it; within a block the order is random. With
     one block for all that is a random order.
     """
-    blocks_from_last = jnp.where(answer, -(_answer_position(answer) // block_length[:, None]), 1)
+    blocks_from_last = jnp.where(answer, -(answer_position(answer) // block_length[:, None]), 1)
     hidden_first = jnp.lexsort((_per_position(keys, 1, answer), blocks_from_last))
     return jnp.argsort(hidden_first, axis=1)

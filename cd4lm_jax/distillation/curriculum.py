@@ -1,4 +1,4 @@
-"""Lambda, the weight of the teacher's distribution against the text, over training."""
+"""What changes over training: lambda, the weight of the teacher, and how far ahead it is."""
 
 from __future__ import annotations
 
@@ -29,3 +29,31 @@ class LambdaCurriculum:
         progress = jnp.clip(progress, 0.0, 1.0)
         half_cosine = 0.5 * (1.0 + jnp.cos(jnp.pi * progress))
         return self.final + (self.initial - self.final) * half_cosine
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Distance:
+    """How many passes of decoding the teacher is ahead of the student, growing over training.
+
+    A nearer teacher is easier to follow and knows less; progressive distillation (2202.00512) and
+    the curriculum of d3LLM (2601.07568) go from near to far. Each distance gets as many steps.
+
+    Attributes:
+        initial: passes at the start.
+        final: passes at the end.
+    """
+
+    initial: int = 1
+    final: int = 1
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.initial <= self.final:
+            raise ValueError(
+                f"distance.initial={self.initial} and distance.final={self.final}; give 1 or more, "
+                "and a final one that is not less"
+            )
+
+    def __call__(self, step: jax.Array | int, total_steps: int) -> jax.Array:
+        """Passes at ``step`` (counted from 0) of ``total_steps``, int32."""
+        grown = jnp.asarray(step) * (self.final - self.initial + 1) // max(total_steps, 1)
+        return jnp.clip(self.initial + grown, self.initial, self.final).astype(jnp.int32)

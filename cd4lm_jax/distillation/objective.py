@@ -1,5 +1,7 @@
 """The DSCD loss: the teacher's distribution and the text, without ever holding all logits.
 
+Its parts are chosen one by one; with their defaults they are the published recipe.
+
 Hidden states go through the vocabulary projection a chunk of positions at a time, and only
 positions with weight are projected at all. Since the loss is a scalar, each chunk's gradient is
 formed while its logits are there: nothing is kept, nothing computed twice. On a mesh every
@@ -11,13 +13,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.sharding import PartitionSpec
 
+from cd4lm_jax.distillation.divergence import Divergence, ForwardKL
 from cd4lm_jax.runtime.sharding import constrain, spec
 
 MAX_CHUNK = 1024
@@ -32,19 +35,25 @@ class Objective:
     """Settings of the loss (CD4LM, 2601.02236, section 3.2).
 
     Attributes:
+        divergence: how far the student's distribution is from the teacher's; "KL" below.
         temperature: softens both distributions in the KL term, which is scaled by its square.
         visible: what is learnt where the teacher sees the token that the student must guess.
             ``teacher`` (published): the teacher's output there, which masked-diffusion training
             never shaped. ``text``: the token itself, so that KL counts only where the teacher
             guesses too and cross-entropy has its full weight elsewhere.
+        confidence: KL counts by the teacher's greatest probability to this power, and the text by
+            what is left: where the teacher hesitates, the text is learnt (after CForce,
+            2608.13925). 0 counts all positions alike, as published.
         certainty: weight of the entropy (nats) of positions whose best token is right, beside the
             other terms: the student becomes surer of what it gets right anyway, so that a
             confidence rule commits it earlier (dParallel, 2509.26488). Published DSCD has none.
         clamp: reproduce the published clamp of both terms to [0, 5].
     """
 
+    divergence: Divergence = ForwardKL()
     temperature: float = 2.0
     visible: Literal["teacher", "text"] = "teacher"
+    confidence: float = 0.0
     certainty: float = 0.0
     clamp: bool = False
 
@@ -54,12 +63,14 @@ class Objective:
                 f"objective.temperature={self.temperature} must be above 0; 1 leaves the "
                 "distributions as they are, the paper's recipe uses 2"
             )
-        if not self.certainty >= 0:
-            raise ValueError(f"objective.certainty={self.certainty}; give 0 (off) or more")
-        if self.clamp and (self.visible != "teacher" or self.certainty):
+        for name in ("confidence", "certainty"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"objective.{name}={getattr(self, name)}; give 0 (off) or more")
+        plain = dataclasses.replace(self, clamp=False) if self.clamp else None
+        if plain and plain != Objective(temperature=self.temperature):
             raise ValueError(
-                f"objective.clamp bounds the published terms, which visible={self.visible!r} and "
-                f"certainty={self.certainty} change; give visible=teacher, certainty=0, or no clamp"
+                f"objective.clamp bounds the published terms, which {plain} changes; leave all but "
+                "temperature at their defaults, or give no clamp"
             )
 
 
@@ -71,7 +82,10 @@ class States(NamedTuple):
 
 
 class Terms(NamedTuple):
-    """The loss and its parts, float32 scalars. Only ``total`` carries gradient."""
+    """The loss and its parts, float32 scalars. Only ``total`` carries gradient.
+
+    ``kl`` is whatever divergence was chosen.
+    """
 
     total: jax.Array
     kl: jax.Array
@@ -92,7 +106,7 @@ def loss(
     ``certainty`` times the entropy of what is right comes on top.
 
     Args:
-        objective: temperature and clamp.
+        objective: what the terms are.
         student: differentiated.
         teacher: frozen; None for cross-entropy alone (``lam`` is then 0).
         targets: ``[tokens]`` int32, the clean text.
@@ -199,26 +213,20 @@ def _of_own_positions(objective, axes, student, teacher, targets, weight, lam, *
     tokens, temperature = targets.shape[0], objective.temperature
     width, vocab = student.kernel.shape
     chunk = chunk_size(tokens, width, vocab)
-    padded = -(-tokens // chunk) * chunk
-    # Weighted positions first; an index past the end reads as weight 0 and is never written.
-    order = jnp.argsort(weight == 0, stable=True)
-    order = jnp.pad(order, (0, padded - tokens), constant_values=tokens)
-    chunks = -(-(weight != 0).sum() // chunk)
-    if axes:  # all devices loop as often, for those that share a chunk's vocabulary talk
-        chunks = lax.pmax(chunks, axes)
-
-    def project(states: States, rows: jax.Array) -> tuple[jax.Array, jax.Array]:
-        hidden = states.hidden.at[rows].get(mode="fill", fill_value=0)
-        logits = jnp.dot(hidden, states.kernel, preferred_element_type=jnp.float32)
-        return hidden, constrain(logits, (None, "vocab"))
+    order, chunks = _in_chunks(weight != 0, chunk, axes)
 
     def body(i, carry):  # type: ignore[no-untyped-def]
         total, kl_sum, ce_sum, d_hidden, d_kernel = carry
         rows = lax.dynamic_slice_in_dim(order, i * chunk, chunk)
         w = weight.at[rows].get(mode="fill", fill_value=0)[:, None]
         kl_share = lam.at[rows].get(mode="fill", fill_value=0)[:, None]
-        hidden, logits = project(student, rows)
+        hidden, logits = _project(student, rows)
         log_p = jax.nn.log_softmax(logits)
+        if teacher is not None:
+            log_q = jax.nn.log_softmax(logits / temperature)
+            log_t = jax.nn.log_softmax(_project(teacher, rows)[1] / temperature)
+            if objective.confidence:
+                kl_share *= jnp.exp(objective.confidence * log_t.max(axis=1, keepdims=True))
         # Compared rather than gathered: it stays local where the vocabulary is sharded.
         truth = targets.at[rows].get(mode="fill", fill_value=0)[:, None] == jnp.arange(vocab)
         log_truth = jnp.where(truth, log_p, 0.0).sum(axis=1, keepdims=True)
@@ -232,13 +240,11 @@ def _of_own_positions(objective, axes, student, teacher, targets, weight, lam, *
             total += jnp.sum(w * sharpen * entropy)
             d_logits -= sharpen * p * (log_p + entropy)
         if teacher is not None:
-            log_q = jax.nn.log_softmax(logits / temperature)
-            log_t = jax.nn.log_softmax(project(teacher, rows)[1] / temperature)
-            t = jnp.exp(log_t)
-            kl = temperature**2 * (t * (log_t - log_q)).sum(axis=1, keepdims=True)
+            value, slope = objective.divergence(log_t, log_q)
+            kl = temperature**2 * value
             kl_sum += jnp.sum(w * kl)
             total += jnp.sum(w * kl_share * kl)
-            d_logits += kl_share * temperature * (jnp.exp(log_q) - t)
+            d_logits += kl_share * temperature * slope
         if with_gradient:
             d_logits = (w * d_logits).astype(hidden.dtype)
             d_rows = d_logits @ student.kernel.T
@@ -257,3 +263,63 @@ def _of_own_positions(objective, axes, student, teacher, targets, weight, lam, *
     if axes:
         terms, d_kernel = lax.psum((terms, d_kernel), axes)
     return terms, States(d_hidden, d_kernel) if with_gradient else None
+
+
+def _in_chunks(wanted: jax.Array, chunk: int, axes: tuple[str, ...]) -> tuple[jax.Array, jax.Array]:
+    """The wanted positions first, in whole chunks, and how many chunks hold one.
+
+    An index past the end stands for none: it reads as zero and is never written.
+    """
+    tokens = wanted.shape[0]
+    order = jnp.argsort(~wanted, stable=True)
+    order = jnp.pad(order, (0, -tokens % chunk), constant_values=tokens)
+    chunks = -(-wanted.sum() // chunk)
+    if axes:  # all devices loop as often, for those that share a chunk's vocabulary talk
+        chunks = lax.pmax(chunks, axes)
+    return order, chunks
+
+
+def _project(states: States, rows: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The states of some positions and their logits, float32."""
+    hidden = states.hidden.at[rows].get(mode="fill", fill_value=0)
+    logits = jnp.dot(hidden, states.kernel, preferred_element_type=jnp.float32)
+    return hidden, constrain(logits, (None, "vocab"))
+
+
+def confidence(states: States, wanted: jax.Array, mask_id: int) -> jax.Array:
+    """Probability of the best token at the wanted positions, 0 elsewhere: ``[tokens]`` float32.
+
+    As sure as the decoder would be, which never proposes the mask; in chunks, as the loss.
+
+    Args:
+        states: of a model.
+        wanted: ``[tokens]`` bool.
+        mask_id: its mask token.
+    """
+    axes = _position_axes(wanted.shape[0])
+    run = functools.partial(_own_confidence, axes, mask_id)
+    if axes:
+        own, same = PartitionSpec(axes), PartitionSpec()
+        given: Any = (States(own, same), own)  # type: ignore[arg-type]
+        run = jax.shard_map(
+            run, in_specs=given, out_specs=own, axis_names=set(axes), check_vma=False
+        )
+    return run(_whole_kernel(states), wanted)
+
+
+def _own_confidence(
+    axes: tuple[str, ...], mask_id: int, states: States, wanted: jax.Array
+) -> jax.Array:
+    """Loops over chunks of a device's wanted positions."""
+    width, vocab = states.kernel.shape
+    chunk = chunk_size(wanted.shape[0], width, vocab)
+    order, chunks = _in_chunks(wanted, chunk, axes)
+
+    def body(i: jax.Array, found: jax.Array) -> jax.Array:
+        rows = lax.dynamic_slice_in_dim(order, i * chunk, chunk)
+        logits = jnp.where(jnp.arange(vocab) == mask_id, -jnp.inf, _project(states, rows)[1])
+        best = jnp.exp(logits.max(axis=1) - jax.nn.logsumexp(logits, axis=1))
+        return found.at[rows].set(best, mode="drop", unique_indices=True)
+
+    found = lax.fori_loop(0, chunks, body, jnp.zeros(wanted.shape, jnp.float32))
+    return jnp.where(wanted, found, 0.0)

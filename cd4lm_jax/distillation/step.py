@@ -14,7 +14,8 @@ from optax import contrib
 
 from cd4lm_jax.corruption import masking
 from cd4lm_jax.distillation import objective as objectives
-from cd4lm_jax.distillation.curriculum import LambdaCurriculum
+from cd4lm_jax.distillation.curriculum import Distance, LambdaCurriculum
+from cd4lm_jax.distillation.states import Start, Visited, of_masked
 from cd4lm_jax.model import lora
 from cd4lm_jax.model.lora import LoraConfig
 from cd4lm_jax.model.transformer import Transformer
@@ -143,19 +144,24 @@ class TrainState(NamedTuple):
         bad_steps: int32, updates skipped in a row because loss or gradient was not finite.
         model: what is trained, in float32: all parameters, or adapters of a frozen base.
         optimizer: optax state.
+        average: moving average of ``model``, where that is the teacher.
     """
 
     step: jax.Array
     bad_steps: jax.Array
     model: Trained
     optimizer: Any
+    average: Trained | None = None
 
     @classmethod
-    def create(cls, model: Trained, optimizer: optax.GradientTransformation) -> TrainState:
+    def create(
+        cls, model: Trained, optimizer: optax.GradientTransformation, *, averaged: bool = False
+    ) -> TrainState:
         """A state before its first update."""
         # Two arrays, not one twice: a buffer can be donated only once.
         step, bad_steps = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)
-        return cls(step, bad_steps, model, optimizer.init(model))
+        average = jax.tree.map(jnp.copy, model) if averaged else None
+        return cls(step, bad_steps, model, optimizer.init(model), average)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -163,9 +169,13 @@ class Learner:
     """Everything static about an update; hashable, so it can be closed over by jit.
 
     Attributes:
-        corruption: how answers are masked.
-        objective: temperature and clamp of the loss.
+        corruption: how answers are masked: by chance, or as a decoder would leave them.
+        objective: what the loss is.
         curriculum: lambda over training; unused without a teacher.
+        distance: passes that the teacher is ahead, in states that a decoder visits.
+        average: the teacher is a moving average of the student, which keeps this share of itself
+            in an update (Mean Teacher, Tarvainen & Valpola, 1703.01780; consistency models,
+            2303.01469). None leaves the teacher as it is.
         optimizer: AdamW's settings.
         total_steps: length of the run, which the schedules follow.
         seed: of the masks.
@@ -174,12 +184,14 @@ class Learner:
         lora: trains adapters of a frozen base instead of all parameters.
     """
 
-    corruption: masking.Corruption
+    corruption: masking.Corruption | Visited
     objective: objectives.Objective
     curriculum: LambdaCurriculum
     optimizer: OptimizerConfig
     total_steps: int
     seed: int
+    distance: Distance = Distance()
+    average: float | None = None
     accumulate: int = 1
     lora: LoraConfig | None = None
 
@@ -191,13 +203,16 @@ class Learner:
                 "objective.clamp bounds the loss of a whole batch, which accumulate="
                 f"{self.accumulate} never forms; give accumulate=1 or clamp=false"
             )
+        if self.average is not None and not 0 <= self.average < 1:
+            raise ValueError(f"average={self.average}; give a share of 0 or more and below 1")
 
     def init(self, model: Transformer) -> TrainState:
         """A fresh state around ``model``, or with LoRA of fresh adapters of it."""
         trained: Trained = model
         if self.lora is not None:
             trained = lora.create(self.lora, model, jax.random.key(self.seed))
-        return TrainState.create(trained, self.optimizer.build(self.total_steps))
+        averaged = self.average is not None
+        return TrainState.create(trained, self.optimizer.build(self.total_steps), averaged=averaged)
 
     def student(self, trained: Trained, base: Transformer | None) -> Transformer:
         """The model that is trained: with LoRA, ``base`` with its adapters on."""
@@ -224,11 +239,41 @@ class Learner:
         lam: jax.Array,
     ) -> objectives.Terms:
         """The loss of a batch, or of some of its rows, under given masks."""
-        states = _states(model, batch, views.student)
+        states = of_masked(model, batch, views.student)
         targets, weight = batch.tokens.reshape(-1), views.weight.reshape(-1)
-        expert = None if teacher is None else _states(teacher, batch, views.teacher)
+        expert = None if teacher is None else of_masked(teacher, batch, views.teacher)
         guessed = views.teacher.reshape(-1)
         return objectives.loss(self.objective, states, expert, targets, weight, lam, guessed)
+
+    def views(
+        self,
+        student: Transformer,
+        teacher: Transformer | None,
+        batch: Batch,
+        key: jax.Array,
+        distance: jax.Array | int = 1,
+    ) -> masking.Views:
+        """The masks of a batch: drawn by ``key``, and with :class:`Visited` states, decoded."""
+        states = self.corruption
+        if isinstance(states, masking.Corruption):
+            return states.views(key, batch.index, batch.answer)
+        follows = student if states.by == "student" else teacher
+        assert follows is not None  # TrainConfig checks
+
+        def masks(part: tuple[Batch, Start]) -> tuple[jax.Array, jax.Array]:
+            batch, start = part
+            hidden = states.student(follows, batch, start)
+            if teacher is None:
+                return hidden, jnp.zeros_like(hidden)
+            return hidden, states.teacher(follows, batch, start, hidden, distance)
+
+        start = states.start(key, batch, follows.config.end_ids)
+        if self.accumulate == 1:
+            both = masks((batch, start))
+        else:  # a forward pass of the whole batch may not fit either
+            parts = jax.tree.map(self._split, (batch, start))
+            both = jax.tree.map(self._joined, lax.map(masks, parts))
+        return states.views(batch, *both)
 
     def loss_and_gradient(
         self,
@@ -238,9 +283,10 @@ class Learner:
         key: jax.Array,
         lam: jax.Array,
         base: Transformer | None = None,
+        distance: jax.Array | int = 1,
     ) -> tuple[objectives.Terms, Trained]:
         """Loss terms of a batch under the masks that ``key`` draws, and the gradient."""
-        views = self.corruption.views(key, batch.index, batch.answer)
+        views = self.views(self.student(trained, base), teacher, batch, key, distance)
 
         def part(batch: Batch, views: masking.Views) -> tuple[objectives.Terms, Trained]:
             def total(trained: Trained) -> tuple[jax.Array, objectives.Terms]:
@@ -278,6 +324,10 @@ class Learner:
         dealt = array.reshape(rows // self.accumulate, self.accumulate, *array.shape[1:])
         return dealt.swapaxes(0, 1)
 
+    def _joined(self, parts: jax.Array) -> jax.Array:
+        """The inverse of :meth:`_split`."""
+        return parts.swapaxes(0, 1).reshape(-1, *parts.shape[2:])
+
     def update(
         self,
         state: TrainState,
@@ -289,13 +339,18 @@ class Learner:
 
         Args:
             state: what changes; may be donated.
-            teacher: frozen; None to learn from the text alone.
+            teacher: frozen; None to learn from the text alone, or where an average teaches.
             batch: of any number of rows.
             base: what adapters are of, with LoRA; may be the teacher itself.
         """
         key = jax.random.fold_in(jax.random.key(self.seed), state.step)
         lam = self.curriculum(state.step, self.total_steps)
-        terms, gradient = self.loss_and_gradient(state.model, teacher, batch, key, lam, base)
+        distance = self.distance(state.step, self.total_steps)
+        if state.average is not None:
+            teacher = self.student(state.average, base)
+        terms, gradient = self.loss_and_gradient(
+            state.model, teacher, batch, key, lam, base, distance
+        )
         norm = optax.tree.norm(gradient)
         finite = jnp.isfinite(terms.total) & jnp.isfinite(norm)
         optimizer = self.optimizer.build(self.total_steps)
@@ -314,11 +369,15 @@ class Learner:
         }
         if teacher is not None:
             metrics |= {"kl": terms.kl, "lambda": lam}
+        average = state.average
+        if average is not None:
+            average = accept(optax.incremental_update(model, average, 1 - self.average), average)
         state = TrainState(
             step=state.step + 1,
             bad_steps=metrics["bad_steps"],
             model=accept(model, state.model),
             optimizer=accept(moments, state.optimizer),
+            average=average,
         )
         return state, metrics
 
@@ -329,11 +388,21 @@ class Learner:
         batch: Batch,
         base: Transformer | None = None,
     ) -> Metrics:
-        """Loss terms of a validation batch, under masks and a lambda that never change."""
+        """Loss terms of a validation batch, under masks and a lambda that never change.
+
+        States and teachers that move with the student would make losses that do not compare: where
+        it is judged in states that a decoder visits, they are the first ones of a block, on text.
+        """
         key = jax.random.fold_in(jax.random.key(self.seed), _EVALUATION)
         lam = jnp.float32(self.curriculum.final)
-        views = self.corruption.views(key, batch.index, batch.answer)
-        terms = self.loss(self.student(trained, base), teacher, batch, views, lam)
+        student = self.student(trained, base)
+        if isinstance(self.corruption, Visited):
+            teacher = None
+            start = self.corruption.start(key, batch, student.config.end_ids)
+            views = self.corruption.views(batch, start.hidden, jnp.zeros_like(start.hidden))
+        else:
+            views = self.corruption.views(key, batch.index, batch.answer)
+        terms = self.loss(student, teacher, batch, views, lam)
         metrics = {"loss": terms.total, "ce": terms.ce}
         return metrics | ({"kl": terms.kl} if teacher is not None else {})
 
@@ -361,9 +430,3 @@ def _as_parameters(gradient: Trained) -> Trained:
         return constrain(leaf, _axes(path, leaf))
 
     return jax.tree_util.tree_map_with_path(pin, gradient)
-
-
-def _states(model: Transformer, batch: Batch, masked: jax.Array) -> objectives.States:
-    noisy = masking.apply(batch.tokens, masked, model.config.mask_id)
-    hidden = model.hidden(noisy, batch.valid)
-    return objectives.States(hidden.reshape(-1, hidden.shape[-1]), model.head_kernel)

@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import operator
 import pathlib
-from typing import Any
+from typing import Any, Literal
 
 import jax
 from jax.sharding import Mesh
@@ -19,9 +19,10 @@ from jax.sharding import Mesh
 from cd4lm_jax.corruption.masking import Corruption
 from cd4lm_jax.data import pipeline
 from cd4lm_jax.data.tokenizer import Tokenizer
-from cd4lm_jax.distillation.curriculum import LambdaCurriculum
+from cd4lm_jax.distillation.curriculum import Distance, LambdaCurriculum
 from cd4lm_jax.distillation.objective import Objective
 from cd4lm_jax.distillation.program import Program, frozen_execution
+from cd4lm_jax.distillation.states import Visited
 from cd4lm_jax.distillation.step import (
     Batch,
     Learner,
@@ -74,7 +75,9 @@ class TrainConfig:
             in.
         lora: trains adapters of a frozen ``init``; the teacher, if it is the same folder, is the
             base with its adapters off, so there is no second copy. None trains all parameters.
-        corruption, objective, curriculum, optimizer: how the student learns.
+        average: the teacher is the student's own moving average, which keeps this share of itself
+            in an update and starts as ``init``; None keeps the teacher frozen.
+        corruption, objective, curriculum, distance, optimizer: how the student learns.
         data: what it is trained on.
         validation: what it is judged by.
         execution: compute dtype, scan, remat.
@@ -97,9 +100,11 @@ class TrainConfig:
     teacher: str | None = None
     teacher_dtype: str = "float32"
     lora: LoraConfig | None = None
-    corruption: Corruption = Corruption()
+    average: float | None = None
+    corruption: Corruption | Visited = Corruption()
     objective: Objective = Objective()
     curriculum: LambdaCurriculum = LambdaCurriculum()
+    distance: Distance = Distance()
     optimizer: OptimizerConfig = OptimizerConfig()
     data: pipeline.DataConfig = pipeline.DataConfig()
     validation: pipeline.DataConfig = pipeline.DataConfig(split="validation")
@@ -125,6 +130,18 @@ class TrainConfig:
                 "lora adapts a model that is there: give init, its folder, or lora=none to train a "
                 "fresh model"
             )
+        if self.average is not None and (self.init is None or self.teacher != self.init):
+            raise TrainingError(
+                f"average={self.average} makes the student's average the teacher, and it starts as "
+                f"the student: give the same folder as init and teacher, not {self.init} and "
+                f"{self.teacher}"
+            )
+        by_teacher = isinstance(self.corruption, Visited) and self.corruption.by == "teacher"
+        if by_teacher and self.teacher is None:
+            raise TrainingError(
+                "corruption.by=teacher takes the teacher's passes, and there is none: give "
+                "teacher, its folder, or corruption.by=student"
+            )
         for name in ("steps", "log_every", "eval_every", "max_bad_steps"):
             if getattr(self, name) < 1:
                 raise TrainingError(f"{name}={getattr(self, name)}; give 1 or more")
@@ -141,6 +158,8 @@ class TrainConfig:
             optimizer=self.optimizer,
             total_steps=self.steps,
             seed=self.seed,
+            distance=self.distance,
+            average=self.average,
             accumulate=self.accumulate,
             lora=self.lora,
         )
@@ -153,13 +172,15 @@ class TrainConfig:
             mesh,
             execution=self.execution,
             frozen_dtype=self.teacher_dtype,
-            teacher="base" if self.teacher_is_base else "own" if self.teacher else "none",
+            teacher=self.frozen_teacher,
         )
 
     @property
-    def teacher_is_base(self) -> bool:
-        """Whether the teacher is the base of the adapters, with them off."""
-        return self.lora is not None and self.teacher == self.init
+    def frozen_teacher(self) -> Literal["none", "base", "own"]:
+        """What teaches beside the state: nothing, the base with its adapters off, its own model."""
+        if self.teacher is None or self.average is not None:
+            return "none"
+        return "base" if self.lora is not None and self.teacher == self.init else "own"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -206,7 +227,7 @@ class _Run:
         self.tokenizer = Tokenizer.load(_tokenizer_folder(config))
         self.base = self._load(config.init or "", config.teacher_dtype) if config.lora else None
         self.teacher = None
-        if config.teacher is not None and not config.teacher_is_base:
+        if config.teacher is not None and config.frozen_teacher == "own":
             self.teacher = self._load(config.teacher, config.teacher_dtype)
         self.program = config.program(config.model or load_config(config.init or ""), mesh)
 

@@ -45,7 +45,7 @@ def plan(config: TrainConfig, architecture: ModelConfig, topology: Topology) -> 
     held = {
         "parameters": bytes_of(state.model),
         "optimizer": bytes_of(state.optimizer),
-        "teacher": bytes_of((program.teacher, program.base)),
+        "teacher": bytes_of((program.teacher, program.base, state.average)),
         "batch": bytes_of(program.batch(rows, length)),
     }
     # Positions that one device projects: at most its rows' whole answers.

@@ -1,8 +1,9 @@
 """Frozen dataclasses of settings <-> plain data (JSON) and `name=text` overrides.
 
 The one place that knows how to take nested settings apart and to rebuild them. A field may be
-bool, int, float, str, a Literal, a tuple, another dataclass, or any of these `| None`. Rebuilding
-runs `__post_init__` once, with all changes in place, so checks across fields hold.
+bool, int, float, str, a Literal, a tuple, another dataclass, or any of these `| None`. A field may
+also be one of several dataclasses; which one is named by its class, as if it had a field `kind`.
+Rebuilding runs `__post_init__` once, with all changes in place, so checks across fields hold.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 C = TypeVar("C", bound="DataclassInstance")
 Convert = Callable[[Any, Any, str], Any]  # (value, type of the field, name of the field)
 
+_KIND = "kind"
+
 
 class ConfigError(ValueError):
     """A setting that does not exist, is missing or has the wrong type; one line."""
@@ -29,7 +32,13 @@ class ConfigError(ValueError):
 
 def to_plain(config: DataclassInstance) -> dict[str, Any]:
     """Nested dict of JSON values; floats that JSON lacks become "nan", "inf" and "-inf"."""
-    return {f.name: _plain(getattr(config, f.name)) for f in dataclasses.fields(config)}
+    hints, plain = typing.get_type_hints(type(config)), {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        plain[field.name] = _plain(value)
+        if len(_groups(hints[field.name])) > 1 and value is not None:
+            plain[field.name] = {_KIND: type(value).__name__, **plain[field.name]}
+    return plain
 
 
 def from_plain(kind: type[C], data: Mapping[str, Any], where: str = "config") -> C:
@@ -48,7 +57,8 @@ def override(config: C, changes: Mapping[str, str], where: str = "config") -> C:
       config: the settings to start from.
       changes: dotted field name -> text, such as `{"optimizer.learning_rate": "1e-5"}`. Tuples
         are comma-separated; "none" sets an optional field to None, and setting a field of an
-        optional group that is None creates the group.
+        optional group that is None creates the group. `{"loss.kind": "Name"}` chooses among
+        several groups; fields that are not set besides take their defaults.
       where: what errors call the settings.
 
     Raises:
@@ -104,8 +114,11 @@ def describe(
         name, value = f"{where}.{field.name}", _default(field)
         if config is not None:
             value = getattr(config, field.name)
-        group = _group(hints[field.name])
-        if group is not None and value is not None:
+        groups = _groups(hints[field.name])
+        if groups and value is not None:
+            group = next(iter(groups.values())) if value is ... else type(value)
+            if len(groups) > 1:
+                yield f"{name}.{_KIND}", " or ".join(groups), group.__name__
             yield from describe(group, None if value is ... else value, name)
         else:
             yield name, _expected(hints[field.name]), value
@@ -128,9 +141,9 @@ def _build(
         if name not in fields:
             raise ConfigError(f"no field {name!r} in {where}; {nearest(name, list(fields))}")
         at = f"{where}.{name}"
-        group = _group(hints[name])
-        if group is not None and isinstance(value, Mapping):
-            values[name] = _build(group, values.get(name), value, at, convert)
+        if isinstance(value, Mapping) and (groups := _groups(hints[name])):
+            group, base_group, value = _chosen(groups, values.get(name), value, at)
+            values[name] = _build(group, base_group, value, at, convert)
         elif isinstance(value, Mapping):
             raise ConfigError(f"{at} is {_expected(hints[name])}, it has no fields to set")
         else:
@@ -139,6 +152,20 @@ def _build(
     if missing:
         raise ConfigError(f"{where} lacks {missing[0]!r}, which has no default")
     return kind(**values)
+
+
+def _chosen(
+    groups: dict[str, type[Any]], base: Any, data: Mapping[str, Any], at: str
+) -> tuple[type[Any], Any, Mapping[str, Any]]:
+    """The group that is meant, what of it is there already, and the fields to set."""
+    if len(groups) == 1:
+        return next(iter(groups.values())), base, data
+    # Without a name: the one that is there, else the first.
+    name = str(data.get(_KIND, next(iter(groups)) if base is None else type(base).__name__))
+    if name not in groups:
+        raise ConfigError(f"{at}.{_KIND}: no {name!r}; {nearest(name, list(groups))}")
+    fields = {field: value for field, value in data.items() if field != _KIND}
+    return groups[name], base if type(base) is groups[name] else None, fields
 
 
 def _plain(value: Any) -> Any:
@@ -207,8 +234,9 @@ def _from_choices(value: Any, kind: Any, at: str, convert: Convert) -> Any:
 
 
 def _ill_typed(at: str, value: Any, kind: Any) -> ConfigError:
-    if _group(kind) is not None:
-        return ConfigError(f"{at} is a group of fields, got {_short(value)}; set {at}.FIELD")
+    if groups := _groups(kind):
+        field = "FIELD" if len(groups) == 1 else f"{_KIND} to {' or '.join(groups)}"
+        return ConfigError(f"{at} is a group of fields, got {_short(value)}; set {at}.{field}")
     return ConfigError(f"{at}: expected {_expected(kind)}, got {_short(value)}")
 
 
@@ -221,11 +249,11 @@ def _item_kinds(kind: Any, length: int, at: str) -> list[Any]:
     return list(args)
 
 
-def _group(kind: Any) -> type[Any] | None:
-    """The dataclass in a field's type, be it optional or not."""
+def _groups(kind: Any) -> dict[str, type[Any]]:
+    """The dataclasses in a field's type by name, be it optional or not."""
     options = typing.get_args(kind) if typing.get_origin(kind) in (Union, types.UnionType) else ()
     kinds = (k for k in (kind, *options) if isinstance(k, type) and dataclasses.is_dataclass(k))
-    return next(kinds, None)
+    return {k.__name__: k for k in kinds}
 
 
 def _default(field: dataclasses.Field[Any]) -> Any:

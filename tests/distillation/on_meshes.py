@@ -14,6 +14,7 @@ from cd4lm_jax.corruption.masking import Corruption
 from cd4lm_jax.distillation.curriculum import LambdaCurriculum
 from cd4lm_jax.distillation.objective import Objective
 from cd4lm_jax.distillation.program import Program
+from cd4lm_jax.distillation.states import Visited
 from cd4lm_jax.distillation.step import Batch, Learner, OptimizerConfig
 from cd4lm_jax.model.folder import abstract_model
 from cd4lm_jax.model.lora import LoraConfig
@@ -33,6 +34,8 @@ LEARNER = Learner(
     total_steps=STEPS,
     seed=0,
 )
+MOVING = dataclasses.replace(LEARNER, corruption=Visited(block_length=6), average=0.9)
+ADAPTED = dataclasses.replace(LEARNER, lora=LoraConfig(rank=4))
 
 
 def batch(mesh: Mesh) -> Batch:
@@ -52,15 +55,15 @@ def placed(mesh: Mesh, seed: int) -> Transformer:
     return jax.device_put(tiny_model(TINY, EXECUTION, seed=seed), where)
 
 
-def train(mesh: Mesh, *, accumulate: int = 1, lora: LoraConfig | None = None) -> dict[str, Any]:
-    """A few updates; with adapters, by the program that the trainer runs."""
-    learner = dataclasses.replace(LEARNER, accumulate=accumulate, lora=lora)
+def train(mesh: Mesh, learner: Learner) -> dict[str, Any]:
+    """A few updates by the program that the trainer runs."""
     program = Program.of(learner, TINY, mesh, execution=EXECUTION)
     with jax.set_mesh(mesh):
         rows = batch(mesh)
-        views = jax.jit(learner.corruption.views)(jax.random.key(3), rows.index, rows.answer)
         model, teacher, losses = placed(mesh, 0), placed(mesh, 1), []
-        state, base = program.create(model), None if lora is None else model
+        views = jax.jit(learner.views)(model, teacher, rows, jax.random.key(3))
+        base = None if learner.lora is None else placed(mesh, 0)
+        state = program.create(model)
         for _ in range(STEPS):
             state, metrics = program.update(state, teacher, rows, base)
             losses.append([float(metrics[name]) for name in ("loss", "kl", "ce")])
@@ -76,14 +79,14 @@ def train(mesh: Mesh, *, accumulate: int = 1, lora: LoraConfig | None = None) ->
 def main() -> None:
     one = make_mesh(MeshConfig(), jax.devices()[:1])
     eight = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
-    lora = LoraConfig(rank=4)
-    runs = {
-        "one": train(one),
-        "eight": train(eight),
-        "eight in parts": train(eight, accumulate=2),
-        "adapters on one": train(one, lora=lora),
-        "adapters on eight": train(eight, lora=lora),
-    }
+    runs = {}
+    for name, learner in (("", LEARNER), ("moving ", MOVING), ("adapted ", ADAPTED)):
+        parts = dataclasses.replace(learner, accumulate=2)
+        runs |= {
+            f"{name}one": train(one, learner),
+            f"{name}eight": train(eight, learner),
+            f"{name}eight in parts": train(eight, parts),
+        }
     print(json.dumps(runs))
 
 

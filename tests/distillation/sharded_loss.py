@@ -15,12 +15,23 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from cd4lm_jax.distillation import objective as objectives
+from cd4lm_jax.distillation.divergence import (
+    ForwardKL,
+    JensenShannon,
+    ReverseKL,
+    TotalVariation,
+)
 from cd4lm_jax.distillation.objective import Objective, States
 from cd4lm_jax.runtime.mesh import MeshConfig, make_mesh
 from cd4lm_jax.runtime.sharding import spec
 
-TOKENS, WIDTH, VOCAB = 64, 24, 1024
-OBJECTIVE = Objective(certainty=0.5, visible="text")
+TOKENS, WIDTH, VOCAB, MASK = 64, 24, 1024, 3
+OBJECTIVES = [
+    Objective(divergence=ForwardKL(), certainty=0.5, visible="text"),
+    Objective(divergence=ReverseKL(), confidence=1.0),
+    Objective(divergence=JensenShannon()),
+    Objective(divergence=TotalVariation()),
+]
 
 
 def arguments() -> tuple[Any, ...]:
@@ -38,8 +49,11 @@ def arguments() -> tuple[Any, ...]:
 
 
 def loss(student: States, teacher: States, *rest: Any) -> Any:
-    terms = objectives.loss(OBJECTIVE, student, teacher, *rest)
-    return terms.total, terms
+    """All objectives in unlike shares; each one's terms, and how sure the student is."""
+    terms = [objectives.loss(objective, student, teacher, *rest) for objective in OBJECTIVES]
+    sure = objectives.confidence(student, rest[-1], MASK)
+    total = sum((n + 1) * each.total for n, each in enumerate(terms))
+    return total, (terms, sure)
 
 
 def run(mesh: Mesh) -> dict[str, Any]:
@@ -51,8 +65,8 @@ def run(mesh: Mesh) -> dict[str, Any]:
         placed = jax.tree.map(jax.device_put, arguments(), where)
         graded = jax.jit(jax.value_and_grad(loss, has_aux=True), out_shardings=(None, states))
         compiled = graded.lower(*placed).compile()
-        (_, terms), gradient = compiled(*placed)
-    leaves = [np.asarray(leaf).tolist() for leaf in (*terms, *gradient)]
+        results = compiled(*placed)
+    leaves = [np.asarray(leaf).tolist() for leaf in jax.tree.leaves(results)]
     return {"leaves": leaves, "gathered": gathered(compiled.as_text() or "")}
 
 

@@ -18,12 +18,10 @@ def runs(run_python: Callable[..., subprocess.CompletedProcess[str]]) -> dict[st
     return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize(
-    ("name", "alone"),
-    [("eight", "one"), ("eight in parts", "one"), ("adapters on eight", "adapters on one")],
-)
-def test_eight_devices_compute_what_one_does(name: str, alone: str, runs: dict[str, Any]) -> None:
-    one, other = runs[alone], runs[name]
+@pytest.mark.parametrize("learner", ["", "moving ", "adapted "])
+@pytest.mark.parametrize("name", ["eight", "eight in parts"])
+def test_eight_devices_compute_what_one_does(name: str, learner: str, runs: dict[str, Any]) -> None:
+    one, other = runs[f"{learner}one"], runs[f"{learner}{name}"]
     assert one["split"] != other["split"]  # the parameters really are split
     assert other["masks"] == one["masks"]
     np.testing.assert_allclose(other["losses"], one["losses"], rtol=1e-5)

@@ -10,6 +10,13 @@ import numpy as np
 import pytest
 
 from cd4lm_jax.distillation import objective as objectives
+from cd4lm_jax.distillation.divergence import (
+    Divergence,
+    ForwardKL,
+    JensenShannon,
+    ReverseKL,
+    TotalVariation,
+)
 from cd4lm_jax.distillation.objective import Objective, States, Terms
 from cd4lm_jax.model import huggingface
 from cd4lm_jax.model.transformer import Transformer
@@ -56,6 +63,23 @@ def dense(
     return Terms(lam * kl + (1 - lam) * ce, kl, ce)
 
 
+def dense_of(settings: Objective, p: Problem, student: States, lam: float) -> jax.Array:
+    """The total of any divergence and confidence, from all logits at once."""
+    logits, temperature = student.hidden @ student.kernel, settings.temperature
+    truth = jnp.take_along_axis(jax.nn.log_softmax(logits), p.targets[:, None], axis=1)[:, 0]
+    t = jax.nn.softmax(p.teacher.hidden @ p.teacher.kernel / temperature)
+    q = jax.nn.softmax(logits / temperature)
+    mixed = (t + q) / 2
+    value = {
+        ForwardKL(): jnp.sum(t * jnp.log(t / q), axis=1),
+        ReverseKL(): jnp.sum(q * jnp.log(q / t), axis=1),
+        JensenShannon(): jnp.sum(t * jnp.log(t / mixed) + q * jnp.log(q / mixed), axis=1) / 2,
+        TotalVariation(): jnp.sum(jnp.abs(t - q), axis=1) / 2,
+    }[settings.divergence]
+    share = lam * t.max(axis=1) ** settings.confidence
+    return jnp.sum(p.weight * (share * temperature**2 * value - (1 - share) * truth))
+
+
 def graded(
     settings: Objective, p: Problem, lam: float, *, taught: bool = True, plainly: bool = False
 ) -> tuple[Terms, tuple[States, States]]:
@@ -91,6 +115,36 @@ def test_in_chunks_as_in_one(chunk: int, monkeypatch: pytest.MonkeyPatch) -> Non
     assert np.abs(student.hidden).max() > 1e-3
     assert not np.any(teacher.hidden)  # frozen
     assert not np.any(teacher.kernel)
+
+
+@pytest.mark.parametrize("confidence", [0.0, 1.5])
+@pytest.mark.parametrize(
+    "divergence", [ForwardKL(), ReverseKL(), JensenShannon(), TotalVariation()], ids=str
+)
+def test_every_divergence_in_chunks_as_in_one(
+    divergence: Divergence, confidence: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(objectives, "MAX_CHUNK", 7)
+    p, lam = problem(), 0.7
+    settings = Objective(divergence=divergence, temperature=1.5, confidence=confidence)
+
+    @jax.jit
+    @jax.value_and_grad
+    def ours(student: States) -> jax.Array:
+        return objectives.loss(settings, student, p.teacher, p.targets, p.weight, lam).total
+
+    plain = jax.jit(jax.value_and_grad(lambda student: dense_of(settings, p, student, lam)))
+    assert_close(ours(p.student), plain(p.student))
+
+
+def test_confidence_is_the_decoders(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(objectives, "MAX_CHUNK", 7)
+    p, mask_id = problem(scale=2.0), 3
+    wanted = p.weight > 0
+    found = jax.jit(objectives.confidence, static_argnums=2)(p.student, wanted, mask_id)
+    logits = np.delete(np.asarray(p.student.hidden @ p.student.kernel), mask_id, axis=1)
+    best = np.asarray(jax.nn.softmax(logits)).max(axis=1)
+    np.testing.assert_allclose(found, np.where(wanted, best, 0), rtol=1e-5)
 
 
 def test_where_the_teacher_sees_the_token_the_text_is_learnt() -> None:
@@ -190,13 +244,18 @@ def test_says_that_a_temperature_must_be_positive() -> None:
         Objective(temperature=0)
 
 
-def test_says_that_the_clamp_is_of_the_published_terms_alone() -> None:
-    with pytest.raises(ValueError, match="clamp bounds the published terms, which visible='text'"):
+def test_says_what_does_not_fit() -> None:
+    message = (
+        r"clamp bounds the published terms, which Objective\(.*visible='text'.* changes; leave"
+    )
+    with pytest.raises(ValueError, match=message):
         Objective(visible="text", clamp=True)
-    with pytest.raises(ValueError, match="and certainty=1 change; give"):
-        Objective(certainty=1, clamp=True)
-    with pytest.raises(ValueError, match=r"objective\.certainty=-1; give 0"):
-        Objective(certainty=-1)
+    with pytest.raises(ValueError, match=r"TotalVariation\(\).* changes; leave"):
+        Objective(divergence=TotalVariation(), clamp=True)
+    assert Objective(temperature=1.0, clamp=True).clamp
+    for name in ("certainty", "confidence"):
+        with pytest.raises(ValueError, match=rf"objective\.{name}=-1; give 0"):
+            Objective(**{name: -1})  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")

@@ -35,6 +35,17 @@ class Optimizer:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Constant:
+    value: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cosine:
+    value: float = 2.0
+    share: float = 0.5
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
     steps: int
     name: str = "run"
@@ -45,6 +56,7 @@ class Settings:
     ids: tuple[int, ...] = ()
     optimizer: Optimizer = dataclasses.field(default_factory=Optimizer)
     adapter: Adapter | None = None
+    schedule: Constant | Cosine = Constant()
 
     def __post_init__(self) -> None:
         if self.steps % 2 and self.name == "even":
@@ -77,6 +89,7 @@ def error(**changes: str) -> str:
             clip=st.none() | st.floats(allow_nan=False),
         ),
         adapter=st.none() | st.builds(Adapter, rank=st.integers()),
+        schedule=st.builds(Constant) | st.builds(Cosine, share=st.floats(allow_nan=False)),
     )
 )
 def test_json_round_trip(settings: Settings) -> None:
@@ -132,6 +145,32 @@ def test_optional_group_can_be_made_and_removed() -> None:
     with_adapter = override(BASE, {"adapter.rank": "4"})
     assert with_adapter.adapter == Adapter(rank=4)
     assert override(with_adapter, {"adapter": "none"}).adapter is None
+
+
+def test_one_of_several_groups_is_chosen_by_name() -> None:
+    cosine = override(BASE, {"schedule.kind": "Cosine", "schedule.share": "0.1"})
+    assert cosine.schedule == Cosine(share=0.1)
+    # Without a name the one that is there is meant, and only another one starts afresh.
+    assert override(cosine, {"schedule.value": "3"}).schedule == Cosine(share=0.1, value=3)
+    assert override(cosine, {"schedule.kind": "Cosine"}) == cosine
+    assert override(cosine, {"schedule.kind": "Constant"}).schedule == Constant()
+    assert to_plain(cosine)["schedule"] == {"kind": "Cosine", "value": 2.0, "share": 0.1}
+    # Before there was a choice, none was named.
+    assert from_plain(Settings, {"steps": 1, "schedule": {"value": 3.0}}).schedule == Constant(
+        value=3.0
+    )
+    rows = {name: (kind, value) for name, kind, value in describe(Settings, cosine)}
+    assert rows["config.schedule.kind"] == ("Constant or Cosine", "Cosine")
+    assert rows["config.schedule.share"] == ("float", 0.1)
+
+
+def test_says_which_groups_there_are() -> None:
+    assert error(schedule__kind="Cosin") == (
+        "config.schedule.kind: no 'Cosin'; did you mean 'Cosine'?"
+    )
+    assert error(schedule__share="1") == "no field 'share' in config.schedule; known: value"
+    want = "config.schedule is a group of fields, got 'x'; set config.schedule.kind to Constant or"
+    assert error(schedule="x").startswith(want)
 
 
 def test_checks_across_fields_see_all_changes_at_once() -> None:

@@ -1,0 +1,227 @@
+"""What makes a student need fewer passes: recipes beyond the paper against cross-entropy controls.
+
+    python -m experiments.benchmarks.recipes
+
+Every recipe starts from the demo's distillation (the same teacher, the teacher's own answers as
+text, as many updates of as many rows) and changes what its line below says. Controls learn from the
+text alone: ``cross_entropy`` as the demo with lambda 0, ``plain`` without its certainty term too,
+``diffusion`` with LLaDA's own loss. Three seeds each; students are decoded with CAD over thresholds
+on 500 *validation* problems, and passes compared at equal accuracy: the fixed-step teacher's there,
+or the highest that a control reaches if that is lower; and at 98 % and 95 %. The recipe with the
+fewest passes at the first of them is decoded on 500 *test* problems, once, with the controls.
+
+Metrics: ``passes_vs_control`` (and ``_low``, ``_high``): the chosen recipe over the better control
+on test; ``validation_NAME`` likewise for every recipe, ``_98`` and ``_95`` at those accuracies.
+Runs continue where they stopped; ``--recipes`` names some, to look at before all are there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import pathlib
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+from absl import app, flags
+
+from cd4lm_jax.distillation.curriculum import Distance
+from cd4lm_jax.distillation.divergence import JensenShannon
+from cd4lm_jax.distillation.states import Visited
+from cd4lm_jax.distillation.trainer import TrainConfig
+from cd4lm_jax.evaluation import plots
+from cd4lm_jax.evaluation.frontier import PassesRatio
+from cd4lm_jax.evaluation.sweep import THRESHOLDS, SweepConfig
+from cd4lm_jax.runtime import files
+from cd4lm_jax.runtime.config import to_plain
+from experiments.benchmarks import arms, results
+from experiments.benchmarks.arms import Sweep
+from experiments.configs import gsm_mini, gsm_mini_eval
+
+_RECIPES = flags.DEFINE_list("recipes", None, "Some of them, to look at; nothing is written then.")
+
+Change = Callable[[TrainConfig], TrainConfig]
+
+
+def own_states(config: TrainConfig) -> TrainConfig:
+    """States of the student's own CAD."""
+    return dataclasses.replace(config, corruption=Visited(by="student"))
+
+
+def objective(config: TrainConfig, **changes: Any) -> TrainConfig:
+    """Another loss."""
+    return dataclasses.replace(config, objective=dataclasses.replace(config.objective, **changes))
+
+
+CONTROLS: dict[str, Change] = {
+    "cross_entropy": arms.text_alone,
+    "plain": lambda config: objective(arms.text_alone(config), certainty=0.0),
+    "diffusion": arms.diffusion,
+}
+
+RECIPES: dict[str, Change] = {
+    "dscd": lambda config: config,
+    # d3LLM, 2601.07568: the order in which the teacher decodes.
+    "teacher_states": lambda config: dataclasses.replace(
+        config, corruption=Visited(by="teacher", passes=5)
+    ),
+    # On-policy: what the student itself leaves open is what it must learn.
+    "own_states": own_states,
+    "own_states_text": lambda config: arms.text_alone(own_states(config)),
+    # A teacher that jumps as far as the student could a moment ago, and stands further on later.
+    "average": lambda config: dataclasses.replace(
+        own_states(config), average=0.98, distance=Distance(final=2)
+    ),
+    # A bounded divergence, where the teacher is sure: less of its mistakes.
+    "careful": lambda config: objective(
+        own_states(config), divergence=JensenShannon(), confidence=2.0
+    ),
+}
+
+
+def recipe_config(name: str, seed: int, output: pathlib.Path) -> TrainConfig:
+    """A run of a recipe or control."""
+    change = (CONTROLS | RECIPES)[name]
+    return arms.seeded(change(gsm_mini.get_config()), name, seed, output)
+
+
+def eval_config() -> SweepConfig:
+    """The demo's lengths and problems, one threshold more."""
+    return dataclasses.replace(gsm_mini_eval.get_config(), thresholds=(*THRESHOLDS, 0.99))
+
+
+def cost(config: TrainConfig) -> dict[str, int]:
+    """Forward passes of an update, a row each, beside the student's forward and backward pass."""
+    taught, states = config.teacher is not None, config.corruption
+    student = teacher = 0
+    if isinstance(states, Visited):
+        passes = states.passes - 1 + (config.distance.final if taught else 0)
+        student, teacher = (passes, 0) if states.by == "student" else (0, passes)
+    return {"teacher_passes": teacher + taught, "student_passes": student}
+
+
+class At(NamedTuple):
+    """All arms at one accuracy; what does not reach it is left out.
+
+    Attributes:
+        accuracy: the share of right answers.
+        control: the control that needs the fewest passes.
+        passes: mean passes of each arm.
+        ratios: those over the control's, with intervals over problems.
+    """
+
+    accuracy: float
+    control: str
+    passes: dict[str, float]
+    ratios: dict[str, PassesRatio]
+
+
+def compared(sweeps: Mapping[str, Sweep], teacher: float) -> dict[str, At]:
+    """By suffix of a metric, the arms at each accuracy, the first of which is the teacher's."""
+    edge = min(teacher, max(sweeps[name].highest for name in CONTROLS))
+    found = {}
+    for suffix, accuracy in {"": edge, "_98": 0.98, "_95": 0.95}.items():
+        passes, control = arms.compare(sweeps, tuple(CONTROLS), accuracy)
+        assert control is not None  # none is so bad
+        ratios = {name: arms.ratio(sweeps[name], sweeps[control], accuracy) for name in passes}
+        there = {name: ratio for name, ratio in ratios.items() if ratio is not None}
+        found[suffix] = At(accuracy, control, passes, there)
+    return found
+
+
+def rows(found: Mapping[str, At], names: Iterable[str]) -> str:
+    """The comparison as a table in Markdown, the fewest passes first."""
+    head = [f"passes at {at.accuracy:.1%} | over {at.control}" for at in found.values()]
+    lines = [f"| recipe | {' | '.join(head)} |", "|---" * (1 + 2 * len(head)) + "|"]
+    first = found[""]
+    for name in sorted(names, key=lambda name: first.passes.get(name, float("inf"))):
+        cells = []
+        for at in found.values():
+            passes, ratio = at.passes.get(name), at.ratios.get(name)
+            cells.append("–" if passes is None else f"{passes:.2f}")
+            cells.append(
+                "–" if ratio is None else f"{ratio.value:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]"
+            )
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def named(prefix: str, ratio: PassesRatio) -> dict[str, float]:
+    """A ratio and its interval as metrics; a bound that is infinite is left out."""
+    parts = {"": ratio.value, "_low": ratio.low, "_high": ratio.high}
+    return {f"{prefix}{part}": value for part, value in parts.items() if math.isfinite(value)}
+
+
+def main(argv: list[str]) -> None:
+    """Trains what is missing, decodes, compares, chooses, tests, writes."""
+    del argv
+    output, seeds = pathlib.Path(arms.RUNS.value) / "recipes", range(arms.SEEDS.value)
+    config = eval_config()
+    names = [*CONTROLS, *(_RECIPES.value or RECIPES)]
+
+    def swept(name: str, split: str) -> Sweep:
+        configs = [recipe_config(name, seed, output) for seed in seeds]
+        return arms.trained(configs, config, split, split)
+
+    def judged(names: Iterable[str], split: str) -> tuple[dict[str, Sweep], dict[str, At]]:
+        sweeps = {name: swept(name, split) for name in names}
+        found = compared(sweeps, arms.teacher_accuracy(config, split, output))
+        print(f"{split}, {len(seeds)} seed(s)\n{rows(found, sweeps)}", flush=True)
+        return sweeps, found
+
+    sweeps, validation = judged(names, "validation")
+    if _RECIPES.value is not None:
+        return
+    chosen = min(RECIPES, key=lambda name: validation[""].passes.get(name, math.inf))
+    tested, test = judged([*CONTROLS, chosen], "test")
+    metrics = {"accuracy": test[""].accuracy, "validation_accuracy": validation[""].accuracy}
+    for suffix, at in test.items():
+        if chosen in at.ratios:
+            metrics |= named(f"passes_vs_control{suffix}", at.ratios[chosen])
+    for suffix, at in validation.items():
+        for name, ratio in at.ratios.items():
+            metrics |= named(f"validation_{name}{suffix}", ratio)
+    entries = []
+    for name in names:
+        settings = recipe_config(name, 0, pathlib.Path())
+        entries.append(
+            {"name": name, "settings": to_plain(settings), **cost(settings)}
+            | {f"passes{suffix}": at.passes.get(name) for suffix, at in validation.items()}
+            | {"validation_by_seed": sweeps[name].by_seed}
+            | ({"test_by_seed": tested[name].by_seed} if name in tested else {})
+        )
+    write_plot(sweeps, [*CONTROLS, "dscd", chosen])
+    path = results.write(
+        "recipes",
+        metrics,
+        chosen=chosen,
+        controls={
+            split: at.control for split, at in (("validation", validation[""]), ("test", test[""]))
+        },
+        seeds=len(seeds),
+        problems=config.problems,
+        thresholds=list(config.thresholds),
+        recipes=entries,
+    )
+    print(f"{chosen}: {path}")
+
+
+def write_plot(sweeps: Mapping[str, Sweep], names: Iterable[str]) -> None:
+    """Accuracy against passes on validation, as ``experiments/results/recipes.png``."""
+    thresholds = eval_config().thresholds
+    drawn = [
+        {
+            "name": f"{name} {threshold}",
+            "model": name,
+            "commit": f"confidence:{threshold}",
+            "accuracy": point.accuracy,
+            "nfe": point.nfe,
+        }
+        for name in dict.fromkeys(names)
+        for threshold, point in zip(thresholds, sweeps[name].points, strict=True)
+    ]
+    files.write_bytes(results.FOLDER / "recipes.png", plots.pareto_png(drawn))
+
+
+if __name__ == "__main__":
+    app.run(main)
