@@ -1,4 +1,4 @@
-"""AUP, accuracy under parallelism: a whole trade-off of accuracy against tokens a pass, as a number.
+"""AUP, accuracy under parallelism: a trade-off of accuracy against tokens a pass as one number.
 
 Defined by d3LLM (arXiv 2601.07568; github.com/hao-ai-lab/d3LLM, AUP_leaderboard). For the points
 (rho_i, y_i) of one method on one task, rho the tokens per forward pass (TPF) in rising order and y
