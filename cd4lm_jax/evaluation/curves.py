@@ -17,9 +17,9 @@ from typing import Any
 
 from cd4lm_jax.evaluation import frontier
 from cd4lm_jax.evaluation.aup import accuracy_under_parallelism
+from cd4lm_jax.evaluation.sweep import SUMMARY_FILE
 from cd4lm_jax.runtime.config import from_plain
 
-SUMMARY_FILE = "summary.json"
 # The ways to count, fields of a point: tokens a pass before the end or of the whole canvas, passes.
 COUNTS = ("tpf", "canvas_tpf", "nfe")
 
@@ -147,7 +147,7 @@ def read_peers(path: str | os.PathLike[str]) -> list[Curve]:
 def aup(curve: Curve, curves: Sequence[Curve]) -> float | None:
     """AUP of a curve; None where no point has a TPF.
 
-    It is relative to the best accuracy that any of `curves` has on the task.
+    It is relative to the best accuracy that any of `curves` has on the task at a known TPF.
     """
     points = [(point.tpf, point.accuracy) for point in curve.points if point.tpf is not None]
     if not points:
@@ -156,8 +156,9 @@ def aup(curve: Curve, curves: Sequence[Curve]) -> float | None:
 
 
 def best(curves: Sequence[Curve], task: str) -> float:
-    """The highest accuracy of any curve on a task, as a share."""
-    return max(point.accuracy for curve in curves if curve.task == task for point in curve.points)
+    """What AUP on a task is relative to: the highest accuracy of the points with a TPF, or 0."""
+    points = (point for curve in curves if curve.task == task for point in curve.points)
+    return max((point.accuracy for point in points if point.tpf is not None), default=0.0)
 
 
 def unbeaten(curves: Sequence[Curve], count: str) -> set[tuple[int, int]]:

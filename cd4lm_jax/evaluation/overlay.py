@@ -49,6 +49,9 @@ def write(folder: str | os.PathLike[str], curves: Sequence[Curve]) -> None:
     if not curves:
         raise ValueError("frontier: got no curve, expected at least one")
     light, dark = (frontier_png(curves, theme=theme) for theme in (plots.LIGHT, plots.DARK))
+    origins: dict[tuple[str | None, str], list[str]] = {}
+    for curve in curves:
+        origins.setdefault((curve.source, curve.setting), []).append(curve.name)
     html = page.render(
         (),
         title="Accuracy against speed",
@@ -58,7 +61,7 @@ def write(folder: str | os.PathLike[str], curves: Sequence[Curve]) -> None:
             task: (rows(curves, task), table.percent(curves_module.best(curves, task)))
             for task in _tasks(curves)
         },
-        curves=curves,
+        origins=origins,
         headings=HEADINGS,
         counted=COUNTED,
         mark=MARK,
@@ -99,11 +102,14 @@ def rows(curves: Sequence[Curve], task: str, *, bounds: bool = True) -> list[Row
         for at in sorted(range(len(curve.points)), key=lambda at: -curve.points[at].accuracy):
             point = curve.points[at]
             interval = table.interval({"accuracy_interval": bounds and point.accuracy_interval})
+            accuracy = f"{table.percent(point.accuracy)} {interval}".rstrip()
+            if curve.source:  # others' figures as they published them, in hundredths
+                accuracy = f"{100 * point.accuracy:.2f} %"
             counts = [point.count(count) for count in COUNTS]
             cells = [
                 once[0],
                 point.label,
-                f"{table.percent(point.accuracy)} {interval}".rstrip(),
+                accuracy,
                 *(table.MISSING if value is None else f"{value:.2f}" for value in counts),
                 once[1],
             ]

@@ -142,7 +142,7 @@ def _packed(
     if unknown := sorted(set(records) - set(names)):
         raise ValueError(f"report: got records of {unknown[0]!r}, but no row has that name")
     baseline = _baseline(rows)
-    shown = chosen if chosen in names else names[-1]
+    shown = chosen if chosen is not None and chosen in names else names[-1]
     beside = baseline["name"] if baseline and baseline["name"] in names else None
     return problems.pack(
         {name: records[name] for name in names}, text=text, shown=shown, beside=beside

@@ -51,7 +51,7 @@ def test_marks_are_by_kind_and_by_count(both: list[curves.Curve]) -> None:
 
 def test_what_was_not_counted_is_a_dash(both: list[curves.Curve]) -> None:
     line = next(line for line in printed(both).splitlines() if "its own paper" in line)
-    assert re.findall(r"\S+", line.split("paper")[1]) == ["76.1", "%", "–", "–", "30.00", "◆", "–"]
+    assert re.findall(r"\S+", line.split("paper")[1]) == ["76.10", "%", "–", "–", "30.00", "◆", "–"]
 
 
 def test_each_way_of_counting_has_axes_of_its_own(both: list[curves.Curve]) -> None:
