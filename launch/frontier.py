@@ -30,15 +30,21 @@ def main() -> None:
     if not _RUNS.value and not _PEERS.value:
         raise common.UsageError("give --runs or --peers; --help tells what they are")
     found = []
-    for folder in _RUNS.value:
-        # One evaluation needs no name in front of its curves.
-        label = pathlib.Path(folder).name if len(_RUNS.value) > 1 else ""
+    for folder, label in zip(_RUNS.value, _labels(_RUNS.value), strict=True):
         found += curves.read_evaluation(folder, label)
     for file in _PEERS.value:
         found += curves.read_peers(file)
     overlay.print_frontier(found)
     overlay.write(output, found)
     print(f"page: {output}/frontier.html")
+
+
+def _labels(folders: list[str]) -> list[str]:
+    """What tells evaluations apart: nothing for a single one, else their folders' names."""
+    if len(folders) == 1:
+        return [""]
+    names = [pathlib.Path(folder).name for folder in folders]
+    return names if len(set(names)) == len(names) else folders
 
 
 if __name__ == "__main__":

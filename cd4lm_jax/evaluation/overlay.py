@@ -21,9 +21,8 @@ from rich.table import Table
 from rich.text import Text
 
 from cd4lm_jax.decoding import page
-from cd4lm_jax.evaluation import curves as curves_module
 from cd4lm_jax.evaluation import plots, table
-from cd4lm_jax.evaluation.curves import COUNTS, Curve
+from cd4lm_jax.evaluation.curves import COUNTS, Curve, aup, best, unbeaten
 from cd4lm_jax.evaluation.labels import Label, place
 from cd4lm_jax.runtime import files
 
@@ -58,8 +57,7 @@ def write(folder: str | os.PathLike[str], curves: Sequence[Curve]) -> None:
         template=TEMPLATES / "frontier.html.j2",
         style=(TEMPLATES / "report.css").read_text(encoding="utf-8"),
         tasks={
-            task: (rows(curves, task), table.percent(curves_module.best(curves, task)))
-            for task in _tasks(curves)
+            task: (rows(curves, task), table.percent(best(curves, task))) for task in _tasks(curves)
         },
         origins=origins,
         headings=HEADINGS,
@@ -93,12 +91,12 @@ def rows(curves: Sequence[Curve], task: str, *, bounds: bool = True) -> list[Row
     Without bounds the accuracy stands without its interval.
     """
     found = []
-    marked = {count: curves_module.unbeaten(curves, count) for count in COUNTS}
+    marked = {count: unbeaten(curves, count) for count in COUNTS}
     for number, curve in sorted(enumerate(curves), key=lambda pair: pair[1].source is not None):
         if curve.task != task:
             continue
-        aup = curves_module.aup(curve, curves)
-        once = (curve.name, table.MISSING if aup is None else f"{aup:.1f}")
+        score = aup(curve, curves)
+        once = (curve.name, table.MISSING if score is None else f"{score:.1f}")
         for at in sorted(range(len(curve.points)), key=lambda at: -curve.points[at].accuracy):
             point = curve.points[at]
             interval = table.interval({"accuracy_interval": bounds and point.accuracy_interval})
@@ -131,7 +129,7 @@ def print_frontier(curves: Sequence[Curve], console: Console | None = None) -> N
         table.print_fitting(tables, console)
         console.print(
             f"{MARK}: beaten by none of its kind in accuracy and this count. AUP is relative to "
-            f"the best accuracy here, {table.percent(curves_module.best(curves, task))}."
+            f"the best accuracy here, {table.percent(best(curves, task))}."
         )
 
 
@@ -167,9 +165,14 @@ def frontier_png(curves: Sequence[Curve], *, theme: plots.Theme = plots.LIGHT) -
     figure = Figure(figsize=(7.6, height), facecolor=theme.paper)
     FigureCanvasAgg(figure)
     grid = figure.add_gridspec(
-        len(panels), 1, left=0.085, right=0.985, top=1 - 0.3 / height, bottom=0.47 / height
+        len(panels),
+        1,
+        hspace=0.24,
+        left=0.085,
+        right=0.985,
+        top=1 - 0.3 / height,
+        bottom=0.47 / height,
     )
-    grid.update(hspace=0.85 / 3.5)
     for at, (task, count) in enumerate(panels):
         axes = figure.add_subplot(grid[at, 0])
         plots.dress(axes, theme)

@@ -4,6 +4,9 @@ A run's `problems.jsonl` is several times the size of a page that one would send
 columns instead of records, token texts once in a table, confidences in thousandths, and all of it
 as gzip in base64, which browsers unpack by themselves. Decodes pass by pass are most of it: they
 are kept for the runs that matter until a budget is used up, and the page says for which.
+
+Two runs of 1,319 problems and 256 positions of random text take 4.0 MB of a page,
+a fifth of their problems.jsonl; three more runs 3.4 MB.
 """
 
 from __future__ import annotations

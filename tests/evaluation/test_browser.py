@@ -12,6 +12,7 @@ import pytest
 
 from cd4lm_jax.data.gsm_mini.generate import generate
 from cd4lm_jax.data.sources import Example
+from cd4lm_jax.decoding.page import render
 from cd4lm_jax.decoding.replay import Piece
 from cd4lm_jax.evaluation import problems, report, runs
 from cd4lm_jax.language_model import load
@@ -40,7 +41,7 @@ class Evaluation:
         self.text = model.tokenizer.decode_one
         given = [Example(question=p.question, answer=p.answer) for p in generate("test", 24)]
         settings = runs.DecodeSettings(batch_size=24)
-        done = [
+        self.runs = done = [
             runs.fixed_step(model, "teacher", given, settings, 1),
             *(runs.confidence(model, "teacher", given, settings, at) for at in (0.5, 0.9)),
         ]
@@ -60,7 +61,8 @@ class Evaluation:
 
 
 @pytest.fixture(scope="module")
-def evaluation(tmp_path_factory: pytest.TempPathFactory) -> Evaluation:
+def evaluation(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Evaluation:
+    """After the browser: without one, nothing is decoded."""
     return Evaluation(tmp_path_factory.mktemp("evaluation"))
 
 
@@ -262,6 +264,38 @@ def test_every_token_tells_what_the_record_holds(evaluation: Evaluation, page: P
     # The answer itself can be read off the chips.
     tokens = trajectory["tokens"][: record["tokens"]]
     assert "".join(map(evaluation.text, tokens)).strip() == record["output"].strip()
+
+
+def test_the_browser_fills_in_what_the_template_would_render(
+    evaluation: Evaluation, browser: Browser, page: Page, tmp_path: pathlib.Path
+) -> None:
+    """A board that the script filled in and the same board rendered at once."""
+    choice(page, "Sort").select_option("as given")
+    page.locator("[data-part=rows] button").nth(2).click()
+    rendered = tmp_path / "page.html"
+    shown = [run.trajectory.replay(2, text=evaluation.text) for run in evaluation.runs]
+    rendered.write_text(render([shown[2], shown[0]], title="t"), encoding="utf-8")
+    look = """boards => boards.map(board => [
+        Array.from(board.querySelectorAll(".canvas > *"), one => [
+            one.tagName, one.className, one.title.split(", confidence")[0], one.textContent,
+        ]),
+        Array.from(board.querySelectorAll(".canvas .t"), one => [
+            Number(one.title.split("confidence")[1]), one.style.getPropertyValue("--c"),
+            one.dataset.at, one.dataset.due,
+        ].map(Number)).flat(),
+        Array.from(board.querySelectorAll(".bars i"), one => [one.className, one.title]),
+        Array.from(board.querySelectorAll(".tail:not([hidden]), .counter"), one => one.textContent),
+    ])"""
+    with browser.new_context() as context:
+        other = context.new_page()
+        other.goto(rendered.as_uri())
+        expected = other.locator(".board").evaluate_all(look)
+    found = page.locator(".board").evaluate_all(look)
+    assert len(found) == 2
+    for ours, theirs in zip(found, expected, strict=True):
+        # Thousandths are rounded once more, which may move the last digit.
+        assert ours.pop(1) == pytest.approx(theirs.pop(1), abs=2.1e-3)
+        assert ours == theirs
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

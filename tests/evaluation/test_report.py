@@ -146,6 +146,12 @@ def test_a_lone_surrogate_costs_nothing(
     assert "a?b" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
+def test_records_of_no_row_are_an_error(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(ValueError, match="records of 'student, CAP', but no row has that name"):
+        report.write_report(tmp_path, SUMMARY, [], [], records={"student, CAP": tmp_path / "none"})
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("summary", "message"),
     [
