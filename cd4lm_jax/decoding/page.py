@@ -24,6 +24,7 @@ def render(
     title: str,
     template: pathlib.Path = TEMPLATES / "page.html.j2",
     style: str = "",
+    script: str = "",
     **context: Any,
 ) -> str:
     """The page as HTML.
@@ -33,6 +34,7 @@ def render(
       title: of the page.
       template: a page that extends page.html.j2.
       style: CSS of that page.
+      script: JavaScript of that page, run after that of the replays.
       context: what that page shows besides.
     """
     import jinja2  # not on bare accelerator images, which decode all the same
@@ -44,7 +46,7 @@ def render(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    script = (TEMPLATES / "replay.js").read_text(encoding="utf-8")
+    script = (TEMPLATES / "replay.js").read_text(encoding="utf-8") + script
     return environment.get_template(template.name).render(
         title=title,
         style=(TEMPLATES / "page.css").read_text(encoding="utf-8") + style,

@@ -6,7 +6,7 @@ import dataclasses
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from cd4lm_jax.decoding.reason import Reason
 
@@ -18,10 +18,14 @@ CONTROL = {
     **dict.fromkeys(range(0x7F, 0xA0), 0xFFFD),
 }
 _VISIBLE = CONTROL | str.maketrans({"\n": "\u21b5", "\t": "\u21e5", "\r": "\u21b5"})
-_WHY = {
-    Reason.RULE: "by the rule",
-    Reason.MINIMUM: "to keep the least number a pass",
-    Reason.LIMIT: "because its block's or row's passes were used up",
+_COMMITTED = "position {position}: committed in pass {at} of {nfe} %s, confidence {confidence}"
+# What is said of a position, by why it holds what it holds; the report's script fills these in too.
+TOOLTIPS = {
+    Reason.TAIL: "position {position}: filled after the end, not decoded",
+    Reason.RULE: _COMMITTED % "by the rule",
+    Reason.MINIMUM: _COMMITTED % "to keep the least number a pass",
+    Reason.LIMIT: _COMMITTED % "because its block's or row's passes were used up",
+    Reason.GIVEN: "position {position}: given from the start",
 }
 
 # Confidences are mostly high: the colour scale spends its range from here to 1.
@@ -75,22 +79,35 @@ class Replay:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Chip:
-    """One token as it is shown; `due` is the pass after which it is there."""
+class Piece:
+    """A token's text as it is shown, whether it is a special one, whether it breaks the line."""
 
     text: str
-    tooltip: str
-    committed_at: int
-    due: int
-    reason: Reason
-    heat: float
     special: bool
     breaks: bool
+
+    @classmethod
+    def of(cls, token: str) -> Piece:
+        """What is shown of a token's text."""
+        special = _SPECIAL.fullmatch(token)
+        text = (_SHORT.get(special[1], special[1]) if special else token).translate(_VISIBLE)
+        return cls(text=text or "\u2205", special=special is not None, breaks="\n" in token)
 
     @property
     def label(self) -> str:
         """The text, with something to see where it is blank."""
         return self.text if self.text.strip(" ") else "\u2423" * len(self.text)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Chip(Piece):
+    """One token of a decode as it is shown; `due` is the pass after which it is there."""
+
+    tooltip: str
+    committed_at: int
+    due: int
+    reason: Reason
+    heat: float
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -130,40 +147,36 @@ def problems(replays: Iterable[Replay]) -> list[Problem]:
     ]
 
 
+def shown(reason: Sequence[int]) -> int:
+    """How many positions are shown: all but the undecoded tail."""
+    return max((at for at, why in enumerate(reason, 1) if why != Reason.TAIL), default=0)
+
+
 def board(replay: Replay) -> Board:
     """What is shown of a replay; the undecoded tail is a number, not a row of chips."""
-    shown = len(replay.tokens)
-    while shown and replay.reason[shown - 1] == Reason.TAIL:
-        shown -= 1
+    count = shown(replay.reason)
     counts = Counter(at for at in replay.committed_at if at)
     return Board(
         replay=replay,
-        chips=[_chip(replay, position) for position in range(shown)],
+        chips=[_chip(replay, position) for position in range(count)],
         bars=[counts[index] for index in range(1, replay.nfe + 1)],
         given=replay.reason.count(Reason.GIVEN),
-        tail=len(replay.tokens) - shown,
+        tail=len(replay.tokens) - count,
     )
 
 
 def _chip(replay: Replay, position: int) -> Chip:
-    token, reason = replay.tokens[position], replay.reason[position]
+    piece, reason = Piece.of(replay.tokens[position]), replay.reason[position]
     at, confidence = replay.committed_at[position], replay.confidence[position]
-    special = _SPECIAL.fullmatch(token)
-    text = (_SHORT.get(special[1], special[1]) if special else token).translate(_VISIBLE)
-    if reason == Reason.TAIL:
-        how, due = "filled after the end, not decoded", replay.nfe
-    elif reason == Reason.GIVEN:
-        how, due = "given from the start", 0
-    else:
-        how = f"committed in pass {at} of {replay.nfe} {_WHY[reason]}, confidence {confidence:.3f}"
-        due = at
     return Chip(
-        text=text or "\u2205",
-        tooltip=f"position {position + 1}: {how}",
+        text=piece.text,
+        special=piece.special,
+        breaks=piece.breaks,
+        tooltip=TOOLTIPS[reason].format(
+            position=position + 1, at=at, nfe=replay.nfe, confidence=f"{confidence:.3f}"
+        ),
         committed_at=at,
-        due=due,
+        due={Reason.TAIL: replay.nfe, Reason.GIVEN: 0}.get(reason, at),
         reason=reason,
         heat=min(1.0, max(0.0, (confidence - COLOUR_FLOOR) / (1 - COLOUR_FLOOR))),
-        special=special is not None,
-        breaks="\n" in token,
     )

@@ -24,6 +24,8 @@ from cd4lm_jax.evaluation.table import BASELINE, percent, times
 
 Rows = Sequence[Mapping[str, Any]]
 
+PASSES = "forward passes a problem (log scale; fewer is faster)"
+
 _DPI = 160
 _TICKS = (1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 1024, 2048)
 
@@ -95,19 +97,15 @@ def pareto_png(rows: Rows, *, chosen: str | None = None, theme: Theme = LIGHT) -
         for point, at, value in zip(points, x, y, strict=True):
             setting = point["commit"].partition(":")[2]
             labels.append(Label(text=setting, x=at, y=value, colour=colour, size=7.5))
-    _axes_of_passes(axes, [row["nfe"] for row in rows])
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g} %"))
-    axes.margins(y=0.12)
-    axes.set_ylim(top=min(axes.get_ylim()[1], 104))
-    axes.set_xlabel("forward passes a problem (log scale; fewer is faster)")
-    axes.set_ylabel("accuracy")
+    accuracy_over(axes, [row["nfe"] for row in rows])
+    axes.set_xlabel(PASSES)
     for row in rows:
         if row["name"] == chosen:
             labels.insert(0, _mark(axes, row, theme))
         if (row["model"], row["commit"]) == BASELINE:
             axes.axhline(100 * row["accuracy"], color=theme.faint, lw=0.9, ls=(0, (1, 2)), zorder=1)
     place(axes, labels, theme.paper)
-    return _png(figure)
+    return png(figure)
 
 
 def training_png(curves: Rows, *, theme: Theme = LIGHT) -> bytes:
@@ -155,7 +153,7 @@ def training_png(curves: Rows, *, theme: Theme = LIGHT) -> bytes:
         axes.set_ylim(bottom=0)
         axes.margins(x=0.02)
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    return _png(figure)
+    return png(figure)
 
 
 def _figure(theme: Theme, *, height: float, rows: int) -> tuple[Figure, list[Axes]]:
@@ -176,21 +174,30 @@ def _figure(theme: Theme, *, height: float, rows: int) -> tuple[Figure, list[Axe
     cells = [grid[0, :], *(grid[1, column] for column in range(2) if rows == 2)]
     axes = [figure.add_subplot(cell) for cell in cells]
     for ax in axes:
-        ax.set_facecolor(theme.paper)
-        ax.grid(color=theme.grid, lw=0.7)
-        ax.set_axisbelow(True)
-        ax.spines[["top", "right"]].set_visible(False)
-        ax.spines[["left", "bottom"]].set_color(theme.grid)
-        ax.tick_params(colors=theme.faint, labelsize=8.5, length=0)
-        ax.xaxis.label.set(color=theme.faint, size=9)
-        ax.yaxis.label.set(color=theme.faint, size=9)
+        dress(ax, theme)
     return figure, axes
 
 
-def _axes_of_passes(axes: Axes, passes: Sequence[float]) -> None:
-    """A log axis ticked with plain numbers, about eight of them."""
+def dress(axes: Axes, theme: Theme) -> None:
+    """Gives axes the theme's colours, a grid and no frame."""
+    axes.set_facecolor(theme.paper)
+    axes.grid(color=theme.grid, lw=0.7)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(theme.grid)
+    axes.tick_params(colors=theme.faint, labelsize=8.5, length=0)
+    axes.xaxis.label.set(color=theme.faint, size=9)
+    axes.yaxis.label.set(color=theme.faint, size=9)
+
+
+def accuracy_over(axes: Axes, values: Sequence[float]) -> None:
+    """Accuracy in per cent over a log axis of values, ticked with about eight plain numbers."""
     axes.set_xscale("log")
-    low, high = (min(passes), max(passes)) if passes else (1.0, 1.0)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g} %"))
+    axes.margins(y=0.12)
+    axes.set_ylim(top=min(axes.get_ylim()[1], 104))
+    axes.set_ylabel("accuracy")
+    low, high = (min(values), max(values)) if values else (1.0, 1.0)
     low, high = low / 1.25, high * 1.35
     axes.set_xlim(low, high)
     ticks = [tick for tick in _TICKS if low <= tick <= high]
@@ -233,7 +240,8 @@ def _smoothed(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return np.asarray(np.convolve(values, window, "same") / weights)
 
 
-def _png(figure: Figure) -> bytes:
+def png(figure: Figure) -> bytes:
+    """The figure as PNG, the same bytes for the same figure."""
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=_DPI, format="png", metadata={"Software": None})
     return buffer.getvalue()

@@ -1,7 +1,7 @@
 """The report of a run: two pictures and one self-contained page.
 
 The page is the one that replays decodes (decoding/page.py) with pictures and the table before the
-replays.
+replays, and a browser of all problems (problems.py) in their place where there are records of them.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import base64
 import difflib
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from cd4lm_jax.decoding import page
 from cd4lm_jax.decoding.replay import Replay
-from cd4lm_jax.evaluation import plots, table
+from cd4lm_jax.evaluation import plots, problems, table
 from cd4lm_jax.evaluation.table import print_table
 from cd4lm_jax.runtime import files
 
@@ -33,6 +33,8 @@ def write_report(
     replays: Sequence[Replay],
     *,
     title: str = "Distilled and decoded adaptively",
+    records: Mapping[str, str | os.PathLike[str]] | None = None,
+    text: Callable[[int], str] = str,
 ) -> None:
     """Writes pareto.png, training.png (if there are curves) and report.html into a folder.
 
@@ -47,20 +49,25 @@ def write_report(
       curves: rows of metrics.jsonl, in any order.
       replays: decodes to show pass by pass, those of one problem beside each other.
       title: of the page.
+      records: the problems.jsonl of rows, by the rows' names, as problems.pack reads them. With
+        them the page has a browser of all problems, and `replays` are not shown.
+      text: of a token id of those records.
 
     Raises:
-      ValueError: no rows, a row without name, model or commit, or a chosen name that no row has.
+      ValueError: no rows, a row without name, model or commit, a chosen name or a record's that no
+        row has, or records that cannot be read.
     """
     rows, chosen = _checked(summary)
     pictures = {"pareto": _both(plots.pareto_png, rows, chosen=chosen)}
     if curves:
         pictures["training"] = _both(plots.training_png, curves)
-    text = render(summary, pictures, replays, title=title)
+    packed = _packed(rows, chosen, records, text) if records else None
+    html = render(summary, pictures, () if packed else replays, title=title, packed=packed)
     folder = pathlib.Path(folder)
     for name, (light, _) in pictures.items():
         files.write_bytes(folder / f"{name}.png", light)
     # A lone surrogate in a model's output must not cost the report.
-    files.write_bytes(folder / "report.html", text.encode("utf-8", errors="replace"))
+    files.write_bytes(folder / "report.html", html.encode("utf-8", errors="replace"))
 
 
 def render(
@@ -69,19 +76,26 @@ def render(
     replays: Sequence[Replay],
     *,
     title: str,
+    packed: problems.Packed | None = None,
 ) -> str:
-    """The page as HTML; pictures are PNG by name, each in light and in dark."""
+    """The page as HTML; pictures are PNG by name, each in light and in dark.
+
+    Packed problems get a browser of them.
+    """
     rows, chosen = _checked(summary)
+    names = ["report.css", "problems.css"] if packed else ["report.css"]
     return page.render(
         replays,
         title=title,
         template=TEMPLATES / "report.html.j2",
-        style=(TEMPLATES / "report.css").read_text(encoding="utf-8"),
+        style="".join((TEMPLATES / name).read_text(encoding="utf-8") for name in names),
+        script=(TEMPLATES / "problems.js").read_text(encoding="utf-8") if packed else "",
+        packed=packed,
         columns=table.COLUMNS,
         rows=rows,
         chosen=chosen,
         best=next((row for row in rows if row["name"] == chosen), None),
-        baseline=next((r for r in rows if (r["model"], r["commit"]) == table.BASELINE), None),
+        baseline=_baseline(rows),
         cell=table.cell,
         interval=table.interval,
         column={column.key: column for column in table.COLUMNS},
@@ -111,6 +125,28 @@ def _checked(summary: Mapping[str, Any]) -> tuple[list[Mapping[str, Any]], str |
             f"report: chosen is {chosen!r}, but no row has that name; nearest is {nearest[0]!r}"
         )
     return rows, chosen
+
+
+def _baseline(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    return next((row for row in rows if (row["model"], row["commit"]) == table.BASELINE), None)
+
+
+def _packed(
+    rows: Sequence[Mapping[str, Any]],
+    chosen: str | None,
+    records: Mapping[str, str | os.PathLike[str]],
+    text: Callable[[int], str],
+) -> problems.Packed:
+    """The problems for the browser, opened on the chosen run (or the last) and the baseline."""
+    names = [row["name"] for row in rows if row["name"] in records]
+    if unknown := sorted(set(records) - set(names)):
+        raise ValueError(f"report: got records of {unknown[0]!r}, but no row has that name")
+    baseline = _baseline(rows)
+    shown = chosen if chosen is not None and chosen in names else names[-1]
+    beside = baseline["name"] if baseline and baseline["name"] in names else None
+    return problems.pack(
+        {name: records[name] for name in names}, text=text, shown=shown, beside=beside
+    )
 
 
 def _both(draw: Any, data: Sequence[Mapping[str, Any]], **options: Any) -> tuple[bytes, bytes]:

@@ -143,12 +143,18 @@ def print_table(
     On a terminal that is too narrow the intervals go first, then the names (model and commit say
     the same); numbers are never cut. In a file or a pipe the table has its full width.
     """
-    console = console or Console()
+    print_fitting(
+        [
+            _table(rows, chosen, bounds=bounds, names=names)
+            for bounds, names in ((True, True), (False, True), (False, False))
+        ],
+        console or Console(),
+    )
+
+
+def print_fitting(tables: Sequence[Table], console: Console) -> None:
+    """Prints the first of several forms of a table that fits a terminal, the fullest to a file."""
     wide = console.options.update(width=10_000)
-    tables = [
-        _table(rows, chosen, bounds=bounds, names=names)
-        for bounds, names in ((True, True), (False, True), (False, False))
-    ]
     widths = [Measurement.get(console, wide, table).maximum for table in tables]
     fitting = [t for t, w in zip(tables, widths, strict=True) if w <= console.width]
     if console.is_terminal:

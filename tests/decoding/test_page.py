@@ -34,7 +34,7 @@ def test_one_self_contained_page_of_all_rows() -> None:
     assert pages.loaded(text) == ["data:,"]  # the empty icon
     pages.only_our_script_may_run(text)
     assert page.text.count("A title") == 2
-    assert [a["data-passes"] for tag, a in page.tags if tag == "article"] == ["2", "3"]
+    assert [a["max"] for tag, a in page.tags if tag == "input"] == ["2", "3"]
 
 
 def test_without_text_ids_are_shown_and_what_is_not_known_is_left_out() -> None:
@@ -43,7 +43,7 @@ def test_without_text_ids_are_shown_and_what_is_not_known_is_left_out() -> None:
     for token in ("11", "12", "13", "21", "22", "23", "24", "25"):
         assert token in page.text
     assert "14" not in page.text  # of the tail
-    assert "2 more positions after the end, filled without a pass." in text
+    assert "After the end, filled without a pass: <b>2</b>." in text
     for name in ("question", "reference", "verdict"):
         assert name not in [a.get("class") for _, a in page.tags]
     assert "None" not in "".join(page.text)

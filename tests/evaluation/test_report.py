@@ -101,12 +101,11 @@ def test_every_token_carries_its_pass_without_any_script(page: Page) -> None:
     assert chips[0]["title"] == "position 1: committed in pass 1 of 3 by the rule, confidence 0.990"
     text = "".join(page.text)
     assert "####1" in text  # the token and the number of its pass
-    assert "1 more position after the end" in text
+    assert "After the end, filled without a pass: 1." in text
 
 
 def test_replays_of_a_problem_stand_side_by_side(page: Page) -> None:
-    problems = [a for tag, a in page.tags if tag == "article"]
-    assert [a["data-passes"] for a in problems] == ["5"]
+    assert [a["max"] for tag, a in page.tags if tag == "input"] == ["5"]
     boards = [a["data-passes"] for a in page.having("data-passes") if a.get("class") == "board"]
     assert boards == ["3", "5"]
     assert page.text.count("right") == page.text.count("wrong") == 1
@@ -136,7 +135,7 @@ def test_a_decode_that_committed_nothing_is_shown(tmp_path: pathlib.Path) -> Non
     pictures = {"pareto": (b"", b"")}
     idle = dataclasses.replace(REPLAY, committed_at=[0] * 6, reason=[Reason.TAIL] * 6, nfe=2)
     text = report.render(SUMMARY, pictures, [idle], title="t")
-    assert "6 more positions after the end" in text
+    assert "After the end, filled without a pass: <b>6</b>." in text
 
 
 def test_a_lone_surrogate_costs_nothing(
@@ -145,6 +144,12 @@ def test_a_lone_surrogate_costs_nothing(
     monkeypatch.setattr(plots, "pareto_png", lambda *_, **__: b"")
     report.write_report(tmp_path, SUMMARY, [], [dataclasses.replace(REPLAY, question="a\ud800b")])
     assert "a?b" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_records_of_no_row_are_an_error(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(ValueError, match="records of 'student, CAP', but no row has that name"):
+        report.write_report(tmp_path, SUMMARY, [], [], records={"student, CAP": tmp_path / "none"})
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -231,6 +231,17 @@ def test_plain_data_is_checked(change: dict[str, Any], message: str) -> None:
     assert str(raised.value).startswith(message)
 
 
+def test_groups_within_a_tuple() -> None:
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Several:
+        adapters: tuple[Adapter, ...] = ()
+
+    several = Several(adapters=(Adapter(rank=4), Adapter()))
+    assert from_plain(Several, to_plain(several)) == several
+    with pytest.raises(ConfigError, match=r"'rnk' in config.adapters\[1\]; did you mean 'rank'"):
+        from_plain(Several, {"adapters": [{}, {"rnk": 1}]})
+
+
 def test_missing_fields_take_defaults_or_are_named() -> None:
     assert from_plain(Settings, {"steps": 10}) == BASE
     with pytest.raises(ConfigError, match="config lacks 'steps', which has no default"):

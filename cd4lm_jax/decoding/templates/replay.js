@@ -5,22 +5,25 @@ document.documentElement.classList.add("js");
 
 const PLAY_MS = 9000;
 
-for (const problem of document.querySelectorAll(".problem")) {
-  const last = Number(problem.dataset.passes);
+// Makes a problem's controls work.
+function replay(problem) {
   const slider = problem.querySelector("input");
   const output = problem.querySelector("output");
   const play = problem.querySelector("[data-do=play]");
-  const boards = Array.from(problem.querySelectorAll(".board"), (element) => ({
-    passes: Number(element.dataset.passes),
-    counter: element.querySelector(".counter"),
-    detail: element.querySelector(".detail"),
-    bars: Array.from(element.querySelectorAll(".bars i")),
-    tokens: Array.from(element.querySelectorAll(".canvas .t"), (token) => ({
-      element: token,
-      at: Number(token.dataset.at),
-      due: Number(token.dataset.due),
-    })),
-  }));
+  const boards = Array.from(problem.querySelectorAll(".canvas"), (canvas) => {
+    const board = canvas.closest(".board");
+    return {
+      passes: Number(board.dataset.passes),
+      counter: board.querySelector(".counter"),
+      bars: Array.from(board.querySelectorAll(".bars i")),
+      tokens: Array.from(canvas.querySelectorAll(".t"), (token) => ({
+        element: token,
+        at: Number(token.dataset.at),
+        due: Number(token.dataset.due),
+      })),
+    };
+  });
+  const last = Math.max(0, ...boards.map((board) => board.passes));
   let timer = 0;
 
   function show(pass) {
@@ -76,6 +79,12 @@ for (const problem of document.querySelectorAll(".problem")) {
     if (action === "back") show(Math.max(0, Number(slider.value) - 1));
     if (action === "next") show(Math.min(last, Number(slider.value) + 1));
   });
+  problem.addEventListener("keydown", (event) => {
+    const action = { ArrowLeft: "back", ArrowRight: "next" }[event.key];
+    if (!action || event.target === slider || event.altKey || event.ctrlKey || event.metaKey) return;
+    event.preventDefault();
+    problem.querySelector(`[data-do=${action}]`).click();
+  });
   slider.addEventListener("input", () => {
     stop();
     show(Number(slider.value));
@@ -85,5 +94,8 @@ for (const problem of document.querySelectorAll(".problem")) {
     if (!token || token.classList.contains("masked")) return;
     token.closest(".board").querySelector(".detail").textContent = token.title;
   });
+  slider.max = last;
   show(last);
 }
+
+document.querySelectorAll(".problem").forEach(replay);
