@@ -184,8 +184,9 @@ def _from_plain_value(value: Any, kind: Any, at: str) -> Any:
         kinds = _item_kinds(kind, len(value), at)
         items = enumerate(zip(value, kinds, strict=True))
         return tuple(_from_plain_value(item, k, f"{at}[{i}]") for i, (item, k) in items)
-    if (group := _group(kind)) is not None and isinstance(value, Mapping):  # within a tuple
-        return _build(group, None, value, at, _from_plain_value)
+    if isinstance(value, Mapping) and (groups := _groups(kind)):  # within a tuple
+        group, _, fields = _chosen(groups, None, value, at)
+        return _build(group, None, fields, at, _from_plain_value)
     if kind is float and value in ("nan", "inf", "-inf"):
         return float(value)
     if kind is float and type(value) is int:
