@@ -23,6 +23,8 @@ from cd4lm_jax.runtime.files import atomic_folder
 from cd4lm_jax.runtime.trees import named_leaves
 
 _CHUNK_BYTES = 1 << 27
+_DESCRIPTION = ("_CHECKPOINT_METADATA", "state/_METADATA")
+"""What orbax must be able to read of every checkpoint in a folder."""
 
 Tree = Any  # nested containers of arrays; for model folders a nested dict
 
@@ -292,17 +294,29 @@ class RunCheckpoints:
                 keep_checkpoints_without_metrics=False,
             )
             keep.append(best)
-        # Orbax refuses a folder in which the description of one checkpoint is damaged.
         if cluster.is_main():
-            for path in self._folder.glob("[0-9]*"):
-                if path.name.isdecimal() and not _is_described(path):
-                    _set_aside(path)
+            self._clear_undescribed()
         cluster.wait_for_all("checkpoints opened")
         return ocp.training.Checkpointer(
             self._folder.absolute(),
             preservation_policy=policies.AnyPreservationPolicy(keep),
             cleanup_tmp_directories=True,
         )
+
+    def _clear_undescribed(self) -> None:
+        """Moves what has no sound description out of the way; orbax refuses a folder with one."""
+        paths = [path for path in self._folder.glob("[0-9]*") if path.name.isdecimal()]
+        described = {int(path.name): _is_described(path) for path in paths}
+        newest = max((step for step, sound in described.items() if sound), default=-1)
+        for path in paths:
+            if described[int(path.name)]:
+                continue
+            # A checkpoint is complete before it has its name: one that lacks files was being
+            # removed for newer ones when the run was killed.
+            if int(path.name) < newest and not all((path / file).exists() for file in _DESCRIPTION):
+                shutil.rmtree(path)
+            else:
+                _set_aside(path)
 
     def _saved_metadata(self, step: int) -> dict[str, Any]:
         steps = self.steps()

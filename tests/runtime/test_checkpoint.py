@@ -199,6 +199,26 @@ def test_half_written_checkpoint_is_passed_over(tmp_path: pathlib.Path) -> None:
         assert_equal(run.restore(2, abstract(TREE)).state, jax.tree.map(jnp.asarray, TREE))
 
 
+@pytest.mark.parametrize("file", ["_CHECKPOINT_METADATA", "state/_METADATA"])
+def test_a_removal_that_was_cut_short_is_finished(
+    tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture, file: str
+) -> None:
+    with RunCheckpoints(tmp_path) as run:
+        for step in (1, 2):
+            run.save(step, TREE)
+    (tmp_path / "1" / file).unlink()
+    with RunCheckpoints(tmp_path) as run:
+        assert run.steps() == [2]
+    assert not caplog.messages
+    assert [path.name for path in tmp_path.iterdir()] == ["2"]
+    # The newest is not removed for any other: it is damaged, and kept for people to look at.
+    (tmp_path / "2" / file).unlink()
+    with RunCheckpoints(tmp_path) as run:
+        assert run.steps() == []
+    assert "2 is damaged" in caplog.text
+    assert (tmp_path / "damaged-2").is_dir()
+
+
 def test_unknown_step_and_other_state_are_named(tmp_path: pathlib.Path) -> None:
     with RunCheckpoints(tmp_path) as run:
         run.save(1, train_state(1))
