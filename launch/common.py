@@ -25,6 +25,7 @@ import re
 import sys
 import textwrap
 import traceback
+import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -96,7 +97,7 @@ def run(
             traceback.print_exc()
         else:
             print(f"error: {_one_line(error)}", file=sys.stderr)
-        cluster.leave(failure)
+        cluster.leave(2 if isinstance(error, UsageError) else failure)
 
 
 def restart_with(environment: Mapping[str, str]) -> None:
@@ -204,13 +205,24 @@ def _one_line(error: BaseException) -> str:
     return lines[0] if len(lines) == 1 else f"{lines[0]} (more with --debug)"
 
 
+def _own_modules(module: types.ModuleType) -> list[str]:
+    """A command's module and those of this package that it imports, directly or not."""
+    names, waiting = [module.__name__], [module]
+    while waiting:
+        for used in vars(waiting.pop(0)).values():
+            name = used.__name__ if inspect.ismodule(used) else ""
+            if name.startswith(f"{__package__}.") and name not in (__name__, *names):
+                names.append(name)
+                waiting.append(used)
+    return names
+
+
 def _help(main: Callable[..., Any], config_class: type[DataclassInstance]) -> str:
     module = sys.modules[main.__module__]
     spec = getattr(module, "__spec__", None)
-    # absl files the flags of the module that is run under the name of the program.
-    shared = [used.__name__ for used in vars(module).values() if inspect.ismodule(used)]
-    names = [__name__, *shared, module.__name__, sys.argv[0]]
     by_module = flags.FLAGS.flags_by_module_dict()
+    # absl files the flags of the module that is run under the name of the program.
+    names = [*_own_modules(module), sys.argv[0], __name__]
     own = {flag.name: flag for name in names for flag in by_module.get(name, [])}
     lines = [
         inspect.cleandoc(module.__doc__ or ""),
