@@ -205,9 +205,10 @@ def _one_line(error: BaseException) -> str:
     return lines[0] if len(lines) == 1 else f"{lines[0]} (more with --debug)"
 
 
-def _own_modules(module: types.ModuleType) -> list[str]:
-    """A command's module and those of this package that it imports, directly or not."""
-    names, waiting = [module.__name__], [module]
+def _shared_modules(module: types.ModuleType) -> list[str]:
+    """The modules of this package that a command imports, directly or not."""
+    names: list[str] = []
+    waiting = [module]
     while waiting:
         for used in vars(waiting.pop(0)).values():
             name = used.__name__ if inspect.ismodule(used) else ""
@@ -222,8 +223,10 @@ def _help(main: Callable[..., Any], config_class: type[DataclassInstance]) -> st
     spec = getattr(module, "__spec__", None)
     by_module = flags.FLAGS.flags_by_module_dict()
     # absl files the flags of the module that is run under the name of the program.
-    names = [*_own_modules(module), sys.argv[0], __name__]
+    names = [module.__name__, sys.argv[0], *_shared_modules(module), __name__]
     own = {flag.name: flag for name in names for flag in by_module.get(name, [])}
+    if config_class is NoSettings:
+        del own[_CONFIG.name]
     lines = [
         inspect.cleandoc(module.__doc__ or ""),
         "",
@@ -237,7 +240,8 @@ def _help(main: Callable[..., Any], config_class: type[DataclassInstance]) -> st
         lines += [f"  --{flag.name}", *(f"      {line}" for line in text)]
     if config_class is NoSettings:
         return "\n".join(lines)
-    lines += ["", f"settings ({config_class.__name__}), each as --config.NAME=VALUE:"]
+    values = "with their defaults" if _CONFIG.value is None else f"as {_CONFIG.value} has them"
+    lines += ["", f"settings ({config_class.__name__}), each as --config.NAME=VALUE; {values}:"]
     config = None if _CONFIG.value is None else load_config(_CONFIG.value, config_class)
     for name, kind, value in describe(config_class, config):
         lines.append(f"  --{name}  {kind}" + ("" if value is ... else f", {value!r}"))

@@ -106,9 +106,9 @@ def profiled_steps(config: TrainConfig) -> range:
 
 def keep_compiled(config: TrainConfig) -> None:
     """Tells jax where compiled programs are kept from one start of the run to the next."""
-    folder = _CACHE.value
-    if folder is None and jax.process_count() > 1 and not jax.config.jax_compilation_cache_dir:
+    folder, setting = _CACHE.value, "jax_compilation_cache_dir"
+    if folder is None and jax.process_count() > 1 and not getattr(jax.config, setting):
         folder = str(pathlib.Path(config.output) / COMPILED_FOLDER)
     if folder is not None:
         kept = None if folder == "none" else os.path.abspath(folder)
-        jax.config.update("jax_compilation_cache_dir", kept)
+        jax.config.update(setting, kept)

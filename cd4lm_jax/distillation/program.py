@@ -129,6 +129,7 @@ class Program:
 
     def lower(self, rows: int, length: int) -> Any:
         """The update, lowered for a batch of this shape."""
+        assert isinstance(self.mesh, Mesh)  # an abstract mesh has nothing to compile for
         with jax.set_mesh(self.mesh):
             batch = self.batch(rows, length)
             return self.update.lower(self.state, self.teacher, batch, self.base)
