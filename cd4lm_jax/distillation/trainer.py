@@ -206,7 +206,7 @@ def train(config: TrainConfig, *, profile: range = range(0)) -> TrainResult:
 class _Run:
     """One call of :func:`train`: what is loaded once, and the loop."""
 
-    def __init__(self, config: TrainConfig, mesh: Mesh, profile: range) -> None:
+    def __init__(self, config: TrainConfig, mesh: Mesh, profile: range = range(0)) -> None:
         self.config, self.mesh, self.profile = config, mesh, profile
         self.output = pathlib.Path(config.output)
         self.tokenizer = Tokenizer.load(_tokenizer_folder(config))
