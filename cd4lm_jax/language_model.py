@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import os
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -141,6 +141,7 @@ def decode(
     *,
     commit: CommitRule,
     given: batch.Given | None = None,
+    report: Callable[[int], None] | None = None,
     **options: Any,
 ) -> Decoded:
     """Answers prompts, each with as many passes as its commit rule asks for.
@@ -151,6 +152,7 @@ def decode(
         commit: the commit rule.
         given: infilling: for each prompt its generation positions from the first, a token id where
             it is fixed and None where it is to be decoded; the rest is to be decoded.
+        report: told every few passes how many prompts are finished.
         options: ``gen_length``, ``block_length`` and the other fields of
             :class:`~cd4lm_jax.decoding.options.DecodeOptions`.
 
@@ -159,7 +161,7 @@ def decode(
     """
     settings = DecodeOptions(**options)
     ids = [model.prompt_ids(prompt) for prompt in prompts]
-    trajectory, seconds = batch.decode(model.transformer, ids, commit, settings, given)
+    trajectory, seconds = batch.decode(model.transformer, ids, commit, settings, given, report)
     return Decoded(
         trajectory=trajectory, seconds=seconds, tokenizer=model.tokenizer, prompts=prompts
     )

@@ -25,6 +25,7 @@ import re
 import sys
 import textwrap
 import traceback
+import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -96,7 +97,7 @@ def run(
             traceback.print_exc()
         else:
             print(f"error: {_one_line(error)}", file=sys.stderr)
-        cluster.leave(failure)
+        cluster.leave(2 if isinstance(error, UsageError) else failure)
 
 
 def restart_with(environment: Mapping[str, str]) -> None:
@@ -204,14 +205,28 @@ def _one_line(error: BaseException) -> str:
     return lines[0] if len(lines) == 1 else f"{lines[0]} (more with --debug)"
 
 
+def _shared_modules(module: types.ModuleType) -> list[str]:
+    """The modules of this package that a command imports, directly or not."""
+    names: list[str] = []
+    waiting = [module]
+    while waiting:
+        for used in vars(waiting.pop(0)).values():
+            name = used.__name__ if inspect.ismodule(used) else ""
+            if name.startswith(f"{__package__}.") and name not in (__name__, *names):
+                names.append(name)
+                waiting.append(used)
+    return names
+
+
 def _help(main: Callable[..., Any], config_class: type[DataclassInstance]) -> str:
     module = sys.modules[main.__module__]
     spec = getattr(module, "__spec__", None)
-    # absl files the flags of the module that is run under the name of the program.
-    shared = [used.__name__ for used in vars(module).values() if inspect.ismodule(used)]
-    names = [__name__, *shared, module.__name__, sys.argv[0]]
     by_module = flags.FLAGS.flags_by_module_dict()
+    # absl files the flags of the module that is run under the name of the program.
+    names = [module.__name__, sys.argv[0], *_shared_modules(module), __name__]
     own = {flag.name: flag for name in names for flag in by_module.get(name, [])}
+    if config_class is NoSettings:
+        del own[_CONFIG.name]
     lines = [
         inspect.cleandoc(module.__doc__ or ""),
         "",
@@ -225,7 +240,8 @@ def _help(main: Callable[..., Any], config_class: type[DataclassInstance]) -> st
         lines += [f"  --{flag.name}", *(f"      {line}" for line in text)]
     if config_class is NoSettings:
         return "\n".join(lines)
-    lines += ["", f"settings ({config_class.__name__}), each as --config.NAME=VALUE:"]
+    values = "with their defaults" if _CONFIG.value is None else f"as {_CONFIG.value} has them"
+    lines += ["", f"settings ({config_class.__name__}), each as --config.NAME=VALUE; {values}:"]
     config = None if _CONFIG.value is None else load_config(_CONFIG.value, config_class)
     for name, kind, value in describe(config_class, config):
         lines.append(f"  --{name}  {kind}" + ("" if value is ... else f", {value!r}"))

@@ -20,6 +20,7 @@ from absl import flags
 
 import cd4lm_jax as cd
 from cd4lm_jax.runtime import files
+from cd4lm_jax.runtime.progress import Progress
 from launch import common, shapes
 
 _CHECKPOINT = flags.DEFINE_string(
@@ -89,35 +90,37 @@ def main() -> None:
     rows = read_prompts(pathlib.Path(source))
     rule = commit_rule()
     model = cd.load(checkpoint)
-    decoded = cd.decode(
-        model,
-        [row["prompt_ids"] if "prompt_ids" in row else row["prompt"] for row in rows],
-        commit=rule,
-        given=[row.get("given_ids", []) for row in rows],
-        gen_length=shapes.GEN_LENGTH.value,
-        block_length=shapes.BLOCK_LENGTH.value,
-        stop_at_eos=_STOP_AT_EOS.value,
-        stop_sequences=tuple(
-            token_ids("stop_sequence", given.split(",")) for given in _STOP_SEQUENCES.value
-        ),
-        max_passes=_MAX_PASSES.value,
-        eos_gate_ratio=_EOS_GATE.value,
-        eos_token_ids=None
-        if _EOS_IDS.value is None
-        else token_ids("eos_token_ids", _EOS_IDS.value),
-        max_steps_per_block=_MAX_STEPS.value,
-        cfg_scale=_CFG_SCALE.value,
-        temperature=_TEMPERATURE.value,
-        top_k=_TOP_K.value,
-        top_p=_TOP_P.value,
-        suppress=token_ids("suppress", _SUPPRESS.value),
-        cache=shapes.CACHE.value,
-        refresh_interval=_REFRESH_INTERVAL.value,
-        block_causal=_BLOCK_CAUSAL.value,
-        propose_mask=_PROPOSE_MASK.value,
-        batch_size=_BATCH_SIZE.value,
-        seed=_SEED.value,
-    )
+    with Progress(len(rows), label="decode", unit="prompt") as progress:
+        decoded = cd.decode(
+            model,
+            [row["prompt_ids"] if "prompt_ids" in row else row["prompt"] for row in rows],
+            commit=rule,
+            report=progress.update,
+            given=[row.get("given_ids", []) for row in rows],
+            gen_length=shapes.GEN_LENGTH.value,
+            block_length=shapes.BLOCK_LENGTH.value,
+            stop_at_eos=_STOP_AT_EOS.value,
+            stop_sequences=tuple(
+                token_ids("stop_sequence", given.split(",")) for given in _STOP_SEQUENCES.value
+            ),
+            max_passes=_MAX_PASSES.value,
+            eos_gate_ratio=_EOS_GATE.value,
+            eos_token_ids=None
+            if _EOS_IDS.value is None
+            else token_ids("eos_token_ids", _EOS_IDS.value),
+            max_steps_per_block=_MAX_STEPS.value,
+            cfg_scale=_CFG_SCALE.value,
+            temperature=_TEMPERATURE.value,
+            top_k=_TOP_K.value,
+            top_p=_TOP_P.value,
+            suppress=token_ids("suppress", _SUPPRESS.value),
+            cache=shapes.CACHE.value,
+            refresh_interval=_REFRESH_INTERVAL.value,
+            block_causal=_BLOCK_CAUSAL.value,
+            propose_mask=_PROPOSE_MASK.value,
+            batch_size=_BATCH_SIZE.value,
+            seed=_SEED.value,
+        )
     lines = []
     for number, (row, record) in enumerate(zip(rows, decoded.trajectory.to_json(), strict=True)):
         line = {"id": row.get("id", number), "generated_ids": record["tokens"]}

@@ -13,7 +13,7 @@ import dataclasses
 from cd4lm_jax.distillation.trainer import TrainConfig
 from cd4lm_jax.evaluation.sweep import SweepConfig
 from experiments.configs import gsm_mini, gsm_mini_eval
-from launch import common, distill, evaluate
+from launch import common, distill, evaluate, training
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,8 @@ class DemoConfig:
 def main(config: DemoConfig) -> None:
     """Distils, then evaluates."""
     distill.main(config.distill)
-    evaluate.main(config.evaluate)
+    if not training.DRY_RUN.value:
+        evaluate.main(config.evaluate)
 
 
 if __name__ == "__main__":

@@ -28,22 +28,18 @@ from cd4lm_jax.decoding.cache import Mode
 from cd4lm_jax.decoding.commit import ConfidenceAdaptive
 from cd4lm_jax.decoding.options import DecodeOptions
 from cd4lm_jax.distillation.trainer import TrainConfig
-from cd4lm_jax.model.config import ModelConfig, llada_8b
-from cd4lm_jax.model.loading import load_config
+from cd4lm_jax.model.config import ModelConfig
 from cd4lm_jax.planning import decoding, training
-from cd4lm_jax.planning.plan import Plan, counts
+from cd4lm_jax.planning.plan import Plan, counts, gib
 from cd4lm_jax.runtime import files
 from cd4lm_jax.runtime.topology import GIB, GPUS, TPUS, Topology
-from launch import common, shapes
+from launch import architecture, common, shapes
 
 _TOPOLOGY = flags.DEFINE_string(
     "topology", None, f"TPU slice, such as v5e:4x4 or v5p:2x2x4; of {', '.join(TPUS)}."
 )
 _GPUS = flags.DEFINE_integer("gpus", 0, "Or so many GPUs.")
 _GPU = flags.DEFINE_string("gpu", "h100", f"What GPUs: {', '.join(GPUS)}.")
-_MODEL = flags.DEFINE_enum(
-    "model", None, ["llada_8b"], "Architecture, where the folder of config.init is not at hand."
-)
 _DECODE = flags.DEFINE_bool(
     "decode", False, "Plan a pass of the decoding loop, tensor parallel over all chips."
 )
@@ -57,9 +53,9 @@ def main(config: TrainConfig) -> None:
     """Compiles, prints, writes."""
     topology = chosen_topology()
     common.restart_with(topology.environment)
-    architecture = chosen_architecture(config)
+    model = architecture.chosen(config)
     if _SEARCH.value:
-        plans = search(config, architecture, topology)
+        plans = search(config, model, topology)
     elif _DECODE.value:
         options = DecodeOptions(
             gen_length=shapes.GEN_LENGTH.value,
@@ -68,9 +64,9 @@ def main(config: TrainConfig) -> None:
             batch_size=_ROWS.value,
         )
         rule = ConfidenceAdaptive(threshold=0.95)
-        plans = [decoding.plan(architecture, options, rule, topology, prompt_length=_PROMPT.value)]
+        plans = [decoding.plan(model, options, rule, topology, prompt_length=_PROMPT.value)]
     else:
-        plans = [training.plan(config, architecture, topology)]
+        plans = [training.plan(config, model, topology)]
     Console().print(ranking(plans, topology) if _SEARCH.value else summary(plans[0]))
     if _JSON.value is not None:
         found = [{"metrics": plan.metrics(), **plan.details()} for plan in plans]
@@ -92,23 +88,16 @@ def chosen_topology() -> Topology:
     return Topology.gpu(_GPUS.value, _GPU.value)
 
 
-def chosen_architecture(config: TrainConfig) -> ModelConfig:
-    """What is trained: the preset that ``--model`` names, or what the config does."""
-    if _MODEL.value is not None:
-        return llada_8b()
-    return config.model or load_config(config.init or "")
-
-
-def search(config: TrainConfig, architecture: ModelConfig, topology: Topology) -> list[Plan]:
+def search(config: TrainConfig, model: ModelConfig, topology: Topology) -> list[Plan]:
     """The plans that fit, the best first; says how far it has got.
 
     Raises:
         ValueError: nothing fits.
     """
-    tried = list(training.candidates(config, topology, architecture))
+    tried = list(training.candidates(config, topology, model))
     plans = []
     for number, candidate in enumerate(tried, start=1):
-        plan = training.plan(candidate, architecture, topology)
+        plan = training.plan(candidate, model, topology)
         plans.append(plan)
         verdict = "fits" if plan.fits else "does not fit"
         rows, remat = plan.settings["rows"], plan.settings["remat"]
@@ -173,11 +162,6 @@ def ranking(plans: list[Plan], topology: Topology) -> Table:
             f"{(plan.tokens_per_second or 0) / topology.count:,.0f}",
         )
     return table
-
-
-def gib(size: float) -> str:
-    """Bytes, for people."""
-    return f"{size / GIB:.2f} GiB" if size >= GIB / 100 else f"{size / 2**20:.2f} MiB"
 
 
 def milliseconds(seconds: float) -> str:

@@ -51,14 +51,20 @@ class Outcome:
     latest: list[int]
 
 
-def start(
-    config: TrainConfig, folder: pathlib.Path, *flags: str, devices: int = 1
-) -> subprocess.Popen[str]:
-    """Starts `launch.pretrain` of these settings; what it needs lies in `folder` (made)."""
+def config_file(config: TrainConfig, folder: pathlib.Path) -> pathlib.Path:
+    """Writes these settings as a config file into `folder` (made), for a command to read."""
     folder.mkdir(parents=True, exist_ok=True)
     json, file = folder / "settings.json", folder / "settings.py"
     json.write_text(config_to_json(config))
     file.write_text(_CONFIG.format(json=str(json)))
+    return file
+
+
+def start(
+    config: TrainConfig, folder: pathlib.Path, *flags: str, devices: int = 1
+) -> subprocess.Popen[str]:
+    """Starts `launch.pretrain` of these settings; what it needs lies in `folder` (made)."""
+    file = config_file(config, folder)
     return subprocess.Popen(
         [sys.executable, "-m", "launch.pretrain", f"--config={file}", *flags],
         cwd=ROOT,

@@ -12,6 +12,7 @@ a global batch do not depend on how many hosts share it.
 from __future__ import annotations
 
 import dataclasses
+import signal
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, TypedDict
 
@@ -189,8 +190,17 @@ def batches(
     if config.workers:
         if not flags.FLAGS.is_parsed():  # grain's workers read flags, a notebook parses none
             flags.FLAGS.mark_as_parsed()
-        made = made.mp_prefetch(grain.MultiprocessingOptions(num_workers=config.workers))
+        made = made.mp_prefetch(
+            grain.MultiprocessingOptions(num_workers=config.workers), _leave_signals_to_the_run
+        )
     return made
+
+
+def _leave_signals_to_the_run(worker: int, workers: int) -> None:
+    """In a worker: Ctrl-C and Slurm's SIGTERM reach all processes, but the last step needs it."""
+    del worker, workers
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def eval_batches(config: DataConfig, tokenizer: Tokenizer) -> Iterator[Batch]:

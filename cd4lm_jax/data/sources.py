@@ -2,7 +2,8 @@
 
 gsm_mini/full, gsm_mini/distill   generated here when their files are missing
 gsm8k                             TFDS's own builder, prepared beforehand
-path/to/file.jsonl, file.json     objects with the fields "question" and "answer"
+path/to/file.jsonl, file.json     objects with the fields "question" and "answer"; of their splits
+                                  only slices count, "train[:95%]"
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import gzip
 import json
 import logging
 import os
+import re
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -86,8 +88,8 @@ def open_source(
 
     Args:
       name: "gsm_mini/full", "gsm_mini/distill", "gsm8k", or the path of a .jsonl or .json file.
-      split: a split of the dataset, or a slice of one in TFDS's notation ("train[:90%]"); not
-        used for a file, which is one split.
+      split: a split of the dataset, or a slice of one in TFDS's notation ("train[:90%]"). A file
+        is one split, whatever the name; a slice of it is a slice of the file.
       data_dir: where TFDS datasets live; None for TFDS's own default.
       max_malformed: faulty records of a file that are skipped, and counted in a warning.
 
@@ -96,7 +98,7 @@ def open_source(
         ones than are skipped: the first that is too many is named.
     """
     if Path(name).suffix in (".json", ".jsonl"):
-        return _FileSource(_read_file(Path(name), max_malformed))
+        return _FileSource(_slice(_read_file(Path(name), max_malformed), name, split))
     dataset, _, config = name.partition("/")
     if dataset == "gsm_mini":
         # Imported here because it takes seconds, and a JSON file needs none of it.
@@ -151,6 +153,28 @@ def _prepared_gsm8k(data_dir: DataDir) -> Any:
             f"Gsm8k(data_dir={folder!r}, file_format='array_record').download_and_prepare()\"`"
         )
     return builder
+
+
+def _slice(examples: list[Example], name: str, split: str) -> list[Example]:
+    """The part of a file that a split names, rounded as TFDS rounds percentages."""
+    match = re.fullmatch(r"[^\[]*(?:\[(\d+%?)?:(\d+%?)?\])?", split)
+    if match is None:
+        raise SourceError(
+            f"{name} has no split {split!r}: expected a name, or a slice such as train[:95%] or "
+            "train[1000:]"
+        )
+
+    def place(bound: str | None, default: int) -> int:
+        if bound is None:
+            return default
+        if bound.endswith("%"):
+            return round(len(examples) * int(bound[:-1]) / 100)
+        return int(bound)
+
+    part = examples[place(match[1], 0) : place(match[2], len(examples))]
+    if not part:
+        raise SourceError(f"{name} has {len(examples)} examples, none of them in {split!r}")
+    return part
 
 
 def _read_file(path: Path, max_malformed: int) -> list[Example]:

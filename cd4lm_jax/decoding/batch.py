@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -18,6 +18,9 @@ from cd4lm_jax.decoding.options import DecodeOptions, Shape
 from cd4lm_jax.decoding.reason import Reason
 from cd4lm_jax.decoding.trajectory import Trajectory
 from cd4lm_jax.model.transformer import Transformer
+
+REPORT_PASSES = 16
+"""Passes between two reports of how far a decode is."""
 
 PROMPT_BUCKET = 16
 """Prompts are padded to a multiple of this, so that few shapes are compiled."""
@@ -65,6 +68,7 @@ def decode(
     rule: CommitRule,
     options: DecodeOptions,
     given: Given | None = None,
+    report: Callable[[int], None] | None = None,
 ) -> Decode:
     """Decodes token prompts; a row's result depends on neither its batch nor its place in it.
 
@@ -78,6 +82,8 @@ def decode(
         rule: what a pass commits.
         options: everything else.
         given: for infilling, see :data:`Given`; None decodes every position.
+        report: told every few passes how many prompts are finished; between two calls Ctrl-C is
+            heard, which a decode in one piece does not.
 
     Raises:
         ValueError: no prompts, an empty prompt, one that leaves no room for the generation, or
@@ -85,15 +91,29 @@ def decode(
     """
     shape, queues = _queues(model, prompts, options, given)
 
-    def run(queue: Queue) -> Results:
+    def run(queue: Queue, before: int = 0) -> Results:
         slots = min(options.batch_size, len(queue.tokens))
-        return decoder.run(model, queue, rule, options.limits, shape=shape, slots=slots)
+        if report is None:
+            return decoder.run(model, queue, rule, options.limits, shape=shape, slots=slots)
+        state = decoder.begin(model, queue, shape=shape, slots=slots)
+        finished = -1
+        while finished < queue.pending:
+            state, results, ended = decoder.advance_by(
+                model, queue, rule, options.limits, state, REPORT_PASSES, shape=shape
+            )
+            finished = int(ended.sum())
+            report(before + finished)
+        return results
 
     for _, queue in queues:  # an empty queue: the loop compiles and ends at once
         jax.block_until_ready(run(queue._replace(pending=jnp.zeros_like(queue.pending))))
 
+    sizes = [len(numbers) for numbers, _ in queues]
+    before = np.cumsum([0, *sizes[:-1]]).tolist()
     start = time.perf_counter()
-    ends = jax.block_until_ready([run(queue) for _, queue in queues])
+    ends = jax.block_until_ready(
+        [run(queue, others) for (_, queue), others in zip(queues, before, strict=True)]
+    )
     seconds = time.perf_counter() - start
     return Decode(_trajectory(model, shape, [n for n, _ in queues], ends), seconds)
 

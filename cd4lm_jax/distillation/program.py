@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import AbstractMesh, Mesh, NamedSharding
 
 from cd4lm_jax.distillation.step import Batch, Learner, TrainState, placed
 from cd4lm_jax.model.config import ModelConfig
@@ -29,7 +29,7 @@ class Program:
 
     Attributes:
         learner: the static part of the update.
-        mesh: where it runs.
+        mesh: where it runs; an abstract one where nothing is to be compiled.
         state: what training changes.
         teacher: frozen; None where the text alone teaches, or the base.
         base: what adapters are of, with LoRA.
@@ -38,7 +38,7 @@ class Program:
     """
 
     learner: Learner
-    mesh: Mesh
+    mesh: Mesh | AbstractMesh
     state: TrainState
     teacher: Transformer | None
     base: Transformer | None
@@ -49,7 +49,7 @@ class Program:
         cls,
         learner: Learner,
         architecture: ModelConfig,
-        mesh: Mesh,
+        mesh: Mesh | AbstractMesh,
         *,
         execution: Execution = Execution(),
         frozen_dtype: str = "float32",
@@ -129,6 +129,7 @@ class Program:
 
     def lower(self, rows: int, length: int) -> Any:
         """The update, lowered for a batch of this shape."""
+        assert isinstance(self.mesh, Mesh)  # an abstract mesh has nothing to compile for
         with jax.set_mesh(self.mesh):
             batch = self.batch(rows, length)
             return self.update.lower(self.state, self.teacher, batch, self.base)

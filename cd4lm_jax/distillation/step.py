@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from optax import contrib
 
 from cd4lm_jax.corruption import masking
@@ -407,7 +407,7 @@ class Learner:
         return metrics | ({"kl": terms.kl} if teacher is not None else {})
 
 
-def placed(mesh: Mesh, state: TrainState) -> TrainState:
+def placed(mesh: Mesh | AbstractMesh, state: TrainState) -> TrainState:
     """The shapes of a state with their shardings on ``mesh``: moments lie as what they are of."""
 
     def place(path: Any, leaf: Any) -> jax.ShapeDtypeStruct:

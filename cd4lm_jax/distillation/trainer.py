@@ -14,7 +14,7 @@ import pathlib
 from typing import Any, Literal
 
 import jax
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh
 
 from cd4lm_jax.corruption.masking import Corruption
 from cd4lm_jax.data import pipeline
@@ -41,12 +41,14 @@ from cd4lm_jax.runtime.config import config_to_json, to_plain
 from cd4lm_jax.runtime.interrupt import Interrupted, stop_requests
 from cd4lm_jax.runtime.mesh import MeshConfig, make_mesh
 from cd4lm_jax.runtime.metrics import Writers
+from cd4lm_jax.runtime.profiling import StepTrace
 from cd4lm_jax.runtime.progress import Progress
 from cd4lm_jax.runtime.sharding import HostRows
 from cd4lm_jax.runtime.trees import named_leaves, with_leaves
 
 CONFIG_FILE = "config.json"
 MODEL_FOLDER = "model"
+PROFILE_FOLDER = "profile"
 _SHOWN = ("loss", "kl", "ce")
 # What a continued run may change: its numbers stay comparable with those before.
 _FREE = frozenset(
@@ -164,7 +166,7 @@ class TrainConfig:
             lora=self.lora,
         )
 
-    def program(self, architecture: ModelConfig, mesh: Mesh) -> Program:
+    def program(self, architecture: ModelConfig, mesh: Mesh | AbstractMesh) -> Program:
         """What the run compiles, for a model of the architecture that ``init`` or ``model`` has."""
         return Program.of(
             self.learner,
@@ -200,12 +202,16 @@ class TrainResult:
     best_loss: float
 
 
-def train(config: TrainConfig) -> TrainResult:
+def train(config: TrainConfig, *, profile: range = range(0)) -> TrainResult:
     """Runs or continues a training run and exports its best model.
 
     A run whose folder holds checkpoints continues from the latest complete one, at the exact
     next batch; a damaged one is passed over with a warning. The best model is the one of the
     lowest validation loss. On several hosts all of them call this.
+
+    Args:
+        config: the run.
+        profile: numbers of the steps that are traced into ``profile/``, by the main process.
 
     Raises:
         TrainingError: the folder holds another run, or the loss stays not finite.
@@ -215,14 +221,14 @@ def train(config: TrainConfig) -> TrainResult:
     """
     mesh = make_mesh(config.mesh)
     with jax.set_mesh(mesh):
-        return _Run(config, mesh).run()
+        return _Run(config, mesh, profile).run()
 
 
 class _Run:
     """One call of :func:`train`: what is loaded once, and the loop."""
 
-    def __init__(self, config: TrainConfig, mesh: Mesh) -> None:
-        self.config, self.mesh = config, mesh
+    def __init__(self, config: TrainConfig, mesh: Mesh, profile: range = range(0)) -> None:
+        self.config, self.mesh, self.profile = config, mesh, profile
         self.output = pathlib.Path(config.output)
         self.tokenizer = Tokenizer.load(_tokenizer_folder(config))
         self.base = self._load(config.init or "", config.teacher_dtype) if config.lora else None
@@ -243,10 +249,12 @@ class _Run:
             if main:
                 files.write_text(self.output / CONFIG_FILE, config_to_json(config))
             label = "distill" if config.teacher else "train"
+            traced = self.profile if main else range(0)
             with (
                 stop_requests() as request,
                 Writers(self.output if main else None) as writers,
                 Progress(config.steps, label=label, quiet=not main) as progress,
+                StepTrace(self.output / PROFILE_FOLDER, traced) as trace,
             ):
                 step, truncated = int(state.step), 0
                 shown: dict[str, Any] = {}
@@ -254,11 +262,13 @@ class _Run:
                 stopping = cluster.Agreement(lambda: request.number, self.mesh)
                 while step < config.steps and not (config.patience and stale >= config.patience):
                     stopping.ask()
-                    read = next(batches)
-                    truncated += int(read["truncated"].sum())
-                    batch, previous = _place(read, rows), metrics
-                    state, metrics = self.program.update(state, self.teacher, batch, self.base)
+                    with trace.step(step + 1):
+                        read = next(batches)
+                        truncated += int(read["truncated"].sum())
+                        batch, previous = _place(read, rows), metrics
+                        state, metrics = self.program.update(state, self.teacher, batch, self.base)
                     step += 1
+                    trace.ended(step, metrics)
                     # Waits for the step before: at most two are in flight, so the device stays
                     # busy while rate and ETA are true.
                     skipped = self._skipped(previous, step - 1)

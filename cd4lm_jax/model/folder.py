@@ -6,7 +6,7 @@ import os
 import pathlib
 
 import jax
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import AbstractMesh, Mesh, NamedSharding
 
 from cd4lm_jax.model.config import ModelConfig
 from cd4lm_jax.model.transformer import Execution, Transformer, logical_axes
@@ -24,7 +24,7 @@ def abstract_model(
     execution: Execution = Execution(),
     *,
     dtype: str = "float32",
-    mesh: Mesh | None = None,
+    mesh: Mesh | AbstractMesh | None = None,
 ) -> Transformer:
     """The model's tree of ``jax.ShapeDtypeStruct``, with shardings where a mesh is given."""
     shapes = jax.eval_shape(lambda: Transformer(config, jax.random.key(0), execution))

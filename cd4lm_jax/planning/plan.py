@@ -23,7 +23,7 @@ import jax
 
 from cd4lm_jax.runtime.hlo import Cost
 from cd4lm_jax.runtime.mesh import MeshConfig
-from cd4lm_jax.runtime.topology import Topology
+from cd4lm_jax.runtime.topology import GIB, Topology
 
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
@@ -168,6 +168,11 @@ def bytes_of(tree: Any) -> float:
             for leaf in jax.tree.leaves(tree)
         )
     )
+
+
+def gib(size: float) -> str:
+    """Bytes, for people."""
+    return f"{size / GIB:.2f} GiB" if size >= GIB / 100 else f"{size / 2**20:.2f} MiB"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

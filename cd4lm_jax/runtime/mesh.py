@@ -7,9 +7,10 @@ import math
 from collections.abc import Sequence
 
 import jax
-from jax.sharding import AxisType, Mesh
+from jax.sharding import AbstractMesh, AxisType, Mesh
 
 AXES = ("data", "fsdp", "tensor")
+_AXIS_TYPES = (AxisType.Auto,) * len(AXES)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,15 +49,7 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
       ValueError: the sizes do not fit the devices, or leave some host without a part.
     """
     devices = jax.devices() if devices is None else devices
-    sizes = [getattr(config, axis) for axis in AXES]
-    fixed = math.prod(size for size in sizes if size != -1)
-    if -1 in sizes:
-        if len(devices) % fixed:
-            raise ValueError(
-                f"mesh {config}: {len(devices)} devices cannot be divided by {fixed}; "
-                f"choose sizes whose product divides {len(devices)}"
-            )
-        sizes[sizes.index(-1)] = len(devices) // fixed
+    sizes = _sizes(config, len(devices))
     need = math.prod(sizes)
     if need > len(devices):
         raise ValueError(
@@ -69,5 +62,31 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
             f"mesh {config} uses {need} of {len(devices)} devices on {jax.process_count()} hosts; "
             "use all of them (-1 takes the rest)"
         )
-    axis_types = (AxisType.Auto,) * len(AXES)
-    return jax.make_mesh(sizes, AXES, axis_types=axis_types, devices=devices[:need])
+    return jax.make_mesh(sizes, AXES, axis_types=_AXIS_TYPES, devices=devices[:need])
+
+
+def abstract_mesh(config: MeshConfig, devices: int) -> AbstractMesh:
+    """The mesh's shape alone, of any number of devices: enough to say how arrays would be split.
+
+    Args:
+      config: the sizes of the axes.
+      devices: what an axis of -1 takes the rest of.
+
+    Raises:
+      ValueError: the fixed sizes do not divide ``devices``, and the rest is asked for.
+    """
+    return AbstractMesh(tuple(_sizes(config, devices)), AXES, axis_types=_AXIS_TYPES)
+
+
+def _sizes(config: MeshConfig, devices: int) -> list[int]:
+    """The sizes of the axes, -1 replaced by the rest of so many devices."""
+    sizes = [getattr(config, axis) for axis in AXES]
+    fixed = math.prod(size for size in sizes if size != -1)
+    if -1 in sizes:
+        if devices % fixed:
+            raise ValueError(
+                f"mesh {config}: {devices} devices cannot be divided by {fixed}; "
+                f"choose sizes whose product divides {devices}"
+            )
+        sizes[sizes.index(-1)] = devices // fixed
+    return sizes

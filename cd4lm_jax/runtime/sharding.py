@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from cd4lm_jax.runtime.config import nearest
 
@@ -107,7 +107,7 @@ class HostRows:
         self.places = np.unique(np.concatenate([every[index] for index in held.values()]))
 
     @staticmethod
-    def check(mesh: Mesh, batch_size: int) -> None:
+    def check(mesh: Mesh | AbstractMesh, batch_size: int) -> None:
         """Raises ValueError where the mesh cannot split a batch of this size."""
         axes = spec(("batch",))[0]
         parts = math.prod(mesh.shape[axis] for axis in axes)

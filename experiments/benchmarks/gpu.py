@@ -75,10 +75,11 @@ def lora_step(config: ModelConfig, metrics: Numbers, spreads: dict[str, Any]) ->
         accumulate=_ROWS.value // 4,
         lora=LoraConfig(rank=16),
     )
+    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
     program = Program.of(
         learner,
         config,
-        make_mesh(MeshConfig(), jax.devices()[:1]),
+        mesh,
         execution=Execution(dtype="bfloat16", remat="full"),
         frozen_dtype="bfloat16",
         teacher="base",
@@ -89,7 +90,7 @@ def lora_step(config: ModelConfig, metrics: Numbers, spreads: dict[str, Any]) ->
     reserved += memory.temp_size_in_bytes - memory.alias_size_in_bytes
     metrics["lora_reserved_gib"] = reserved / GIB
 
-    with jax.set_mesh(program.mesh):
+    with jax.set_mesh(mesh):
         weights = random_model(config, "bfloat16")
         base = jax.tree.unflatten(jax.tree.structure(program.base), jax.tree.leaves(weights))
         state = program.create(base)

@@ -1,6 +1,10 @@
 """Distils the bundled teacher of gsm_mini with DSCD: what `make demo` runs.
 
-python -m launch.distill --config=experiments/configs/gsm_mini.py
+    python -m launch.distill --config=experiments/configs/gsm_mini.py
+
+Hardware and time: two CPU cores, a part of the 6.8 minutes of `make demo`. Measured: 99.4 % of 500
+test problems in 3.4 passes by CAD at 0.95, where the teacher has 99.0 % in 64 at one token a pass
+(README.md).
 """
 
 from __future__ import annotations

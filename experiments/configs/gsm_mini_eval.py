@@ -1,6 +1,9 @@
 """Compares the bundled teacher with the student of gsm_mini.py: the demo's table.
 
-python -m launch.evaluate --config=experiments/configs/gsm_mini_eval.py
+    python -m launch.evaluate --config=experiments/configs/gsm_mini_eval.py
+
+Hardware and time: two CPU cores, a part of the 6.8 minutes of `make demo`. Measured: the table of
+README.md.
 """
 
 from __future__ import annotations

@@ -35,6 +35,38 @@ def test_line_separators_within_a_text_are_text(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("split", "want"),
+    [
+        ("train", range(41)),
+        ("train[:95%]", range(39)),  # 38.95, rounded as TFDS does
+        ("train[95%:]", range(39, 41)),
+        ("[10:12]", range(10, 12)),
+        ("any[30:]", range(30, 41)),
+    ],
+)
+def test_slices_of_a_file(tmp_path: Path, split: str, want: range) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(_line(str(number)) for number in range(41)))
+    source = open_source(str(path), split)
+    assert [source[n]["question"] for n in range(len(source))] == [str(number) for number in want]
+
+
+@pytest.mark.parametrize(
+    ("split", "message"),
+    [
+        ("train[", r"no split 'train\['"),
+        ("train[5]", "or a slice such as"),
+        ("train[1:]", "has 1 examples"),
+    ],
+)
+def test_slices_that_a_file_lacks(tmp_path: Path, split: str, message: str) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(_line())
+    with pytest.raises(SourceError, match=message):
+        open_source(str(path), split)
+
+
+@pytest.mark.parametrize(
     ("name", "text", "message"),
     [
         ("rows.jsonl", "", "rows.jsonl is empty"),

@@ -157,6 +157,24 @@ def test_a_signal_saves_after_the_step_and_the_run_continues(
     assert_same_parameters(crashes.exported(config), crashes.exported(finished.config))
 
 
+def test_a_profile_shows_its_steps_and_changes_nothing(
+    finished: Finished, tmp_path: pathlib.Path
+) -> None:
+    config = elsewhere(finished.config, tmp_path)
+    train(config, profile=range(12, 15))
+    assert metrics_of(config) == finished.metrics
+    assert_same_parameters(crashes.exported(config), crashes.exported(finished.config))
+    (trace,) = (tmp_path / "run" / "profile").glob("plugins/profile/*/*.xplane.pb")
+    steps = [
+        dict(event.stats)["step_num"]
+        for plane in jax.profiler.ProfileData.from_file(str(trace)).planes
+        for line in plane.lines
+        for event in line.events
+        if event.name == "step"
+    ]
+    assert sorted(map(int, steps)) == [12, 13, 14]
+
+
 def test_a_damaged_checkpoint_is_passed_over(
     finished: Finished, tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator
 import pytest
 from absl.testing import flagsaver
 
+from cd4lm_jax.distillation.trainer import TrainConfig
 from cd4lm_jax.runtime.interrupt import Interrupted
-from launch import common
+from launch import common, convert, distill
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -256,3 +257,18 @@ def test_a_run_that_saved_and_stopped_has_its_own_code(command: Command) -> None
     code, out, err = command(main=stop)
     assert (code, out) == (75, "")
     assert err == "SIGTERM: stopped after step 3 of 10 and saved\n"
+
+
+def test_help_shows_the_flags_of_what_a_command_uses(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for command, config_class, shown, hidden in (
+        (distill, TrainConfig, ("--dry_run", "--host_timeout", "--model", "--config\n"), "--gpus"),
+        (convert, common.NoSettings, ("--source", "--debug"), "--config"),
+    ):
+        with flagsaver.flagsaver(), pytest.raises(SystemExit):
+            common.run(command.main, config_class, ["command", "--help"])
+        said = capsys.readouterr().out
+        assert all(flag in said for flag in shown)
+        assert hidden not in said
+        assert max(map(len, said.splitlines())) <= 100

@@ -80,18 +80,18 @@ def command(*flags: str) -> int:
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "code", "said"),
     [
-        ([], "give either --topology"),
-        (["--topology=v5e:2x2", "--gpus=2"], "give either --topology"),
-        (["--topology=v7:2x2"], "no TPU 'v7'"),
-        (["--gpus=2", "--gpu=b200"], "no GPU 'b200'"),
+        ([], 2, "give either --topology"),
+        (["--topology=v5e:2x2", "--gpus=2"], 2, "give either --topology"),
+        (["--topology=v7:2x2"], 1, "no TPU 'v7'"),
+        (["--gpus=2", "--gpu=b200"], 1, "no GPU 'b200'"),
     ],
 )
 def test_a_wrong_topology_is_a_line_that_helps(
-    flags: list[str], said: str, capsys: pytest.CaptureFixture[str]
+    flags: list[str], code: int, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert command(*flags) == 1
+    assert command(*flags) == code
     assert said in capsys.readouterr().err
 
 
