@@ -25,7 +25,7 @@ from cd4lm_jax.model.families import family_for
 from cd4lm_jax.model.huggingface import Checkpoint
 from cd4lm_jax.model.tensor_files import DTYPES, write_file
 from cd4lm_jax.model.tensors import Tensor
-from cd4lm_jax.runtime import checkpoint, files
+from cd4lm_jax.runtime import files, tree_files
 from cd4lm_jax.runtime.config import config_to_json
 from cd4lm_jax.runtime.pieces import Chunked, TreeReader, TreeWriter
 from cd4lm_jax.runtime.progress import Progress
@@ -176,7 +176,7 @@ class _ToOwn:
                     writer.write(tensor.leaf, place, values)
             progress.update(number)
         writer.close()
-        checkpoint.check_tree(folder / native.PARAMS_FOLDER, shapes)
+        tree_files.check_tree(folder / native.PARAMS_FOLDER, shapes)
         files.write_text(folder / native.CONFIG_FILE, config_to_json(self.config))
 
 
@@ -188,7 +188,7 @@ class _ToHuggingFace:
         self._family = family_for(self.config)
         self._params = source / native.PARAMS_FOLDER
         saved = native.stored_dtype(source)
-        checkpoint.check_tree(self._params, _leaves(self.config, saved))
+        tree_files.check_tree(self._params, _leaves(self.config, saved))
         self._dtype = np.dtype(dtype or saved)
         if self._dtype not in DTYPES.values():
             raise ConversionError(

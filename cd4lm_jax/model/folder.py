@@ -10,7 +10,7 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding
 
 from cd4lm_jax.model.config import ModelConfig
 from cd4lm_jax.model.transformer import Execution, Transformer, logical_axes
-from cd4lm_jax.runtime import checkpoint, cluster, files
+from cd4lm_jax.runtime import cluster, files, tree_files
 from cd4lm_jax.runtime.config import config_from_json, config_to_json
 from cd4lm_jax.runtime.sharding import spec
 from cd4lm_jax.runtime.trees import leaf_name, named_leaves, with_leaves
@@ -43,7 +43,7 @@ def write_model(folder: str | os.PathLike[str], model: Transformer) -> None:
     """
     path = pathlib.Path(folder)
     path.mkdir(parents=True, exist_ok=True)
-    checkpoint.save_tree(path / PARAMS_FOLDER, named_leaves(model))
+    tree_files.save_tree(path / PARAMS_FOLDER, named_leaves(model))
     if cluster.is_main():
         files.write_text(path / CONFIG_FILE, config_to_json(model.config))
 
@@ -56,7 +56,7 @@ def read_config(folder: str | os.PathLike[str]) -> ModelConfig:
     """
     file = pathlib.Path(folder) / CONFIG_FILE
     if not file.is_file():
-        raise checkpoint.CheckpointError(
+        raise tree_files.CheckpointError(
             f"no model in {folder}: {CONFIG_FILE} is missing; give a folder that a training run "
             "exported (its 'model' folder)"
         )
@@ -65,7 +65,7 @@ def read_config(folder: str | os.PathLike[str]) -> ModelConfig:
 
 def stored_dtype(folder: str | os.PathLike[str]) -> str:
     """The dtype that a model folder's parameters are stored in."""
-    return checkpoint.saved_dtype(pathlib.Path(folder) / PARAMS_FOLDER)
+    return tree_files.saved_dtype(pathlib.Path(folder) / PARAMS_FOLDER)
 
 
 def read_model(
@@ -81,5 +81,5 @@ def read_model(
         CheckpointError: no model there, or parameters that do not fit its ``config.json``.
     """
     model = abstract_model(read_config(folder), execution, dtype=dtype, mesh=mesh)
-    leaves = checkpoint.load_tree(pathlib.Path(folder) / PARAMS_FOLDER, named_leaves(model))
+    leaves = tree_files.load_tree(pathlib.Path(folder) / PARAMS_FOLDER, named_leaves(model))
     return with_leaves(model, leaves)

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import tensorstore
 
-from cd4lm_jax.runtime.checkpoint import CheckpointError, load_errors, storage_errors
+from cd4lm_jax.runtime.tree_files import CheckpointError, load_errors, storage_errors
 
 Index = tuple[int | slice, ...]
 

@@ -27,8 +27,9 @@ from absl import app
 from cd4lm_jax.corruption.masking import Corruption
 from cd4lm_jax.distillation.curriculum import LambdaCurriculum
 from cd4lm_jax.distillation.objective import Objective
+from cd4lm_jax.distillation.optimizer import OptimizerConfig
 from cd4lm_jax.distillation.program import Program
-from cd4lm_jax.distillation.step import Learner, OptimizerConfig
+from cd4lm_jax.distillation.step import Learner
 from cd4lm_jax.model.config import ModelConfig
 from cd4lm_jax.model.transformer import Execution
 from cd4lm_jax.runtime import hlo

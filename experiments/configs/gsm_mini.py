@@ -13,7 +13,7 @@ from cd4lm_jax.corruption.masking import Corruption
 from cd4lm_jax.data.pipeline import DataConfig
 from cd4lm_jax.distillation.curriculum import LambdaCurriculum
 from cd4lm_jax.distillation.objective import Objective
-from cd4lm_jax.distillation.step import OptimizerConfig
+from cd4lm_jax.distillation.optimizer import OptimizerConfig
 from cd4lm_jax.distillation.trainer import TrainConfig
 from cd4lm_jax.model.transformer import Execution
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from cd4lm_jax.corruption.masking import Corruption
 from cd4lm_jax.data.gsm_mini import vocabulary
 from cd4lm_jax.data.pipeline import DataConfig
-from cd4lm_jax.distillation.step import OptimizerConfig
+from cd4lm_jax.distillation.optimizer import OptimizerConfig
 from cd4lm_jax.distillation.trainer import TrainConfig
 from cd4lm_jax.model.config import gsm_mini
 from cd4lm_jax.model.transformer import Execution

@@ -13,9 +13,10 @@ from jax.sharding import Mesh, NamedSharding
 from cd4lm_jax.corruption.masking import Corruption
 from cd4lm_jax.distillation.curriculum import LambdaCurriculum
 from cd4lm_jax.distillation.objective import Objective
+from cd4lm_jax.distillation.optimizer import OptimizerConfig
 from cd4lm_jax.distillation.program import Program
 from cd4lm_jax.distillation.states import Visited
-from cd4lm_jax.distillation.step import Batch, Learner, OptimizerConfig
+from cd4lm_jax.distillation.step import Batch, Learner
 from cd4lm_jax.model.folder import abstract_model
 from cd4lm_jax.model.lora import LoraConfig
 from cd4lm_jax.model.transformer import Execution, Transformer
@@ -79,7 +80,7 @@ def train(mesh: Mesh, learner: Learner) -> dict[str, Any]:
 def main() -> None:
     one = make_mesh(MeshConfig(), jax.devices()[:1])
     eight = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
-    runs = {}
+    runs: dict[str, Any] = {}
     for name, learner in (("", LEARNER), ("moving ", MOVING), ("adapted ", ADAPTED)):
         parts = dataclasses.replace(learner, accumulate=2)
         runs |= {

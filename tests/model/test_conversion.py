@@ -15,9 +15,9 @@ from cd4lm_jax.model import folder, huggingface, loading
 from cd4lm_jax.model import tensors as tensors_
 from cd4lm_jax.model.conversion import ConversionError, convert
 from cd4lm_jax.model.families import HuggingFaceError
-from cd4lm_jax.runtime import checkpoint
-from cd4lm_jax.runtime.checkpoint import CheckpointError
+from cd4lm_jax.runtime import tree_files
 from cd4lm_jax.runtime.pieces import TreeWriter
+from cd4lm_jax.runtime.tree_files import CheckpointError
 from tests import disk
 from tests.model import published
 from tests.models import TINY, parameters, tiny_model
@@ -132,7 +132,7 @@ def test_types_that_no_checkpoint_has_are_refused(tmp_path: pathlib.Path) -> Non
     own = tmp_path / "own"
     folder.write_model(own, tiny_model(TINY))
     leaves = {name: leaf.astype("f8") for name, leaf in parameters(tiny_model(TINY)).items()}
-    checkpoint.save_tree(own / "params", leaves)
+    tree_files.save_tree(own / "params", leaves)
     with pytest.raises(ConversionError, match="parameters are float64; expected one of F32, BF16"):
         convert(own, tmp_path / "new")
     convert(own, tmp_path / "new", dtype="float32")

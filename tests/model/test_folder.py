@@ -10,10 +10,10 @@ from jax.sharding import NamedSharding
 
 from cd4lm_jax.model.folder import read_config, read_model, write_model
 from cd4lm_jax.model.transformer import Execution, logical_axes
-from cd4lm_jax.runtime.checkpoint import CheckpointError
 from cd4lm_jax.runtime.config import config_to_json
 from cd4lm_jax.runtime.mesh import MeshConfig, make_mesh
 from cd4lm_jax.runtime.sharding import spec
+from cd4lm_jax.runtime.tree_files import CheckpointError
 from tests.models import TINY, parameters, tiny_model
 
 

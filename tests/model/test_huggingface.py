@@ -16,7 +16,7 @@ from cd4lm_jax.model import huggingface, loading
 from cd4lm_jax.model.config import ModelConfig
 from cd4lm_jax.model.families import LLADA, HuggingFaceError
 from cd4lm_jax.model.folder import write_model
-from cd4lm_jax.runtime.checkpoint import CheckpointError
+from cd4lm_jax.runtime.tree_files import CheckpointError
 from tests.models import TINY, forward, parameters, tiny_model
 
 RunPython = Callable[..., subprocess.CompletedProcess[str]]

@@ -14,13 +14,8 @@ import numpy as np
 import optax
 import pytest
 
-from cd4lm_jax.runtime.checkpoint import (
-    CheckpointError,
-    DamagedError,
-    RunCheckpoints,
-    load_tree,
-    save_tree,
-)
+from cd4lm_jax.runtime.checkpoint import RunCheckpoints
+from cd4lm_jax.runtime.tree_files import CheckpointError, DamagedError, load_tree, save_tree
 from tests.disk import full_beyond
 
 TREE = {
@@ -292,7 +287,8 @@ def test_any_damaged_file_is_noticed_or_does_no_harm(
 SHARDED = """
 import sys
 import jax, jax.numpy as jnp, numpy as np
-from cd4lm_jax.runtime.checkpoint import RunCheckpoints, load_tree, save_tree
+from cd4lm_jax.runtime.checkpoint import RunCheckpoints
+from cd4lm_jax.runtime.tree_files import load_tree, save_tree
 from cd4lm_jax.runtime.mesh import MeshConfig, make_mesh
 from cd4lm_jax.runtime.sharding import shardings
 
