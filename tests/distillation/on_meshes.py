@@ -74,7 +74,7 @@ def train(mesh: Mesh, learner: Learner) -> dict[str, Any]:
 def main() -> None:
     one = make_mesh(MeshConfig(), jax.devices()[:1])
     eight = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
-    runs = {}
+    runs: dict[str, Any] = {}
     for name, learner in (("", LEARNER), ("moving ", MOVING)):
         parts = dataclasses.replace(learner, accumulate=2)
         runs |= {
