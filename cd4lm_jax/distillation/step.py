@@ -257,7 +257,7 @@ class Learner:
         key = jax.random.fold_in(jax.random.key(self.seed), state.step)
         lam = self.curriculum(state.step, self.total_steps)
         distance = self.distance(state.step, self.total_steps)
-        if state.average is not None:
+        if state.average is not None:  # there is one where `average` says so: see `init`
             teacher = self.student(state.average, base)
         terms, gradient = self.loss_and_gradient(
             state.model, teacher, batch, key, lam, base, distance
@@ -281,7 +281,7 @@ class Learner:
         if teacher is not None:
             metrics |= {"kl": terms.kl, "lambda": lam}
         average = state.average
-        if average is not None:
+        if self.average is not None:
             average = accept(optax.incremental_update(model, average, 1 - self.average), average)
         state = TrainState(
             step=state.step + 1,

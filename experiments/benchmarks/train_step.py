@@ -52,9 +52,10 @@ def step_of(config: TrainConfig) -> tuple[Callable[[], Any], int]:
         index=jnp.arange(data.batch_size),
     )
     learner = config.learner
-    state = learner.init(Transformer(config.model, key, config.execution))
+    model = Transformer(config.model, key, config.execution)
+    state = learner.init(model)
     update = jax.jit(lambda state: learner.update(state, None, batch))
-    views = learner.corruption.views(jax.random.key(0), batch.index, batch.answer)
+    views = learner.views(model, None, batch, jax.random.key(0))
     return lambda: update(state), int(views.student.sum())
 
 

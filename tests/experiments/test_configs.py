@@ -5,6 +5,7 @@ import pathlib
 import jax
 import pytest
 
+from cd4lm_jax.corruption.masking import Corruption
 from cd4lm_jax.distillation.objective import Objective
 from cd4lm_jax.distillation.trainer import TrainConfig
 from cd4lm_jax.evaluation.answers import AnswersConfig
@@ -58,11 +59,10 @@ def test_the_arms_of_dscd_share_cost_the_same_and_differ_in_their_objective(
     # As the paper has it.
     published = arms["published"]
     assert published.teacher == recipe.teacher
-    assert published.corruption.student_ratio == (0.4, 0.9)
-    assert published.corruption.blockwise == 0
+    assert published.corruption == Corruption(student_ratio=(0.4, 0.9), blockwise=0)
     assert published.objective == Objective(temperature=2.0, visible="teacher", certainty=0.0)
     assert (published.curriculum.initial, published.curriculum.final) == (0.9, 0.5)
-    assert arms["diffusion"].corruption.scheme == "diffusion"
+    assert arms["diffusion"].corruption == Corruption(scheme="diffusion")
     assert arms["diffusion"].teacher is None
 
 
