@@ -17,6 +17,7 @@ from cd4lm_jax.decoding.options import DecodeOptions
 from cd4lm_jax.decoding.trajectory import Trajectory
 from cd4lm_jax.model.loading import load_model
 from cd4lm_jax.model.transformer import Execution, Transformer
+from cd4lm_jax.runtime import checksums
 
 if TYPE_CHECKING:
     from cd4lm_jax.data.tokenizer import Tokenizer
@@ -33,6 +34,11 @@ class LanguageModel:
 
     transformer: Transformer
     tokenizer: Tokenizer | None
+
+    @functools.cached_property
+    def fingerprint(self) -> int:
+        """Of the parameters: another one if any bit differs, the same on any mesh."""
+        return checksums.of_json(checksums.of_arrays(self.transformer))
 
     def prompt_ids(self, prompt: str | Sequence[int]) -> list[int]:
         """A question in the chat template as token ids; ids are passed through.
@@ -140,6 +146,7 @@ def decode(
     *,
     commit: CommitRule,
     given: batch.Given | None = None,
+    first: int = 0,
     **options: Any,
 ) -> Decoded:
     """Answers prompts, each with as many passes as its commit rule asks for.
@@ -150,6 +157,8 @@ def decode(
         commit: the commit rule.
         given: infilling: for each prompt its generation positions from the first, a token id where
             it is fixed and None where it is to be decoded; the rest is to be decoded.
+        first: number of the first prompt, where a list is decoded in parts; what is drawn goes by
+            seed and number.
         options: ``gen_length``, ``block_length`` and the other fields of
             :class:`~cd4lm_jax.decoding.options.DecodeOptions`.
 
@@ -158,7 +167,7 @@ def decode(
     """
     settings = DecodeOptions(**options)
     ids = [model.prompt_ids(prompt) for prompt in prompts]
-    trajectory, seconds = batch.decode(model.transformer, ids, commit, settings, given)
+    trajectory, seconds = batch.decode(model.transformer, ids, commit, settings, given, first=first)
     return Decoded(
         trajectory=trajectory, seconds=seconds, tokenizer=model.tokenizer, prompts=prompts
     )

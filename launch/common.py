@@ -10,7 +10,7 @@ A command is a module with a docstring, a `main` and
 in the command's module.
 
 Exit codes: 0 done, 1 it could not be done, 2 the command line is wrong, 75 stopped by SIGTERM
-with a checkpoint saved (EX_TEMPFAIL, "try again": what a scheduler should requeue on), 130
+with what was done saved (EX_TEMPFAIL, "try again": what a scheduler should requeue on), 130
 interrupted by Ctrl-C.
 """
 
@@ -225,8 +225,9 @@ def _help(main: Callable[..., Any], config_class: type[DataclassInstance]) -> st
         lines += [f"  --{flag.name}", *(f"      {line}" for line in text)]
     if config_class is NoSettings:
         return "\n".join(lines)
-    lines += ["", f"settings ({config_class.__name__}), each as --config.NAME=VALUE:"]
     config = None if _CONFIG.value is None else load_config(_CONFIG.value, config_class)
-    for name, kind, value in describe(config_class, config):
+    given_class = config_class if config is None else type(config)  # may be a kind of it
+    lines += ["", f"settings ({given_class.__name__}), each as --config.NAME=VALUE:"]
+    for name, kind, value in describe(given_class, config):
         lines.append(f"  --{name}  {kind}" + ("" if value is ... else f", {value!r}"))
     return "\n".join(lines)

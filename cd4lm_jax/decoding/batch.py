@@ -65,6 +65,8 @@ def decode(
     rule: CommitRule,
     options: DecodeOptions,
     given: Given | None = None,
+    *,
+    first: int = 0,
 ) -> Decode:
     """Decodes token prompts; a row's result depends on neither its batch nor its place in it.
 
@@ -78,12 +80,14 @@ def decode(
         rule: what a pass commits.
         options: everything else.
         given: for infilling, see :data:`Given`; None decodes every position.
+        first: number of the first prompt, where a list is decoded in parts: each part draws what
+            it would draw within the whole.
 
     Raises:
         ValueError: no prompts, an empty prompt, one that leaves no room for the generation, or
             an id outside the vocabulary.
     """
-    shape, queues = _queues(model, prompts, options, given)
+    shape, queues = _queues(model, prompts, options, given, first)
 
     def run(queue: Queue) -> Results:
         slots = min(options.batch_size, len(queue.tokens))
@@ -148,6 +152,7 @@ def _queues(
     prompts: Sequence[Sequence[int]],
     options: DecodeOptions,
     given: Given | None,
+    first: int = 0,
 ) -> tuple[Shape, list[tuple[np.ndarray, Queue]]]:
     """The shape compiled for, and prompts of like length with their numbers."""
     shape = options.shape(model.config)
@@ -180,7 +185,7 @@ def _queues(
             valid=valid,
             masked=masked,
             budget=jnp.full(rows, options.max_passes or canvas.NO_BUDGET, jnp.int32),
-            keys=_keys(options.seed, np.resize(numbers, rows)),
+            keys=_keys(options.seed, np.resize(numbers, rows) + first),
             pending=jnp.int32(len(numbers)),
         )
         queues.append((np.asarray(numbers), queue))

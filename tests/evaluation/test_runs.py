@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,9 @@ SHARED = {
     "gen_length": 32,
     "block_length": 16,
     "batch_size": 2,
+    "temperature": 0.0,
+    "seed": 0,
+    "first": 0,
 }
 
 
@@ -88,7 +92,8 @@ def test_a_row_holds_accuracy_and_speed(asked: list[dict[str, Any]]) -> None:
     assert run.outputs == ["so that is 8\n#### 8"] * 2
     assert run.correct.tolist() == [True, False]
     assert run.accuracy == 0.5
-    row = run.row(baseline_seconds=6.0)
+    baseline = dataclasses.replace(run, seconds=6.0)
+    row = run.row(baseline)
     low, high = row.pop("accuracy_interval")
     assert 0 <= low <= 0.5 <= high <= 1
     length = len(TOKENIZER.encode("so that is 8\n#### 8"))
@@ -105,3 +110,15 @@ def test_a_row_holds_accuracy_and_speed(asked: list[dict[str, Any]]) -> None:
         "problems": 2,
     }
     assert "speedup" not in run.row()
+
+
+def test_what_was_not_measured_in_one_process_is_absent(asked: list[dict[str, Any]]) -> None:
+    run = runs.confidence(MODEL, "student", PROBLEMS, SETTINGS, 0.9)
+    elsewhere = dataclasses.replace(run, process="another")
+    assert run.row(elsewhere) == run.row()
+    shared = dataclasses.replace(run, seconds=None)
+    for row in (shared.row(run), run.row(shared)):
+        assert "speedup" not in row
+    row = shared.row(shared)
+    assert set(run.row(run)) - set(row) == {"tps", "speedup"}
+    assert row["nfe"] == 4.0

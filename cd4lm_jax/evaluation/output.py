@@ -1,0 +1,174 @@
+"""An evaluation's folder: what is in it before, while and after runs are decoded.
+
+    OUTPUT/config.json                  resolved settings
+    OUTPUT/environment.json             versions, device, commit, date; of earlier starts too
+    OUTPUT/runs/NAME/problems.jsonl     see journal.py
+    OUTPUT/summary.json                 the table, and how much of the time was decoding
+    OUTPUT/report.html, pareto.png
+
+The summary is written last: where it is, the rest is whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import math
+import pathlib
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from cd4lm_jax.data.benchmarks import Problem
+from cd4lm_jax.decoding.replay import Replay
+from cd4lm_jax.evaluation import runs
+from cd4lm_jax.evaluation.journal import RUNS_FOLDER
+from cd4lm_jax.evaluation.recorder import Recorder, Tally
+from cd4lm_jax.evaluation.report import write_report
+from cd4lm_jax.language_model import LanguageModel
+from cd4lm_jax.runtime import files, provenance
+from cd4lm_jax.runtime.config import config_to_json
+from cd4lm_jax.runtime.progress import Progress
+
+CONFIG_FILE = "config.json"
+ENVIRONMENT_FILE = "environment.json"
+SUMMARY_FILE = "summary.json"
+
+
+class OutputError(ValueError):
+    """A folder that holds something else than an evaluation."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """What every evaluation has.
+
+    Attributes:
+        output: its folder. An evaluation that was interrupted goes on there.
+        chunk: problems that are decoded together and then written: what an interruption can lose.
+            Within a chunk a problem that ends leaves its place in the batch to the next, so a
+            large one is faster.
+    """
+
+    output: str
+    chunk: int = 512
+
+    def __post_init__(self) -> None:
+        if self.chunk < 1:
+            raise ValueError(f"chunk={self.chunk} problems; give 1 or more, such as 512")
+
+
+class Evaluation:
+    """An evaluation that is under way; made by :func:`opened`."""
+
+    def __init__(
+        self, config: EvaluationConfig, progress: Progress, earlier: list[Any], start: float
+    ) -> None:
+        self.folder = pathlib.Path(config.output)
+        self.recorder = Recorder(self.folder / RUNS_FOLDER, config.chunk, Tally(), progress)
+        self._earlier = earlier
+        self._start = start
+
+    def write(
+        self,
+        summary: Mapping[str, Any],
+        *,
+        curves: Sequence[Mapping[str, Any]] = (),
+        replays: Sequence[Replay] = (),
+    ) -> dict[str, Any]:
+        """Writes report and summary; returns the summary with what is known of the whole."""
+        tally = self.recorder.tally
+        notes = [*summary["notes"]]
+        if tally.earlier:
+            commits = ", ".join(dict.fromkeys(start["commit"] for start in self._earlier))
+            notes.append(
+                f"{tally.earlier:,} of {tally.answered:,} answers were there from an earlier start "
+                f"(commit {commits}); times of different starts are not compared."
+            )
+        whole = {**summary, "notes": notes, "device": provenance.device()}
+        write_report(self.folder, whole, curves, replays)
+        if tally.decoding:
+            wall = time.perf_counter() - self._start
+            whole["overhead"] = {
+                "wall_seconds": wall,
+                "decoding_seconds": tally.decoding,
+                "preparing_seconds": tally.preparing,
+                "decoding_share": tally.decoding / wall,
+            }
+        text = json.dumps(whole, indent=2, allow_nan=False)
+        files.write_text(self.folder / SUMMARY_FILE, text + "\n")
+        return whole
+
+
+@contextlib.contextmanager
+def opened(config: EvaluationConfig, total: int, start: float) -> Iterator[Evaluation]:
+    """Holds the output folder for this process; says what runs there, and on what.
+
+    Args:
+        config: the settings, kept beside the results.
+        total: answers that the evaluation asks for, for the progress display.
+        start: ``time.perf_counter()`` when the evaluation began.
+
+    Raises:
+        InUseError: another process works in the folder.
+        OutputError: the folder holds something else.
+    """
+    folder = pathlib.Path(config.output)
+    with files.locked(folder):
+        earlier = _earlier_starts(folder)
+        now = {**provenance.environment(), "earlier": earlier}
+        files.write_text(folder / ENVIRONMENT_FILE, json.dumps(now, indent=2) + "\n")
+        files.write_text(folder / CONFIG_FILE, config_to_json(config))
+        with Progress(total, label="evaluate", unit="answer") as progress:
+            yield Evaluation(config, progress, earlier, start)
+
+
+def replays(
+    model: LanguageModel, shown: Sequence[runs.Run], problems: Sequence[Problem], count: int
+) -> list[Replay]:
+    """Decodes to be shown pass by pass: so many problems, each by every run that is shown.
+
+    From the slowest of the last run's down to the quickest: not only the easy ones.
+    """
+    assert model.tokenizer is not None  # prompts were text
+    order = shown[-1].trajectory.nfe.argsort(kind="stable")[::-1]
+    step = max(math.ceil(len(order) / max(count, 1)), 1)
+    return [
+        run.trajectory.replay(
+            int(row),
+            text=model.tokenizer.decode_one,
+            question=problems[row]["question"],
+            reference=problems[row]["answer"],
+            title=run.name,
+            correct=bool(run.correct[row]),
+        )
+        for row in order[::step][:count]
+        for run in shown
+    ]
+
+
+def _earlier_starts(folder: pathlib.Path) -> list[Any]:
+    """Where the evaluation of a folder ran before, latest first, each environment once."""
+    file = folder / ENVIRONMENT_FILE
+    if not file.is_file():
+        if (folder / CONFIG_FILE).exists():
+            raise OutputError(
+                f"{folder} holds a {CONFIG_FILE} that is of no evaluation, as folders of training "
+                "runs and models do; give an output of its own"
+            )
+        return []
+    last = json.loads(file.read_text(encoding="utf-8"))
+    starts = [{name: value for name, value in last.items() if name != "earlier"}]
+    return starts + [start for start in last["earlier"] if start not in starts]
+
+
+def overhead(summary: Mapping[str, Any]) -> str | None:
+    """What a summary says of time, as a sentence; None where nothing was decoded."""
+    found = summary.get("overhead")
+    if found is None:
+        return None
+    return (
+        f"Decoding took {found['decoding_seconds']:.1f} s of {found['wall_seconds']:.1f} s, "
+        f"{found['decoding_share']:.0%}; encoding and compiling {found['preparing_seconds']:.1f} s."
+    )
