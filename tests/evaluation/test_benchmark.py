@@ -15,14 +15,16 @@ from tests import exported
 from tests.conftest import ROOT
 
 TEACHER = str(ROOT / "experiments/checkpoints/gsm_mini_teacher")
-ASKED = [problem.question for problem in generate("test", 16)]
+# Of one length, so that few shapes are compiled.
+ASKED = [f"Amy has {n % 8 + 1} pens. She buys {n // 8 + 1} pens. How many?" for n in range(16)]
 
 
-def write(path: pathlib.Path, answers: list[int]) -> str:
-    rows = zip(ASKED, answers, strict=True)
-    path.write_text(
-        "".join(json.dumps({"question": q, "answer": f"#### {a}"}) + "\n" for q, a in rows)
-    )
+def write(path: pathlib.Path, asked: list[str], answers: list[int]) -> str:
+    rows = [
+        {"question": question, "answer": f"#### {answer}"}
+        for question, answer in zip(asked, answers, strict=True)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return str(path)
 
 
@@ -34,14 +36,14 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> BenchmarkConfig:
         output=str(folder / "run"),
         model=exported.export(folder / "model"),
         task="gsm8k",
-        source=write(folder / "rows.jsonl", [1] * 16),
+        source=write(folder / "rows.jsonl", ASKED, [1] * 16),
         prompt="{question}",
         gen_length=16,
         block_length=8,
         thresholds=(0.5, 0.9),
         baseline=True,
-        batch_size=4,
-        chunk=6,
+        batch_size=8,
+        chunk=8,
         replays=1,
     )
 
@@ -136,16 +138,22 @@ def test_wrong_settings_are_named(
 def test_prompts_that_are_too_long_are_refused_or_counted(
     config: BenchmarkConfig, tmp_path: pathlib.Path
 ) -> None:
-    # Some of the 16 questions have more than 72 tokens in the template.
+    asked = [ASKED[0], 20 * ASKED[1], 15 * ASKED[2]]
     tight = dataclasses.replace(
-        config, output=str(tmp_path), gen_length=120, thresholds=(0.5,), baseline=False
+        config,
+        output=str(tmp_path / "run"),
+        source=write(tmp_path / "rows.jsonl", asked, [1] * 3),
+        thresholds=(0.5,),
+        baseline=False,
     )
-    with pytest.raises(ValueError, match=r"\d+ of 16 prompts have more than the 72 tokens"):
+    with pytest.raises(ValueError, match=r"2 of 3 prompts have more than the 176 tokens that "):
         benchmark(tight)
     summary = benchmark(dataclasses.replace(tight, truncate_prompts=True))
-    assert 0 < summary["truncated_prompts"] < 16
-    assert summary["notes"][1].startswith(f"{summary['truncated_prompts']} of 16 prompts were long")
-    assert summary["rows"][0]["problems"] == 16
+    assert summary["truncated_prompts"] == 2
+    assert summary["notes"][1].startswith("2 of 3 prompts were longer than the 176 positions ")
+    assert summary["rows"][0]["problems"] == 3
+    lines = journal.read(tmp_path / "run/runs/model confidence:0.5")
+    assert [line["prompt"] for line in lines] == asked
 
 
 def test_code_does_not_run_unless_it_is_allowed(
@@ -163,9 +171,10 @@ def test_a_model_that_has_half_of_them_right_scores_one_half_here_and_in_the_har
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = cd.load(TEACHER)
+    asked = [problem.question for problem in generate("test", 16)]
     said = cd.decode(
         model,
-        ASKED,
+        asked,
         commit=cd.ConfidenceAdaptive(threshold=0.9),
         gen_length=64,
         block_length=32,
@@ -173,7 +182,7 @@ def test_a_model_that_has_half_of_them_right_scores_one_half_here_and_in_the_har
     )
     numbers = [scoring.answer_number(text) for text in said.text]
     rows = [int(number) + n % 2 for n, number in enumerate(numbers) if number is not None]
-    source = write(tmp_path / "rows.jsonl", rows)
+    source = write(tmp_path / "rows.jsonl", asked, rows)
 
     config = BenchmarkConfig(
         output=str(tmp_path / "run"),
@@ -225,7 +234,7 @@ def test_the_recorder_counts_every_problem_once(
 
     monkeypatch.setattr(runs, "decode", counted)
     config = dataclasses.replace(
-        config, output=str(tmp_path), thresholds=(0.5,), baseline=False, problems=14
+        config, output=str(tmp_path), thresholds=(0.5,), baseline=False, problems=10
     )
     benchmark(config)
-    assert asked == [(0, 6), (6, 6), (12, 2)]
+    assert asked == [(0, 8), (8, 2)]
