@@ -121,12 +121,12 @@ def benchmark(config: BenchmarkConfig, *, allow_code_execution: bool = False) ->
             )
             for setting in settings
         ]
-        baseline = None if settings[0].threshold is not None else done[0]
+        baseline = done[0] if settings[0].threshold is None else None
         asked = tasks.asked(model, problems, settings[0], truncate=config.truncate_prompts)
         cut = sum("prompt_ids" in problem for problem in asked)
         decode = settings[0].decode
         summary = {
-            "rows": [run.row(baseline) for run in done],
+            "rows": [run.row(run.seconds_of(baseline) if baseline else None) for run in done],
             "chosen": None,
             "notes": _notes(config, model, asked, cut),
             "task": config.task,

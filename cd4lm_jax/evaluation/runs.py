@@ -76,17 +76,15 @@ class Run:
         """Share of problems answered right."""
         return float(self.correct.mean())
 
-    def row(self, baseline: Run | None = None) -> dict[str, Any]:
-        """The run as a row of ``summary.json``.
+    def seconds_of(self, baseline: Run) -> float | None:
+        """The baseline's seconds for :meth:`row`; None where another process measured them."""
+        return baseline.seconds if baseline.process == self.process else None
 
-        Speed-up over a baseline is there where both were measured in one process.
-        """
-        comparable = baseline is not None and baseline.process == self.process
+    def row(self, baseline_seconds: float | None = None) -> dict[str, Any]:
+        """The run as a row of ``summary.json``; what was not measured is absent."""
         accuracy = scoring.accuracy(self.correct)
         measured = speed.measure(
-            self.trajectory,
-            seconds=self.seconds,
-            baseline_seconds=baseline.seconds if baseline and comparable else None,
+            self.trajectory, seconds=self.seconds, baseline_seconds=baseline_seconds
         )
         return {
             "name": self.name,

@@ -78,7 +78,7 @@ def sweep(config: SweepConfig) -> dict[str, Any]:
             config, models, validation, evaluation.recorder.aside("selection")
         )
         done = [*_runs(config, models, test, evaluation.recorder)]
-        rows = [run.row(done[0]) for run in done]
+        rows = [run.row(run.seconds_of(done[0])) for run in done]
         chosen = None if threshold is None else f"student confidence:{threshold}"
         summary = {
             "rows": rows,

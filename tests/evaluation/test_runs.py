@@ -92,8 +92,7 @@ def test_a_row_holds_accuracy_and_speed(asked: list[dict[str, Any]]) -> None:
     assert run.outputs == ["so that is 8\n#### 8"] * 2
     assert run.correct.tolist() == [True, False]
     assert run.accuracy == 0.5
-    baseline = dataclasses.replace(run, seconds=6.0)
-    row = run.row(baseline)
+    row = run.row(baseline_seconds=6.0)
     low, high = row.pop("accuracy_interval")
     assert 0 <= low <= 0.5 <= high <= 1
     length = len(TOKENIZER.encode("so that is 8\n#### 8"))
@@ -115,10 +114,9 @@ def test_a_row_holds_accuracy_and_speed(asked: list[dict[str, Any]]) -> None:
 def test_what_was_not_measured_in_one_process_is_absent(asked: list[dict[str, Any]]) -> None:
     run = runs.confidence(MODEL, "student", PROBLEMS, SETTINGS, 0.9)
     elsewhere = dataclasses.replace(run, process="another")
-    assert run.row(elsewhere) == run.row()
+    assert (run.seconds_of(run), run.seconds_of(elsewhere)) == (2.0, None)
     shared = dataclasses.replace(run, seconds=None)
-    for row in (shared.row(run), run.row(shared)):
-        assert "speedup" not in row
-    row = shared.row(shared)
-    assert set(run.row(run)) - set(row) == {"tps", "speedup"}
+    assert run.seconds_of(shared) is None
+    row = shared.row(baseline_seconds=6.0)
+    assert set(run.row(baseline_seconds=6.0)) - set(row) == {"tps", "speedup"}
     assert row["nfe"] == 4.0

@@ -14,7 +14,6 @@ from collections.abc import Callable
 import pytest
 from absl.testing import flagsaver
 
-from cd4lm_jax.data.gsm_mini.generate import generate
 from cd4lm_jax.evaluation.output import EvaluationConfig
 from launch import common, compare, evaluate
 from tests import exported
@@ -22,7 +21,7 @@ from tests.conftest import ROOT
 
 CONFIGS = ROOT / "experiments" / "configs"
 RUN = "runs/model confidence:0.9"
-COUNT = 1200
+COUNT = 600
 
 Command = Callable[..., list[str]]
 
@@ -32,8 +31,11 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> Command:
     """The arguments of launch.evaluate for a random model on problems in a file."""
     folder = tmp_path_factory.mktemp("evaluate")
     source = folder / "rows.jsonl"
-    asked = [{"question": p.question, "answer": p.answer} for p in generate("test", COUNT)]
-    source.write_text("".join(json.dumps(row) + "\n" for row in asked))
+    rows = [
+        {"question": f"Amy has {n % 9} pens. She buys {n % 7}.", "answer": f"#### {n % 5}"}
+        for n in range(COUNT)
+    ]
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
     model = exported.export(folder / "model")
 
     def arguments(output: pathlib.Path, *more: str, config: str = "gsm8k") -> list[str]:
@@ -42,7 +44,7 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> Command:
             "model": model,
             "source": source,
             "prompt": "{question}",
-            "gen_length": 32,
+            "gen_length": 16,
             "block_length": 8,
             "thresholds": 0.9,
             "chunk": 12,
@@ -99,7 +101,7 @@ def test_interrupted_by_every_signal_it_ends_with_the_same_bytes(
         assert not (output / "summary.json").exists()
     call(command(output))
     printed = capsys.readouterr().out
-    assert "of 1,200 answers were there from an earlier start" in printed
+    assert "of 600 answers were there from an earlier start" in printed
     assert "Decoding took " in printed
     (row,) = json.loads((output / "summary.json").read_text())["rows"]
     assert {"accuracy", "nfe", "tpf", "problems"} <= set(row)
@@ -131,8 +133,8 @@ def test_errors_are_one_line_and_nothing_is_decoded(
     assert not output.exists()
     call(command(output, "--config.setting=lada"), code=2)
     assert "did you mean 'llada'" in capsys.readouterr().err
-    call(command(output, "--config.gen_length=128"), code=1)
-    assert capsys.readouterr().err.count("\n") == 1
+    call(command(output, "--config.gen_length=192"), code=1)
+    assert "gen_length=192 leaves no room for a prompt" in capsys.readouterr().err
 
 
 def test_help_lists_the_settings_of_the_config(
