@@ -2,7 +2,8 @@
 
     FOLDER/problems.jsonl   {"id", "prompt", "reference", "output", "correct", "nfe", "tokens",
                              "trajectory": {"tokens", "committed_at", "confidence", "reason"}}
-    FOLDER/run.json         the settings that the lines follow from, and in the end their time
+    FOLDER/run.json         the settings that the lines follow from, where they were decoded, and
+                            in the end their time
 
 ``tokens`` are the generated ones before the first end token. Problems are decoded a chunk at a
 time, and a chunk is on the disk before the next one begins. What a kill leaves of a chunk is
@@ -76,6 +77,7 @@ class Journal:
         *,
         total: int,
         chunk: int,
+        environment: Mapping[str, Any],
     ) -> None:
         """Opens the run of a folder, or begins it.
 
@@ -84,22 +86,25 @@ class Journal:
             settings: what the lines follow from, as JSON knows it.
             total: problems of the run.
             chunk: problems decoded together.
+            environment: what they are decoded on, as JSON knows it.
 
         Raises:
             JournalError: the folder holds a run of other settings.
         """
         self._path = pathlib.Path(folder)
-        self._record = {"settings": {**settings, "problems": total, "chunk": chunk}}
+        mine = {**settings, "problems": total, "chunk": chunk}
+        self._record: dict[str, Any] = {"settings": mine, "environments": []}
         if (self._path / RUN_FILE).is_file():
-            self._record = _same(self._path, self._record["settings"])
-        else:
-            self._write_record()
+            self._record = _same(self._path, mine)
         with contextlib.closing(files.AppendOnly(self._path / PROBLEMS_FILE)) as file:
             lines = (self._path / PROBLEMS_FILE).read_bytes().split(b"\n")[:-1]
             whole = len(lines) if len(lines) == total else len(lines) // chunk * chunk
             file.truncate(sum(len(line) + 1 for line in lines[:whole]))
         self._lines = [json.loads(line) for line in lines[:whole]]
         self.count = whole
+        if whole < total and environment not in self._record["environments"]:
+            self._record["environments"].append(dict(environment))
+            self._write_record()
 
     @property
     def time(self) -> dict[str, Any] | None:
@@ -108,6 +113,12 @@ class Journal:
         None where the run has not ended, or not in the process that began it.
         """
         return self._record.get("time")
+
+    @property
+    def environments(self) -> list[dict[str, Any]]:
+        """What the problems were decoded on, first to last."""
+        found: list[dict[str, Any]] = self._record["environments"]
+        return found
 
     def earlier(self) -> Answers | None:
         """What was on the disk when the journal was opened."""

@@ -1,12 +1,13 @@
 """An evaluation's folder: what is in it before, while and after runs are decoded.
 
-    OUTPUT/config.json                  resolved settings
-    OUTPUT/environment.json             versions, device, commit, date; of earlier starts too
     OUTPUT/runs/NAME/problems.jsonl     see journal.py
-    OUTPUT/summary.json                 the table, and how much of the time was decoding
     OUTPUT/report.html, pareto.png
+    OUTPUT/environment.json             versions, device, commit, date; of earlier starts too
+    OUTPUT/config.json                  resolved settings
+    OUTPUT/summary.json                 the table, and how much of the time was decoding
 
-The summary is written last: where it is, the rest is whole.
+All but the runs is written at the end, the summary last: where it is, the rest is whole, and an
+evaluation that is refused or fails leaves what an earlier one wrote.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from cd4lm_jax.data.benchmarks import Problem
 from cd4lm_jax.decoding.replay import Replay
 from cd4lm_jax.evaluation import runs
 from cd4lm_jax.evaluation.journal import RUNS_FOLDER
-from cd4lm_jax.evaluation.recorder import Recorder, Tally
+from cd4lm_jax.evaluation.recorder import Recorder
 from cd4lm_jax.evaluation.report import write_report
 from cd4lm_jax.language_model import LanguageModel
 from cd4lm_jax.runtime import files, provenance
@@ -62,13 +63,12 @@ class EvaluationConfig:
 class Evaluation:
     """An evaluation that is under way; made by :func:`opened`."""
 
-    def __init__(
-        self, config: EvaluationConfig, progress: Progress, earlier: list[Any], start: float
-    ) -> None:
+    def __init__(self, config: EvaluationConfig, progress: Progress, start: float) -> None:
         self.folder = pathlib.Path(config.output)
-        self.recorder = Recorder(self.folder / RUNS_FOLDER, config.chunk, Tally(), progress)
-        self._earlier = earlier
-        self._start = start
+        self.recorder = Recorder(
+            self.folder / RUNS_FOLDER, config.chunk, provenance.environment(), progress
+        )
+        self._config, self._start = config, start
 
     def write(
         self,
@@ -77,16 +77,17 @@ class Evaluation:
         curves: Sequence[Mapping[str, Any]] = (),
         replays: Sequence[Replay] = (),
     ) -> dict[str, Any]:
-        """Writes report and summary; returns the summary with what is known of the whole."""
-        tally = self.recorder.tally
+        """Writes all but the runs; returns the summary with what is known of the whole."""
+        tally, now = self.recorder.tally, self.recorder.environment
+        earlier = [where for where in tally.environments if where != now]
         notes = [*summary["notes"]]
         if tally.earlier:
-            commits = ", ".join(dict.fromkeys(start["commit"] for start in self._earlier))
+            commits = ", ".join(dict.fromkeys(where["commit"] for where in tally.environments))
             notes.append(
                 f"{tally.earlier:,} of {tally.answered:,} answers were there from an earlier start "
                 f"(commit {commits}); times of different starts are not compared."
             )
-        whole = {**summary, "notes": notes, "device": provenance.device()}
+        whole = {**summary, "notes": notes, "device": now["device"]}
         write_report(self.folder, whole, curves, replays)
         if tally.decoding:
             wall = time.perf_counter() - self._start
@@ -96,14 +97,15 @@ class Evaluation:
                 "preparing_seconds": tally.preparing,
                 "decoding_share": tally.decoding / wall,
             }
-        text = json.dumps(whole, indent=2, allow_nan=False)
-        files.write_text(self.folder / SUMMARY_FILE, text + "\n")
+        files.write_text(self.folder / ENVIRONMENT_FILE, _json({**now, "earlier": earlier}))
+        files.write_text(self.folder / CONFIG_FILE, config_to_json(self._config))
+        files.write_text(self.folder / SUMMARY_FILE, _json(whole))
         return whole
 
 
 @contextlib.contextmanager
 def opened(config: EvaluationConfig, total: int, start: float) -> Iterator[Evaluation]:
-    """Holds the output folder for this process; says what runs there, and on what.
+    """Holds the output folder for this process.
 
     Args:
         config: the settings, kept beside the results.
@@ -115,13 +117,16 @@ def opened(config: EvaluationConfig, total: int, start: float) -> Iterator[Evalu
         OutputError: the folder holds something else.
     """
     folder = pathlib.Path(config.output)
-    with files.locked(folder):
-        earlier = _earlier_starts(folder)
-        now = {**provenance.environment(), "earlier": earlier}
-        files.write_text(folder / ENVIRONMENT_FILE, json.dumps(now, indent=2) + "\n")
-        files.write_text(folder / CONFIG_FILE, config_to_json(config))
-        with Progress(total, label="evaluate", unit="answer") as progress:
-            yield Evaluation(config, progress, earlier, start)
+    if (folder / CONFIG_FILE).exists() and not (folder / ENVIRONMENT_FILE).exists():
+        raise OutputError(
+            f"{folder} holds a {CONFIG_FILE} that is of no evaluation, as folders of training runs "
+            "and models do; give an output of its own"
+        )
+    with (
+        files.locked(folder),
+        Progress(total, label="evaluate", unit="answer") as progress,
+    ):
+        yield Evaluation(config, progress, start)
 
 
 def replays(
@@ -148,21 +153,6 @@ def replays(
     ]
 
 
-def _earlier_starts(folder: pathlib.Path) -> list[Any]:
-    """Where the evaluation of a folder ran before, latest first, each environment once."""
-    file = folder / ENVIRONMENT_FILE
-    if not file.is_file():
-        if (folder / CONFIG_FILE).exists():
-            raise OutputError(
-                f"{folder} holds a {CONFIG_FILE} that is of no evaluation, as folders of training "
-                "runs and models do; give an output of its own"
-            )
-        return []
-    last = json.loads(file.read_text(encoding="utf-8"))
-    starts = [{name: value for name, value in last.items() if name != "earlier"}]
-    return starts + [start for start in last["earlier"] if start not in starts]
-
-
 def overhead(summary: Mapping[str, Any]) -> str | None:
     """What a summary says of time, as a sentence; None where nothing was decoded."""
     found = summary.get("overhead")
@@ -172,3 +162,7 @@ def overhead(summary: Mapping[str, Any]) -> str | None:
         f"Decoding took {found['decoding_seconds']:.1f} s of {found['wall_seconds']:.1f} s, "
         f"{found['decoding_share']:.0%}; encoding and compiling {found['preparing_seconds']:.1f} s."
     )
+
+
+def _json(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, indent=2, allow_nan=False) + "\n"

@@ -24,12 +24,14 @@ class Tally:
         preparing: seconds of encoding prompts and compiling.
         earlier: answers that were there from an earlier start.
         answered: all that are there now.
+        environments: what they were decoded on, each once.
     """
 
     decoding: float = 0.0
     preparing: float = 0.0
     earlier: int = 0
     answered: int = 0
+    environments: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,14 +41,16 @@ class Recorder:
     Attributes:
         folder: of the runs' folders.
         chunk: problems that are decoded together and then written.
+        environment: what this process decodes on.
+        progress: where the count of answers is shown.
         tally: counts of the whole evaluation.
-        progress: where they are shown.
     """
 
     folder: pathlib.Path
     chunk: int
-    tally: Tally
+    environment: Mapping[str, Any]
     progress: Progress
+    tally: Tally = dataclasses.field(default_factory=Tally)
 
     def aside(self, name: str) -> Recorder:
         """For runs that are no rows of the table, in a folder of their own beside the others."""
@@ -58,9 +62,17 @@ class Recorder:
         Raises:
             JournalError: the folder holds a run of other settings.
         """
-        journal = Journal(self.folder / name, settings, total=total, chunk=self.chunk)
+        journal = Journal(
+            self.folder / name,
+            settings,
+            total=total,
+            chunk=self.chunk,
+            environment=self.environment,
+        )
         self.tally.earlier += journal.count
         self.tally.answered += journal.count
+        known = self.tally.environments
+        known += [where for where in journal.environments if where not in known]
         return journal
 
     def note(self, count: int, *, decoding: float, preparing: float, right: float) -> None:

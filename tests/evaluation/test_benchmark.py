@@ -9,7 +9,7 @@ import pytest
 
 import cd4lm_jax as cd
 from cd4lm_jax.data.gsm_mini.generate import generate
-from cd4lm_jax.evaluation import journal, output, runs, scoring
+from cd4lm_jax.evaluation import journal, output, runs, scoring, tasks
 from cd4lm_jax.evaluation.benchmark import BenchmarkConfig, benchmark
 from tests import exported
 from tests.conftest import ROOT
@@ -113,9 +113,11 @@ def test_another_model_is_not_mixed_in(config: BenchmarkConfig, tmp_path: pathli
     moved = pathlib.Path(config.model).rename(tmp_path / "moved")
     benchmark(dataclasses.replace(config, model=str(moved)))  # the same, elsewhere
     moved.rename(config.model)
+    before = (tmp_path / "run/config.json").read_bytes()
     other = dataclasses.replace(config, model=exported.export(tmp_path / "other", seed=1))
     with pytest.raises(journal.JournalError, match=r"other settings \(model differ\)"):
         benchmark(other)
+    assert (tmp_path / "run/config.json").read_bytes() == before
 
 
 @pytest.mark.parametrize(
@@ -221,6 +223,31 @@ def test_a_model_that_has_half_of_them_right_scores_one_half_here_and_in_the_har
         apply_chat_template=True,
     )
     assert found["results"]["pens"]["exact_match,number"] == 0.5
+
+
+def test_gsm8k_with_a_llada_folder(
+    golden: pathlib.Path, benchmark_data: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    source = benchmark_data / "gsm8k_test.jsonl"
+    problems = tasks.task("gsm8k").problems(str(source), count=4)
+    texts = [problem["question"] for problem in problems]
+    config = BenchmarkConfig(
+        output=str(tmp_path / "run"),
+        model=exported.with_tokenizer(golden / "llada_tiny", tmp_path / "model", texts),
+        task="gsm8k",
+        source=str(source),
+        problems=4,
+        gen_length=32,
+    )
+    summary = benchmark(config)
+    (row,) = summary["rows"]
+    # The model is random, and so no answer is right.
+    assert (row["accuracy"], row["accuracy_interval"], row["problems"]) == (0, [0, 0], 4)
+    assert 1 <= row["nfe"] <= 32
+    lines = journal.read(tmp_path / "run/runs/model confidence:0.95")
+    assert all(text in line["prompt"] for text, line in zip(texts, lines, strict=True))
+    assert [line["reference"] for line in lines] == [problem["answer"] for problem in problems]
+    assert all(317 not in line["trajectory"]["tokens"][: line["tokens"]] for line in lines)
 
 
 def test_the_recorder_counts_every_problem_once(

@@ -28,7 +28,7 @@ def run(
     names = [str(n) for n in range(count)] if ids is None else ids
     problems = [Problem(id=n, question="?", answer=reference, target=reference) for n in names]
     flat = np.ones((count, 2), np.int32)
-    journal = Journal(folder, {}, total=count, chunk=count)
+    journal = Journal(folder, {}, total=count, chunk=count, environment={})
     trajectory = Trajectory(
         tokens=flat,
         committed_at=flat,
