@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import time
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -163,6 +164,10 @@ def _queues(
     for number, prompt in enumerate(prompts):
         width = min(-(-len(prompt) // PROMPT_BUCKET) * PROMPT_BUCKET, room)
         buckets.setdefault(width, []).append(number)
+    # A queue shorter than the batch would be compiled for itself and leave slots idle.
+    for width, wider in itertools.pairwise(sorted(buckets)):
+        if len(buckets[width]) < options.batch_size:
+            buckets[wider] = sorted(buckets.pop(width) + buckets[wider])
     queues = []
     for width, numbers in buckets.items():
         # What is compiled depends on the rows of a queue: a power of two serves many numbers of

@@ -96,6 +96,7 @@ class Evaluation:
                 "decoding_seconds": tally.decoding,
                 "preparing_seconds": tally.preparing,
                 "decoding_share": tally.decoding / wall,
+                "decoding_share_prepared": tally.decoding / (wall - tally.preparing),
             }
         files.write_text(self.folder / ENVIRONMENT_FILE, _json({**now, "earlier": earlier}))
         files.write_text(self.folder / CONFIG_FILE, config_to_json(self._config))
@@ -158,9 +159,11 @@ def overhead(summary: Mapping[str, Any]) -> str | None:
     found = summary.get("overhead")
     if found is None:
         return None
+    seconds = (found[f"{name}_seconds"] for name in ("decoding", "wall", "preparing"))
+    decoding, wall, preparing = (f"{value:.1f} s" for value in seconds)
     return (
-        f"Decoding took {found['decoding_seconds']:.1f} s of {found['wall_seconds']:.1f} s, "
-        f"{found['decoding_share']:.0%}; encoding and compiling {found['preparing_seconds']:.1f} s."
+        f"Decoding took {decoding} of {wall}, {found['decoding_share']:.0%}; encoding and "
+        f"compiling {preparing}; of the rest decoding was {found['decoding_share_prepared']:.0%}."
     )
 
 
