@@ -48,6 +48,12 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> BenchmarkConfig:
     )
 
 
+@pytest.fixture
+def unreported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draws nothing, which takes longer than the rest of such a small evaluation."""
+    monkeypatch.setattr(output, "write_report", lambda *_: None)
+
+
 def test_leaves_a_folder_that_says_how_it_was_come_by(config: BenchmarkConfig) -> None:
     summary = benchmark(config)
     folder = pathlib.Path(config.output)
@@ -78,6 +84,7 @@ def test_leaves_a_folder_that_says_how_it_was_come_by(config: BenchmarkConfig) -
         assert sum(line["nfe"] for line in lines) / 16 == row["nfe"]
 
 
+@pytest.mark.usefixtures("unreported")
 def test_the_same_seed_gives_the_same_bytes(
     config: BenchmarkConfig, tmp_path: pathlib.Path
 ) -> None:
@@ -107,6 +114,7 @@ def test_a_folder_of_something_else_is_refused(config: BenchmarkConfig) -> None:
     assert (pathlib.Path(config.model) / "config.json").read_bytes() == before
 
 
+@pytest.mark.usefixtures("unreported")
 def test_another_model_is_not_mixed_in(config: BenchmarkConfig, tmp_path: pathlib.Path) -> None:
     config = dataclasses.replace(config, output=str(tmp_path / "run"), thresholds=(0.9,))
     benchmark(config)
@@ -137,6 +145,7 @@ def test_wrong_settings_are_named(
         dataclasses.replace(config, **changes)
 
 
+@pytest.mark.usefixtures("unreported")
 def test_prompts_that_are_too_long_are_refused_or_counted(
     config: BenchmarkConfig, tmp_path: pathlib.Path
 ) -> None:
@@ -169,6 +178,7 @@ def test_code_does_not_run_unless_it_is_allowed(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.usefixtures("unreported")
 def test_a_model_that_has_half_of_them_right_scores_one_half_here_and_in_the_harness(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -225,6 +235,7 @@ def test_a_model_that_has_half_of_them_right_scores_one_half_here_and_in_the_har
     assert found["results"]["pens"]["exact_match,number"] == 0.5
 
 
+@pytest.mark.usefixtures("unreported")
 def test_gsm8k_with_a_llada_folder(
     golden: pathlib.Path, benchmark_data: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
@@ -250,6 +261,7 @@ def test_gsm8k_with_a_llada_folder(
     assert all(317 not in line["trajectory"]["tokens"][: line["tokens"]] for line in lines)
 
 
+@pytest.mark.usefixtures("unreported")
 def test_the_recorder_counts_every_problem_once(
     config: BenchmarkConfig, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
