@@ -17,6 +17,7 @@ from cd4lm_jax.decoding.options import DecodeOptions
 from cd4lm_jax.decoding.trajectory import Trajectory
 from cd4lm_jax.model.loading import load_config, load_model
 from cd4lm_jax.model.transformer import Execution, Transformer
+from cd4lm_jax.runtime import checksums
 
 if TYPE_CHECKING:
     from cd4lm_jax.data.tokenizer import Tokenizer
@@ -34,6 +35,11 @@ class LanguageModel:
     transformer: Transformer
     tokenizer: Tokenizer | None
 
+    @functools.cached_property
+    def fingerprint(self) -> int:
+        """Of the parameters: another one if any bit differs, the same on any mesh."""
+        return checksums.of_json(checksums.of_arrays(self.transformer))
+
     def prompt_ids(self, prompt: str | Sequence[int]) -> list[int]:
         """A question in the chat template as token ids; ids are passed through.
 
@@ -48,6 +54,10 @@ class LanguageModel:
                 "tokenizer.json and tokenizer_config.json there to give text"
             )
         return self.tokenizer.prompt(prompt)
+
+    def token_text(self, token: int) -> str:
+        """A token as text; without a tokenizer its id."""
+        return _token_text(self.tokenizer, token)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -106,7 +116,7 @@ class Decoded:
         terminal.play(replay, seconds=seconds)
 
     def _token(self, token: int) -> str:
-        return f" {token}" if self.tokenizer is None else self.tokenizer.decode_one(token)
+        return _token_text(self.tokenizer, token)
 
     def _question(self, prompt: str | Sequence[int]) -> str:
         if isinstance(prompt, str):
@@ -114,6 +124,10 @@ class Decoded:
         if self.tokenizer is None:
             return " ".join(map(str, prompt))
         return self.tokenizer.decode(prompt, skip_special=False)
+
+
+def _token_text(tokenizer: Tokenizer | None, token: int) -> str:
+    return f" {token}" if tokenizer is None else tokenizer.decode_one(token)
 
 
 def load(folder: str | os.PathLike[str], *, dtype: str = "float32") -> LanguageModel:
@@ -141,6 +155,7 @@ def decode(
     *,
     commit: CommitRule,
     given: batch.Given | None = None,
+    first: int = 0,
     report: Callable[[int], None] | None = None,
     **options: Any,
 ) -> Decoded:
@@ -152,6 +167,8 @@ def decode(
         commit: the commit rule.
         given: infilling: for each prompt its generation positions from the first, a token id where
             it is fixed and None where it is to be decoded; the rest is to be decoded.
+        first: number of the first prompt, where a list is decoded in parts; what is drawn goes by
+            seed and number.
         report: told every few passes how many prompts are finished.
         options: ``gen_length``, ``block_length`` and the other fields of
             :class:`~cd4lm_jax.decoding.options.DecodeOptions`.
@@ -161,7 +178,9 @@ def decode(
     """
     settings = DecodeOptions(**options)
     ids = [model.prompt_ids(prompt) for prompt in prompts]
-    trajectory, seconds = batch.decode(model.transformer, ids, commit, settings, given, report)
+    trajectory, seconds = batch.decode(
+        model.transformer, ids, commit, settings, given, first=first, report=report
+    )
     return Decoded(
         trajectory=trajectory, seconds=seconds, tokenizer=model.tokenizer, prompts=prompts
     )

@@ -10,7 +10,7 @@ A command is a module with a docstring, a `main` and
 in the command's module.
 
 Exit codes: 0 done, 1 it could not be done, 2 the command line is wrong, 75 stopped by SIGTERM
-with a checkpoint saved (EX_TEMPFAIL, "try again": what a scheduler should requeue on), 130
+with what was done saved (EX_TEMPFAIL, "try again": what a scheduler should requeue on), 130
 interrupted by Ctrl-C.
 """
 
@@ -241,8 +241,10 @@ def _help(main: Callable[..., Any], config_class: type[DataclassInstance]) -> st
     if config_class is NoSettings:
         return "\n".join(lines)
     values = "with their defaults" if _CONFIG.value is None else f"as {_CONFIG.value} has them"
-    lines += ["", f"settings ({config_class.__name__}), each as --config.NAME=VALUE; {values}:"]
     config = None if _CONFIG.value is None else load_config(_CONFIG.value, config_class)
-    for name, kind, value in describe(config_class, config):
-        lines.append(f"  --{name}  {kind}" + ("" if value is ... else f", {value!r}"))
+    given_class = config_class if config is None else type(config)  # may be a kind of it
+    lines += ["", f"settings ({given_class.__name__}), each as --config.NAME=VALUE; {values}:"]
+    for name, kind, value in describe(given_class, config):
+        line = f"  --{name}  {kind}" + ("" if value is ... else f", {value!r}")
+        lines += textwrap.wrap(line, 100, subsequent_indent=" " * 6, break_on_hyphens=False)
     return "\n".join(lines)

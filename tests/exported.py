@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import pathlib
+import shutil
+from collections.abc import Sequence
 
 from cd4lm_jax.data.gsm_mini import vocabulary
+from cd4lm_jax.data.tokenizer import LLADA, train_tokenizer
 from cd4lm_jax.model.config import ModelConfig
 from cd4lm_jax.model.folder import write_model
 from tests.models import TINY, tiny_model
@@ -28,4 +32,29 @@ def export(folder: pathlib.Path, *, seed: int = 0) -> str:
     """Writes a model folder; returns its path."""
     write_model(folder, tiny_model(config(), seed=seed, sharpness=4.0))
     vocabulary.load().save(folder)
+    return str(folder)
+
+
+def with_tokenizer(checkpoint: pathlib.Path, folder: pathlib.Path, texts: Sequence[str]) -> str:
+    """A LLaDA checkpoint that came without tokenizer, with one trained on texts; its new path.
+
+    The end and mask tokens have the ids that the checkpoint's config.json gives them.
+    """
+    shutil.copytree(checkpoint, folder)
+    settings = json.loads((folder / "config.json").read_text())
+    trained = train_tokenizer(texts, settings["vocab_size"])
+    trained.save(folder)
+    file = folder / "tokenizer.json"
+    definition = json.loads(file.read_text())
+    vocabulary = definition["model"]["vocab"]
+    given = {LLADA.eos: settings["eos_token_id"], LLADA.mask: settings["mask_token_id"]}
+    places = iter(sorted(set(range(settings["vocab_size"])) - set(given.values())))
+    # Ordinary tokens keep their order, for merges go by it; the other special ones come last.
+    order = sorted(vocabulary, key=lambda name: (name in LLADA.names, vocabulary[name]))
+    ids = given | {name: next(places) for name in order if name not in given}
+    definition["model"]["vocab"] = ids
+    for token in definition["added_tokens"]:
+        token["id"] = ids[token["content"]]
+    definition["added_tokens"].sort(key=lambda token: token["id"])
+    file.write_text(json.dumps(definition))
     return str(folder)

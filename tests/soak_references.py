@@ -37,9 +37,9 @@ def main() -> None:
         task = tasks.task(name)
         problems = task.problems(None if file is None else str(data / file), split)
         start = time.perf_counter()
-        judge = task.judge(problems, allow_code_execution=True)
-        right = int(judge([problem["answer"] for problem in problems]).sum())
-        wrong = int(judge([spoilt(name, problem) for problem in problems]).sum())
+        judge = task.judge(allow_code_execution=True)
+        right = int(judge([problem["answer"] for problem in problems], problems).sum())
+        wrong = int(judge([spoilt(name, problem) for problem in problems], problems).sum())
         seconds = time.perf_counter() - start
         print(f"{name} {split}: {right} of {len(problems)} references right, {wrong} spoilt ones")
         print(f"  {seconds:.0f} s", flush=True)

@@ -30,12 +30,14 @@ class Problem(Example):
         target: what an output is judged by: the answer, or the test program of code.
         entry_point: the function that the tests call (HumanEval).
         stub: code that stands before a model's own (HumanEval's signature and docstring).
+        prompt_ids: what a model is given where that is not the question in its chat template.
     """
 
     id: str
     target: str
     entry_point: NotRequired[str]
     stub: NotRequired[str]
+    prompt_ids: NotRequired[list[int]]
 
 
 def word_problems(source: str, split: str) -> list[Problem]:

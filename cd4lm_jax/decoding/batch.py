@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
@@ -68,6 +69,8 @@ def decode(
     rule: CommitRule,
     options: DecodeOptions,
     given: Given | None = None,
+    *,
+    first: int = 0,
     report: Callable[[int], None] | None = None,
 ) -> Decode:
     """Decodes token prompts; a row's result depends on neither its batch nor its place in it.
@@ -82,6 +85,8 @@ def decode(
         rule: what a pass commits.
         options: everything else.
         given: for infilling, see :data:`Given`; None decodes every position.
+        first: number of the first prompt, where a list is decoded in parts: each part draws what
+            it would draw within the whole.
         report: told every few passes how many prompts are finished; between two calls Ctrl-C is
             heard, which a decode in one piece does not.
 
@@ -89,7 +94,7 @@ def decode(
         ValueError: no prompts, an empty prompt, one that leaves no room for the generation, or
             an id outside the vocabulary.
     """
-    shape, queues = _queues(model, prompts, options, given)
+    shape, queues = _queues(model, prompts, options, given, first)
 
     def run(queue: Queue, before: int = 0) -> Results:
         slots = min(options.batch_size, len(queue.tokens))
@@ -168,6 +173,7 @@ def _queues(
     prompts: Sequence[Sequence[int]],
     options: DecodeOptions,
     given: Given | None,
+    first: int = 0,
 ) -> tuple[Shape, list[tuple[np.ndarray, Queue]]]:
     """The shape compiled for, and prompts of like length with their numbers."""
     shape = options.shape(model.config)
@@ -178,6 +184,10 @@ def _queues(
     for number, prompt in enumerate(prompts):
         width = min(-(-len(prompt) // PROMPT_BUCKET) * PROMPT_BUCKET, room)
         buckets.setdefault(width, []).append(number)
+    # A queue shorter than the batch would be compiled for itself and leave slots idle.
+    for width, wider in itertools.pairwise(sorted(buckets)):
+        if len(buckets[width]) < options.batch_size:
+            buckets[wider] = sorted(buckets.pop(width) + buckets[wider])
     queues = []
     for width, numbers in buckets.items():
         # What is compiled depends on the rows of a queue: a power of two serves many numbers of
@@ -200,7 +210,7 @@ def _queues(
             valid=valid,
             masked=masked,
             budget=jnp.full(rows, options.max_passes or canvas.NO_BUDGET, jnp.int32),
-            keys=_keys(options.seed, np.resize(numbers, rows)),
+            keys=_keys(options.seed, np.resize(numbers, rows) + first),
             pending=jnp.int32(len(numbers)),
         )
         queues.append((np.asarray(numbers), queue))

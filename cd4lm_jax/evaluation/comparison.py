@@ -9,11 +9,17 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
+import pathlib
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from cd4lm_jax.evaluation import bootstrap
+from cd4lm_jax.evaluation import bootstrap, journal
+
+SIGNIFICANT = 0.05
+"""Of McNemar's test: a difference that chance makes less often counts as one."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,6 +49,31 @@ class Comparison:
         if not 0 < margin < 1:
             raise ValueError(f"margin={margin}; give a share of problems, such as 0.01")
         return self.difference.low > -margin
+
+    def verdict(self, margin: float, first: str = "the first", second: str = "the second") -> str:
+        """What that says, in a sentence: better, worse, a match within a margin, or nothing.
+
+        Args:
+            margin: see `matches`.
+            first, second: what the runs are called.
+        """
+        matches, points = self.matches(margin), f"{100 * margin:.2f} points"
+        worst = max(0.0, -self.difference.low)
+        if self.p_value < SIGNIFICANT:
+            better = self.only_first > self.only_second
+            within = f", though by less than {points}" if matches and not better else ""
+            how = "better" if better else "worse"
+            return f"{first} is {how} than {second}{within}: chance alone would not do that."
+        if matches:
+            return (
+                f"{first} matches {second}: no difference was found, and it is at most "
+                f"{100 * worst:.2f} points worse, less than the margin of {points}."
+            )
+        return (
+            f"It stays open whether {first} matches {second}: no difference was found, but up to "
+            f"{100 * worst:.2f} points may be there, and the margin is {points}; more problems "
+            "would tell."
+        )
 
     def __str__(self) -> str:
         d = self.difference
@@ -77,6 +108,73 @@ def compare(
         p_value=mcnemar(only_first, only_second),
         difference=difference,
     )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Side:
+    """One of two runs that are compared.
+
+    Attributes:
+        folder: the run's.
+        correct: bool, one a problem.
+        nfe: forward passes, one a problem.
+    """
+
+    folder: pathlib.Path
+    correct: npt.NDArray[np.bool_]
+    nfe: npt.NDArray[np.int64]
+
+
+def read_pair(first: str | os.PathLike[str], second: str | os.PathLike[str]) -> tuple[Side, Side]:
+    """Two finished runs on the same problems, matched by id, in the first one's order.
+
+    Args:
+        first, second: a run's folder, or that of an evaluation that holds one run.
+
+    Raises:
+        JournalError: no such run, one that has not ended, or other problems.
+    """
+    folders = [run_folder(folder) for folder in (first, second)]
+    lines = [{line["id"]: line for line in journal.read(folder)} for folder in folders]
+    one, two = lines
+    for mine, other, where in ((one, two, folders[0]), (two, one, folders[1])):
+        if alone := [name for name in mine if name not in other]:
+            raise journal.JournalError(
+                f"not the same problems: {len(alone)} of {len(mine)} are in {where} alone, such as "
+                f"{alone[0]!r}; compare runs on one task, split and number of problems"
+            )
+    for name in one:
+        if one[name]["reference"] != two[name]["reference"]:
+            raise journal.JournalError(
+                f"not the same problems: {name!r} has other answers in {folders[0]} and "
+                f"{folders[1]}; compare runs on one task and split"
+            )
+    ordered: list[list[Any]] = [[*one.values()], [two[name] for name in one]]
+    sides = [
+        Side(
+            folder=folder,
+            correct=np.array([line["correct"] for line in found], np.bool_),
+            nfe=np.array([line["nfe"] for line in found]),
+        )
+        for folder, found in zip(folders, ordered, strict=True)
+    ]
+    return sides[0], sides[1]
+
+
+def run_folder(folder: str | os.PathLike[str]) -> pathlib.Path:
+    """The folder of a run, given itself or an evaluation that holds that run alone.
+
+    Raises:
+        JournalError: an evaluation of several runs: they are named.
+    """
+    runs = pathlib.Path(folder) / journal.RUNS_FOLDER
+    found = sorted(file.parent for file in runs.glob(f"*/{journal.PROBLEMS_FILE}"))
+    if len(found) > 1:
+        names = ", ".join(repr(run.name) for run in found)
+        raise journal.JournalError(
+            f"{folder} holds {len(found)} runs; give one of them, as {runs}/NAME: {names}"
+        )
+    return found[0] if found else pathlib.Path(folder)
 
 
 def mcnemar(only_first: int, only_second: int) -> float:

@@ -17,7 +17,7 @@ from typing import Any
 
 from cd4lm_jax.evaluation import frontier
 from cd4lm_jax.evaluation.aup import accuracy_under_parallelism
-from cd4lm_jax.evaluation.sweep import SUMMARY_FILE
+from cd4lm_jax.evaluation.output import SUMMARY_FILE
 from cd4lm_jax.runtime.config import from_plain
 
 # The ways to count, fields of a point: tokens a pass before the end or of the whole canvas, passes.

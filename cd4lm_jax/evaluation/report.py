@@ -1,7 +1,7 @@
 """The report of a run: two pictures and one self-contained page.
 
-The page is the one that replays decodes (decoding/page.py) with pictures and the table before the
-replays, and a browser of all problems (problems.py) in their place where there are records of them.
+The page is the one that replays decodes (decoding/page.py) with pictures, the table and a browser
+of all problems (problems.py), whose decodes are replayed.
 """
 
 from __future__ import annotations
@@ -14,12 +14,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from cd4lm_jax.decoding import page
-from cd4lm_jax.decoding.replay import Replay
 from cd4lm_jax.evaluation import plots, problems, table
 from cd4lm_jax.evaluation.table import print_table
 from cd4lm_jax.runtime import files
 
-__all__ = ["Replay", "print_table", "render", "write_report"]
+__all__ = ["print_table", "render", "write_report"]
 
 TEMPLATES = pathlib.Path(__file__).parent / "templates"
 
@@ -29,12 +28,11 @@ _REQUIRED = ("name", "model", "commit")
 def write_report(
     folder: str | os.PathLike[str],
     summary: Mapping[str, Any],
-    curves: Sequence[Mapping[str, Any]],
-    replays: Sequence[Replay],
-    *,
-    title: str = "Distilled and decoded adaptively",
+    curves: Sequence[Mapping[str, Any]] = (),
     records: Mapping[str, str | os.PathLike[str]] | None = None,
+    *,
     text: Callable[[int], str] = str,
+    title: str = "Distilled and decoded adaptively",
 ) -> None:
     """Writes pareto.png, training.png (if there are curves) and report.html into a folder.
 
@@ -47,11 +45,10 @@ def write_report(
         "notes": [text]}, and "device" and "batch_size", which TPS and speed-up depend on. In a
         row all but the first three may be missing and are then shown as not measured.
       curves: rows of metrics.jsonl, in any order.
-      replays: decodes to show pass by pass, those of one problem beside each other.
-      title: of the page.
-      records: the problems.jsonl of rows, by the rows' names, as problems.pack reads them. With
-        them the page has a browser of all problems, and `replays` are not shown.
+      records: the problems.jsonl of rows, by the rows' names, as problems.pack reads them: what
+        the browser of all problems shows.
       text: of a token id of those records.
+      title: of the page.
 
     Raises:
       ValueError: no rows, a row without name, model or commit, a chosen name or a record's that no
@@ -62,7 +59,7 @@ def write_report(
     if curves:
         pictures["training"] = _both(plots.training_png, curves)
     packed = _packed(rows, chosen, records, text) if records else None
-    html = render(summary, pictures, () if packed else replays, title=title, packed=packed)
+    html = render(summary, pictures, title=title, packed=packed)
     folder = pathlib.Path(folder)
     for name, (light, _) in pictures.items():
         files.write_bytes(folder / f"{name}.png", light)
@@ -73,7 +70,6 @@ def write_report(
 def render(
     summary: Mapping[str, Any],
     pictures: Mapping[str, tuple[bytes, bytes]],
-    replays: Sequence[Replay],
     *,
     title: str,
     packed: problems.Packed | None = None,
@@ -85,7 +81,7 @@ def render(
     rows, chosen = _checked(summary)
     names = ["report.css", "problems.css"] if packed else ["report.css"]
     return page.render(
-        replays,
+        (),
         title=title,
         template=TEMPLATES / "report.html.j2",
         style="".join((TEMPLATES / name).read_text(encoding="utf-8") for name in names),

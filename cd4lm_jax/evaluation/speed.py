@@ -31,7 +31,8 @@ class Speed:
       tokens: generated tokens before the first EOS or EOT a problem, mean.
       tpf: tokens per forward pass, mean over problems of tokens / nfe.
       canvas_tpf: mean over problems of generation length / nfe, the tail counted as some papers do.
-      seconds: wall clock of decoding all problems, compilation and first call excluded.
+      seconds: wall clock of decoding all problems, compilation and first call excluded; None where
+        it was not measured, and then neither are the two below.
       tps: tokens of all problems / seconds. It depends on batch size and device: state them.
       speedup: wall clock of the fixed-step baseline (one token a pass, same problems, lengths,
         batch and process) / seconds; None without a baseline.
@@ -42,8 +43,8 @@ class Speed:
     tokens: float
     tpf: float
     canvas_tpf: float
-    seconds: float
-    tps: float
+    seconds: float | None
+    tps: float | None
     speedup: float | None
 
     def as_row(self) -> dict[str, Any]:
@@ -71,13 +72,14 @@ def canvas_per_pass(trajectory: Trajectory) -> npt.NDArray[np.float64]:
 
 
 def measure(
-    trajectory: Trajectory, *, seconds: float, baseline_seconds: float | None = None
+    trajectory: Trajectory, *, seconds: float | None, baseline_seconds: float | None = None
 ) -> Speed:
     """The speed of a run.
 
     Args:
       trajectory: the run's decodes, all of them.
-      seconds: wall clock of decoding them, compilation and first call excluded.
+      seconds: wall clock of decoding them, compilation and first call excluded; None where several
+        processes shared the work.
       baseline_seconds: the same for the fixed-step baseline of one token a pass on the same
         problems, lengths and batch size, measured in this process; the baseline itself passes
         its own seconds and gets 1.
@@ -91,15 +93,18 @@ def measure(
         if value is not None and not (np.isfinite(value) and value > 0):
             raise ValueError(f"speed: {name} is {value}, expected a positive number of seconds")
     tokens = trajectory.length.astype(np.float64)
+    speedup = None
+    if seconds is not None and baseline_seconds is not None:
+        speedup = float(baseline_seconds / seconds)
     return Speed(
         problems=len(trajectory),
         nfe=float(trajectory.nfe.mean()),
         tokens=float(tokens.mean()),
         tpf=float(tokens_per_pass(trajectory).mean()),
         canvas_tpf=float(canvas_per_pass(trajectory).mean()),
-        seconds=float(seconds),
-        tps=float(tokens.sum() / seconds),
-        speedup=None if baseline_seconds is None else float(baseline_seconds / seconds),
+        seconds=seconds,
+        tps=None if seconds is None else float(tokens.sum() / seconds),
+        speedup=speedup,
     )
 
 

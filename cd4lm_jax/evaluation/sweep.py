@@ -3,33 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import math
 import pathlib
+import time
 from collections.abc import Iterator
 from typing import Any
 
-import jax
-
-from cd4lm_jax.data.sources import Example, open_source
-from cd4lm_jax.decoding.replay import Replay
-from cd4lm_jax.evaluation import frontier, runs
-from cd4lm_jax.evaluation.report import write_report
+from cd4lm_jax.data import benchmarks
+from cd4lm_jax.data.benchmarks import Problem
+from cd4lm_jax.evaluation import frontier, output, runs
+from cd4lm_jax.evaluation.recorder import Recorder
 from cd4lm_jax.language_model import LanguageModel, load
-from cd4lm_jax.runtime import files
 from cd4lm_jax.runtime.metrics import METRICS_FILE, read_jsonl
-from cd4lm_jax.runtime.progress import Progress
 
-SUMMARY_FILE = "summary.json"
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SweepConfig:
+class SweepConfig(output.EvaluationConfig):
     """What is compared, and on what.
 
     Attributes:
-        output: folder of ``summary.json`` and the report.
+        output, chunk: see :class:`~cd4lm_jax.evaluation.output.EvaluationConfig`.
         teacher: model folder.
         student: model folder.
         source: dataset, see :func:`cd4lm_jax.data.sources.open_source`.
@@ -40,10 +34,8 @@ class SweepConfig:
         student_tokens: tokens a pass of the student's.
         decode: lengths, limits and batch size, the same for all.
         training: run folder of the student, for its training curves; None draws none.
-        replays: problems shown pass by pass.
     """
 
-    output: str
     teacher: str
     student: str
     source: str = "gsm_mini/distill"
@@ -54,9 +46,9 @@ class SweepConfig:
     student_tokens: tuple[int, ...] = (4,)
     decode: runs.DecodeSettings = runs.DecodeSettings()
     training: str | None = None
-    replays: int = 4
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.teacher_tokens or self.teacher_tokens[0] != 1:
             raise ValueError(
                 f"teacher_tokens={self.teacher_tokens} must start with 1: speed-up is counted "
@@ -65,75 +57,80 @@ class SweepConfig:
 
 
 def sweep(config: SweepConfig) -> dict[str, Any]:
-    """Runs the comparison; writes and returns the summary.
+    """Runs the comparison, or goes on with it; writes and returns the summary.
 
     The student's threshold is the fastest whose accuracy on *validation* problems is not below
     the teacher's own fixed-step accuracy there; test problems choose nothing.
 
     Raises:
-        ValueError: models, problems or lengths that do not fit.
+        ValueError: models, problems or lengths that do not fit, or a folder that is not free.
     """
-    models = {"teacher": load(config.teacher), "student": load(config.student)}
+    start = time.perf_counter()
     test = _problems(config.source, "test", config.problems)
-    chosen = _choose_threshold(config, models)
+    validation = _problems(config.source, "validation", config.selection_problems)
     count = len(config.teacher_tokens) + len(config.student_tokens) + 2 * len(config.thresholds)
-    done: list[runs.Run] = []
-    with Progress(count, label="evaluate", unit="run") as progress:
-        for run in _runs(config, models, test):
-            done.append(run)
-            progress.update(
-                len(done), {"accuracy": run.accuracy, "passes": run.trajectory.nfe.mean()}
-            )
-    baseline = done[0].seconds
-    rows = [run.row(baseline) for run in done]
-    name = None if chosen is None else f"student confidence:{chosen}"
-    summary = {
-        "rows": rows,
-        "chosen": name,
-        "notes": _notes(config, rows, name),
-        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-        "batch_size": config.decode.batch_size,
-        "gen_length": config.decode.gen_length,
-        "block_length": config.decode.block_length,
-        "source": config.source,
-    }
-    folder = pathlib.Path(config.output)
-    files.write_text(folder / SUMMARY_FILE, json.dumps(summary, indent=2, allow_nan=False) + "\n")
-    curves = read_jsonl(pathlib.Path(config.training) / METRICS_FILE) if config.training else []
-    shown = next((run for run in done if run.name == name), done[-1])
-    replays = _replays(models["student"], [done[0], shown], test, config.replays)
-    write_report(folder, summary, curves, replays)
-    return summary
+    answers = count * len(test) + (1 + len(config.thresholds)) * len(validation)
+    with output.opened(config, answers, start) as evaluation:
+        models = {"teacher": load(config.teacher), "student": load(config.student)}
+        threshold = _choose_threshold(
+            config, models, validation, evaluation.recorder.aside("selection")
+        )
+        done = [*_runs(config, models, test, evaluation.recorder)]
+        rows = [run.row(run.seconds_of(done[0])) for run in done]
+        chosen = None if threshold is None else f"student confidence:{threshold}"
+        summary = {
+            "rows": rows,
+            "chosen": chosen,
+            "notes": _notes(config, rows, chosen),
+            "batch_size": config.decode.batch_size,
+            "gen_length": config.decode.gen_length,
+            "block_length": config.decode.block_length,
+            "source": config.source,
+        }
+        curves = read_jsonl(pathlib.Path(config.training) / METRICS_FILE) if config.training else []
+        return evaluation.write(summary, curves=curves, text=models["student"].token_text)
 
 
-def _problems(source: str, split: str, count: int) -> list[Example]:
-    examples = open_source(source, split)
-    if count > len(examples):
-        raise ValueError(f"{source} {split} has {len(examples)} problems, {count} were asked for")
-    return [examples[index] for index in range(count)]
+def _problems(source: str, split: str, count: int) -> list[Problem]:
+    problems = benchmarks.word_problems(source, split)
+    if count > len(problems):
+        raise ValueError(f"{source} {split} has {len(problems)} problems, {count} were asked for")
+    return problems[:count]
 
 
 def _runs(
-    config: SweepConfig, models: dict[str, LanguageModel], problems: list[Example]
+    config: SweepConfig,
+    models: dict[str, LanguageModel],
+    problems: list[Problem],
+    recorder: Recorder,
 ) -> Iterator[runs.Run]:
-    for tokens in config.teacher_tokens:
-        yield runs.fixed_step(models["teacher"], "teacher", problems, config.decode, tokens)
-    for tokens in config.student_tokens:
-        yield runs.fixed_step(models["student"], "student", problems, config.decode, tokens)
+    for who, tokens in (("teacher", config.teacher_tokens), ("student", config.student_tokens)):
+        for count in tokens:
+            yield runs.fixed_step(
+                models[who], who, problems, config.decode, count, recorder=recorder
+            )
     for who, model in models.items():
         for threshold in config.thresholds:
-            yield runs.confidence(model, who, problems, config.decode, threshold)
+            yield runs.confidence(model, who, problems, config.decode, threshold, recorder=recorder)
 
 
-def _choose_threshold(config: SweepConfig, models: dict[str, LanguageModel]) -> float | None:
-    problems = _problems(config.source, "validation", config.selection_problems)
-    floor = runs.fixed_step(models["teacher"], "teacher", problems, config.decode, 1).accuracy
+def _choose_threshold(
+    config: SweepConfig,
+    models: dict[str, LanguageModel],
+    problems: list[Problem],
+    recorder: Recorder,
+) -> float | None:
+    floor = runs.fixed_step(
+        models["teacher"], "teacher", problems, config.decode, 1, recorder=recorder
+    )
     points = []
     for threshold in config.thresholds:
-        run = runs.confidence(models["student"], "student", problems, config.decode, threshold)
+        run = runs.confidence(
+            models["student"], "student", problems, config.decode, threshold, recorder=recorder
+        )
         passes = float(run.trajectory.nfe.mean())
         points.append(frontier.Point(name=str(threshold), accuracy=run.accuracy, nfe=passes))
-    best = frontier.choose(points, floor)
+    best = frontier.choose(points, floor.accuracy)
     return None if best is None else float(best.name)
 
 
@@ -145,11 +142,12 @@ def _notes(config: SweepConfig, rows: list[dict[str, Any]], chosen: str | None) 
             f"{config.selection_problems} validation problems that thresholds are chosen on."
         ]
     row = next(row for row in rows if row["name"] == chosen)
+    # Of runs that different processes measured there is none.
+    speed = f", at {row['speedup']:.1f}x the speed" if "speedup" in row else ""
     notes = [
         f"{chosen} was chosen on {config.selection_problems} validation problems: the fastest "
         "threshold not below the fixed-step teacher's accuracy there. On the test problems it has "
-        f"{row['accuracy']:.1%} against {rows[0]['accuracy']:.1%}, at {row['speedup']:.1f}x the "
-        "speed."
+        f"{row['accuracy']:.1%} against {rows[0]['accuracy']:.1%}{speed}."
     ]
     floor = min(rows[0]["accuracy"], row["accuracy"])
     passes = {}
@@ -171,26 +169,3 @@ def _notes(config: SweepConfig, rows: list[dict[str, Any]], chosen: str | None) 
         "answer. Passes are counted per problem, time for whole batches."
     )
     return notes
-
-
-def _replays(
-    model: LanguageModel, shown: list[runs.Run], problems: list[Example], count: int
-) -> list[Replay]:
-    assert model.tokenizer is not None  # prompts were text
-    # The slowest, the median and so on down to the quickest: not only the easy ones.
-    order = shown[-1].trajectory.nfe.argsort(kind="stable")[::-1]
-    step = max(math.ceil(len(order) / max(count, 1)), 1)
-    replays = []
-    for row in order[::step][:count]:
-        for run in shown:
-            replays.append(
-                run.trajectory.replay(
-                    int(row),
-                    text=model.tokenizer.decode_one,
-                    question=problems[row]["question"],
-                    reference=problems[row]["answer"],
-                    title=run.name,
-                    correct=bool(run.correct[row]),
-                )
-            )
-    return replays

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from cd4lm_jax.data import benchmarks
 from cd4lm_jax.data.benchmarks import Problem
 from cd4lm_jax.evaluation import code_scoring, math_scoring, runs, scoring
+from cd4lm_jax.evaluation.recorder import Recorder
 from cd4lm_jax.language_model import LanguageModel
 from cd4lm_jax.runtime.config import nearest
 
@@ -104,10 +105,8 @@ class Task:
             )
         return self.settings[name]
 
-    def judge(
-        self, problems: Sequence[Problem], *, allow_code_execution: bool = False
-    ) -> runs.Judge:
-        """What judges the outputs to these problems.
+    def judge(self, *, allow_code_execution: bool = False) -> Scorer:
+        """What judges outputs, where this machine and the user allow it.
 
         Raises:
             TaskError: judging runs generated code, and that was not allowed.
@@ -116,11 +115,11 @@ class Task:
         if self.runs_code:
             if not allow_code_execution:
                 raise TaskError(
-                    f"{self.name} is judged by running what the model wrote; allow it with "
-                    "allow_code_execution=True: it runs in a sandbox"
+                    f"{self.name} is judged by running what the model wrote, in a sandbox; allow "
+                    "it with --allow_code_execution (in Python: allow_code_execution=True)"
                 )
             code_scoring.check_runs()
-        return lambda outputs: self.score(outputs, problems)
+        return self.score
 
 
 def task(name: str) -> Task:
@@ -134,6 +133,47 @@ def task(name: str) -> Task:
     return TASKS[name]
 
 
+def asked(
+    model: LanguageModel, problems: Sequence[Problem], setting: Setting, *, truncate: bool = False
+) -> list[Problem]:
+    """The problems as a model is asked them under a setting.
+
+    Args:
+        model: whose positions prompt and generation must fit.
+        problems: of a task.
+        setting: its prompt and lengths.
+        truncate: give the end alone of prompts that are too long (as training does, and
+            lm-evaluation-harness), as ``prompt_ids``, instead of refusing them.
+
+    Raises:
+        TaskError: a generation that leaves no room for a prompt, or prompts that are too long.
+    """
+    positions, length = model.transformer.config.max_length, setting.decode.gen_length
+    room = positions - length
+    if room < 1:
+        raise TaskError(
+            f"gen_length={length} leaves no room for a prompt in the model's {positions} "
+            "positions; give a smaller gen_length"
+        )
+    questions = [setting.ask(problem) for problem in problems]
+    prompts = [model.prompt_ids(question) for question in questions]
+    too_long = [len(prompt) for prompt in prompts if len(prompt) > room]
+    if too_long and not truncate:
+        raise TaskError(
+            f"{len(too_long)} of {len(problems)} prompts have more than the {room} tokens that "
+            f"gen_length={length} leaves of the model's {positions} positions (the longest "
+            f"{max(too_long)}); give a smaller gen_length, a shorter prompt, or "
+            "truncate_prompts=true, which keeps their ends"
+        )
+    found = []
+    for problem, question, prompt in zip(problems, questions, prompts, strict=True):
+        problem = problem | {"question": question}
+        if len(prompt) > room:
+            problem["prompt_ids"] = prompt[-room:]
+        found.append(problem)
+    return found
+
+
 def run(
     task: Task,
     model: LanguageModel,
@@ -142,18 +182,21 @@ def run(
     setting: Setting,
     *,
     allow_code_execution: bool = False,
+    truncate: bool = False,
+    recorder: Recorder | None = None,
 ) -> runs.Run:
     """A model's answers to the problems of a task under a setting, judged.
 
     Raises:
-        ValueError: code may not be run, or lengths that do not fit the model.
+        ValueError: code may not be run, prompts or lengths that do not fit the model, or a folder
+            that holds another run.
     """
     # Before anything is decoded, which may take hours.
-    judge = task.judge(problems, allow_code_execution=allow_code_execution)
-    asked = [problem | {"question": setting.ask(problem)} for problem in problems]
+    judge = task.judge(allow_code_execution=allow_code_execution)
+    problems = asked(model, problems, setting, truncate=truncate)
     if setting.threshold is None:
-        return runs.fixed_step(model, who, asked, setting.decode, 1, judge)
-    return runs.confidence(model, who, asked, setting.decode, setting.threshold, judge)
+        return runs.fixed_step(model, who, problems, setting.decode, 1, judge, recorder)
+    return runs.confidence(model, who, problems, setting.decode, setting.threshold, judge, recorder)
 
 
 # What CD4LM's code asks for code (its `evaluation/dllm_eval/tasks`). For mathematics it has the

@@ -115,6 +115,42 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     write_bytes(path, text.encode("utf-8"))
 
 
+class AppendOnly:
+    """A file that only grows; what `append` was given is with the operating system on return."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._path = pathlib.Path(path)
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = self._path.open("ab", buffering=0)
+
+    def cut_after(self, end: bytes) -> None:
+        """Removes what follows the last `end`."""
+        self.truncate(self._path.read_bytes().rfind(end) + 1)
+
+    def truncate(self, size: int) -> None:
+        """Keeps the first bytes alone."""
+        self._file.truncate(size)
+
+    def append(self, data: bytes) -> None:
+        """Adds to the end.
+
+        Raises:
+          OSError: the disk is full.
+        """
+        rest = memoryview(data)
+        try:
+            # As a disk fills up, a write first takes a part without an error.
+            while rest:
+                rest = rest[self._file.write(rest) :]
+        except OSError as error:
+            error.filename = str(self._path)
+            raise
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+
 @contextlib.contextmanager
 def locked(folder: str | os.PathLike[str]) -> Iterator[None]:
     """Holds `folder` (which is created) for this process alone.

@@ -1,7 +1,8 @@
 """SIGTERM and Ctrl-C as requests: the run finishes its step, saves and leaves with a code.
 
 A second signal leaves at once, which costs the steps since the last checkpoint and nothing else:
-whatever is on the disk is as whole as after a power cut.
+whatever is on the disk is as whole as after a power cut. Work that is kept as it goes has nothing
+to save and leaves at the first (`leaving_at_once`).
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Iterator
@@ -72,3 +74,48 @@ def stop_requests() -> Iterator[StopRequest]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def leaving_at_once(message: str) -> Iterator[None]:
+    """Within it SIGTERM and Ctrl-C end the process with their codes and one line, at once.
+
+    Python's handlers wait for compiled code to return, and a decode may take many minutes, more
+    than a scheduler waits before it kills. So a thread listens, whom the system tells.
+
+    Outside the main thread, where Python allows no handlers, signals do what they did before.
+
+    Args:
+      message: what the line says after the signal's name.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    told, teller = socket.socketpair()
+    teller.setblocking(False)
+    listener = threading.Thread(target=_listen, args=(told, message), daemon=True)
+    earlier = signal.set_wakeup_fd(teller.fileno(), warn_on_full_buffer=False)
+    before = {number: signal.signal(number, lambda *_: None) for number in EXIT_CODES}
+    listener.start()
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(earlier)
+        teller.close()
+        listener.join()
+        told.close()
+
+
+def _listen(told: socket.socket, message: str) -> None:
+    """Leaves when a signal of `EXIT_CODES` is told, returns when nothing more can be."""
+    while numbers := told.recv(1):
+        for number in numbers:
+            if number in EXIT_CODES:
+                with contextlib.suppress(OSError, ValueError):  # nobody listens any more
+                    sys.stdout.flush()
+                    shown = "\x1b[?25h" if sys.stderr.isatty() else ""  # a bar hides the cursor
+                    print(f"{shown}\n{signal.Signals(number).name}: {message}", file=sys.stderr)
+                    sys.stderr.flush()
+                os._exit(EXIT_CODES[signal.Signals(number)])

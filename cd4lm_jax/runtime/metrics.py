@@ -16,6 +16,8 @@ import time
 from collections.abc import Mapping
 from typing import Any, Protocol, SupportsFloat
 
+from cd4lm_jax.runtime.files import AppendOnly
+
 METRICS_FILE = "metrics.jsonl"
 
 Metrics = Mapping[str, SupportsFloat]
@@ -38,7 +40,7 @@ class JsonlWriter:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._file = _AppendOnly(pathlib.Path(path))
+        self._file = AppendOnly(path)
         self._file.cut_after(b"\n")
 
     def write(self, step: int, metrics: Metrics) -> None:
@@ -73,7 +75,7 @@ class TensorBoardWriter:
         self._checksum = masked_crc32c
         # TensorBoard goes by "tfevents" in the name and sorts the files of a folder by name.
         name = f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}"
-        self._file = _AppendOnly(pathlib.Path(folder) / name)
+        self._file = AppendOnly(pathlib.Path(folder) / name)
         self._append(file_version="brain.Event:2")
 
     def write(self, step: int, metrics: Metrics) -> None:
@@ -153,29 +155,3 @@ def read_jsonl(path: str | os.PathLike[str]) -> list[dict[str, float]]:
             raise ValueError(f"{path}, line {number}: expected a JSON object, got {line[:40]!r}")
         rows.append({key: math.nan if value is None else value for key, value in row.items()})
     return rows
-
-
-class _AppendOnly:
-    """A file that only grows; what `append` was given is with the operating system on return."""
-
-    def __init__(self, path: pathlib.Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._path = path
-        self._file = path.open("ab", buffering=0)
-
-    def cut_after(self, end: bytes) -> None:
-        """Removes what follows the last `end`."""
-        self._file.truncate(self._path.read_bytes().rfind(end) + 1)
-
-    def append(self, data: bytes) -> None:
-        rest = memoryview(data)
-        try:
-            # As a disk fills up, a write first takes a part without an error.
-            while rest:
-                rest = rest[self._file.write(rest) :]
-        except OSError as error:
-            error.filename = str(self._path)
-            raise
-
-    def close(self) -> None:
-        self._file.close()

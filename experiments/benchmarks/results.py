@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import datetime
-import importlib.metadata
 import json
 import pathlib
-import platform
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -16,10 +12,9 @@ from typing import Any
 
 import jax
 
-from cd4lm_jax.runtime import files
+from cd4lm_jax.runtime import files, provenance
 
 FOLDER = pathlib.Path("experiments/results")
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
 
 
 def seconds(call: Callable[[], Any], *, repeats: int = 7) -> list[float]:
@@ -48,11 +43,7 @@ def write(name: str, metrics: Mapping[str, float], **details: Any) -> pathlib.Pa
     """
     result = {
         "command": " ".join(["python -m", _module(name), *sys.argv[1:]]),
-        "commit": _commit(),
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind} ({platform.machine()})",
-        "versions": {"python": platform.python_version()}
-        | {package: importlib.metadata.version(package) for package in _PACKAGES},
+        **provenance.environment(),
         "metrics": dict(metrics),
         **details,
     }
@@ -65,14 +56,3 @@ def _module(name: str) -> str:
     """The benchmark that runs: of its name, or one that writes several files."""
     spec = sys.modules["__main__"].__spec__
     return spec.name if spec is not None else f"experiments.benchmarks.{name}"
-
-
-def _commit() -> str:
-    """The commit measured, marked where the tree held changes beside it."""
-
-    def git(*words: str) -> str:
-        done = subprocess.run(["git", *words], capture_output=True, text=True, check=False)
-        return done.stdout.strip()
-
-    changed = git("status", "--porcelain", "--", "cd4lm_jax", "launch", "experiments/configs")
-    return (git("rev-parse", "--short", "HEAD") or "unknown") + ("+changes" if changed else "")

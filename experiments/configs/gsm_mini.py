@@ -19,7 +19,7 @@ from cd4lm_jax.model.transformer import Execution
 
 TEACHER = "experiments/checkpoints/gsm_mini_teacher"
 ANSWERS = "experiments/data/gsm_mini_answers"
-OUTPUT = "runs/demo"
+OUTPUT = "runs/demo/student"
 
 
 def get_config() -> TrainConfig:

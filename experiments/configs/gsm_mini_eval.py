@@ -14,4 +14,6 @@ from experiments.configs.gsm_mini import OUTPUT, TEACHER
 
 def get_config() -> SweepConfig:
     """500 test problems; thresholds chosen on validation."""
-    return SweepConfig(output=OUTPUT, teacher=TEACHER, student=f"{OUTPUT}/model", training=OUTPUT)
+    return SweepConfig(
+        output="runs/demo", teacher=TEACHER, student=f"{OUTPUT}/model", training=OUTPUT
+    )

@@ -324,6 +324,21 @@ def test_queues_of_many_lengths_share_one_compile() -> None:
     assert decoder.run._cache_size() == before  # type: ignore[attr-defined]
 
 
+def test_prompts_that_do_not_fill_the_batch_join_the_next_longer_ones() -> None:
+    """Instead of a compile of their own, and slots that stay idle."""
+    options = dataclasses.replace(STOP, batch_size=3)
+    long = [[*PROMPTS[0][:1]] * (batch.PROMPT_BUCKET + 1 + row) for row in range(4)]
+    alone = decode(MODELS[0], long, SHY, options)
+    before = decoder.run._cache_size()  # type: ignore[attr-defined]
+    mixed = decode(MODELS[0], [long[0], PROMPTS[0], *long[1:3], PROMPTS[1]], SHY, options)
+    assert decoder.run._cache_size() == before + 1  # type: ignore[attr-defined]
+    places = [0, 2, 3]
+    np.testing.assert_array_equal(mixed.tokens[places], alone.tokens[:3])
+    np.testing.assert_array_equal(mixed.nfe[places], alone.nfe[:3])
+    short = decode(MODELS[0], PROMPTS[:2], SHY, options)
+    np.testing.assert_array_equal(mixed.tokens[[1, 4]], short.tokens)
+
+
 def test_the_same_shapes_again_compile_nothing(caplog: pytest.LogCaptureFixture) -> None:
     decode(MODELS[0], PROMPTS, SHY)
     with jax.log_compiles(), caplog.at_level("WARNING"):

@@ -51,7 +51,7 @@ class Evaluation:
             name: records.write(folder / "runs" / str(number) / "problems.jsonl", lines)
             for number, (name, lines) in enumerate(self.records.items())
         }
-        report.write_report(folder, self.summary, [], [], records=self.paths, text=self.text)
+        report.write_report(folder, self.summary, records=self.paths, text=self.text)
         self.page = folder / "report.html"
 
     def ids(self, name: str, keep: Any = lambda record: True, sort: Any = None) -> list[str]:
@@ -320,7 +320,7 @@ def test_a_run_without_decodes_still_shows_its_answers(
     )
     pictures = {"pareto": (b"", b"")}
     path = tmp_path / "report.html"
-    path.write_text(report.render(evaluation.summary, pictures, (), title="t", packed=packed))
+    path.write_text(report.render(evaluation.summary, pictures, title="t", packed=packed))
     with browser.new_context() as context:
         for page in opened(context.new_page(), path):
             text = page.locator("#browser").inner_text()

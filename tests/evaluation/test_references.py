@@ -24,14 +24,14 @@ def _confined() -> None:
 
 
 def _right(name: str, problems: list[Problem]) -> list[str]:
-    judge = tasks.task(name).judge(problems, allow_code_execution=True)
-    found = judge([problem["answer"] for problem in problems])
+    judge = tasks.task(name).judge(allow_code_execution=True)
+    found = judge([problem["answer"] for problem in problems], problems)
     return [problem["id"] for problem, good in zip(problems, found, strict=True) if good]
 
 
 def _spoilt(name: str, problems: list[Problem]) -> list[str]:
-    judge = tasks.task(name).judge(problems, allow_code_execution=True)
-    found = judge([spoilt(name, problem) for problem in problems])
+    judge = tasks.task(name).judge(allow_code_execution=True)
+    found = judge([spoilt(name, problem) for problem in problems], problems)
     return [problem["id"] for problem, good in zip(problems, found, strict=True) if good]
 
 

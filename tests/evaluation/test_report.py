@@ -1,13 +1,12 @@
 from __future__ import annotations
 
-import dataclasses
+import json
 import pathlib
 from typing import Any
 
 import pytest
 
 from cd4lm_jax.decoding.reason import Reason
-from cd4lm_jax.decoding.replay import Replay
 from cd4lm_jax.evaluation import plots, report
 from cd4lm_jax.runtime import files
 from tests import pages
@@ -39,25 +38,36 @@ SUMMARY: dict[str, Any] = {
     "batch_size": 64,
 }
 CURVES = [{"step": step, "loss": 1 / step, "lambda": 0.5} for step in range(1, 5)]
-REPLAY = Replay(
-    question=f"How many beads? {EVIL}",
-    reference="7",
-    title="student, confidence:0.9",
-    tokens=["####", " 7", '" onload="x', EVIL, "<|eot_id|>", "<|endoftext|>"],
-    committed_at=[1, 2, 2, 3, 3, 0],
-    confidence=[0.99, 0.8, 0.6, 0.5, 0.9, 0.0],
-    reason=[Reason.RULE, Reason.RULE, Reason.MINIMUM, Reason.LIMIT, Reason.LIMIT, Reason.TAIL],
-    nfe=3,
-    correct=True,
-    group="a",
-)
+RECORD = {
+    "id": "1",
+    "prompt": f"How many beads? {EVIL}",
+    "reference": "7",
+    "output": f"#### 7{EVIL}",
+    "correct": True,
+    "nfe": 2,
+    "tokens": 2,
+    "trajectory": {
+        "tokens": [3, 4, 0],
+        "committed_at": [1, 2, 0],
+        "confidence": [0.99, 0.8, 0.0],
+        "reason": [int(Reason.RULE), int(Reason.MINIMUM), int(Reason.TAIL)],
+    },
+}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     path = tmp_path_factory.mktemp("report") / "new"
-    slow = dataclasses.replace(REPLAY, title="teacher, fixed:1", nfe=5, correct=False)
-    report.write_report(path, SUMMARY, CURVES, [REPLAY, slow], title=f"Title {EVIL}")
+    records = path.parent / "problems.jsonl"
+    records.write_text(json.dumps(RECORD) + "\n")
+    report.write_report(
+        path,
+        SUMMARY,
+        CURVES,
+        {"student, CAD": records},
+        text=lambda token: EVIL,
+        title=f"Title {EVIL}",
+    )
     return path
 
 
@@ -86,29 +96,11 @@ def test_the_page_loads_nothing(folder: pathlib.Path) -> None:
 
 def test_model_output_is_text_and_never_markup(page: Page) -> None:
     assert page.having("onload") == []
-    assert EVIL in page.text  # a token, shown as what it is
-    assert '" onload="x' in page.text
     assert any(EVIL in piece for piece in page.text if piece.startswith("note "))
 
 
 def test_only_our_own_script_may_run(folder: pathlib.Path) -> None:
     pages.only_our_script_may_run((folder / "report.html").read_text(encoding="utf-8"))
-
-
-def test_every_token_carries_its_pass_without_any_script(page: Page) -> None:
-    chips = [a for a in page.having("data-at") if a["title"] is not None]
-    assert [a["data-at"] for a in chips] == ["1", "2", "2", "3", "3"] * 2
-    assert chips[0]["title"] == "position 1: committed in pass 1 of 3 by the rule, confidence 0.990"
-    text = "".join(page.text)
-    assert "####1" in text  # the token and the number of its pass
-    assert "After the end, filled without a pass: 1." in text
-
-
-def test_replays_of_a_problem_stand_side_by_side(page: Page) -> None:
-    assert [a["max"] for tag, a in page.tags if tag == "input"] == ["5"]
-    boards = [a["data-passes"] for a in page.having("data-passes") if a.get("class") == "board"]
-    assert boards == ["3", "5"]
-    assert page.text.count("right") == page.text.count("wrong") == 1
 
 
 def test_the_table_and_the_headline_show_the_same_numbers(page: Page) -> None:
@@ -123,7 +115,7 @@ def test_the_table_and_the_headline_show_the_same_numbers(page: Page) -> None:
 
 def test_a_bare_summary_is_enough(tmp_path: pathlib.Path) -> None:
     rows = [{"name": "a", "model": "teacher", "commit": "fixed:1"}]
-    report.write_report(tmp_path, {"rows": rows}, [], [])
+    report.write_report(tmp_path, {"rows": rows})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["pareto.png", "report.html"]
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert Page(text).open == []
@@ -131,24 +123,17 @@ def test_a_bare_summary_is_enough(tmp_path: pathlib.Path) -> None:
     assert "Pass by pass" not in text
 
 
-def test_a_decode_that_committed_nothing_is_shown(tmp_path: pathlib.Path) -> None:
-    pictures = {"pareto": (b"", b"")}
-    idle = dataclasses.replace(REPLAY, committed_at=[0] * 6, reason=[Reason.TAIL] * 6, nfe=2)
-    text = report.render(SUMMARY, pictures, [idle], title="t")
-    assert "After the end, filled without a pass: <b>6</b>." in text
-
-
 def test_a_lone_surrogate_costs_nothing(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(plots, "pareto_png", lambda *_, **__: b"")
-    report.write_report(tmp_path, SUMMARY, [], [dataclasses.replace(REPLAY, question="a\ud800b")])
+    report.write_report(tmp_path, SUMMARY, title="a\ud800b")
     assert "a?b" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 def test_records_of_no_row_are_an_error(tmp_path: pathlib.Path) -> None:
     with pytest.raises(ValueError, match="records of 'student, CAP', but no row has that name"):
-        report.write_report(tmp_path, SUMMARY, [], [], records={"student, CAP": tmp_path / "none"})
+        report.write_report(tmp_path, SUMMARY, records={"student, CAP": tmp_path / "none"})
     assert list(tmp_path.iterdir()) == []
 
 
@@ -164,7 +149,7 @@ def test_a_wrong_summary_writes_nothing(
     summary: dict[str, Any], message: str, tmp_path: pathlib.Path
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        report.write_report(tmp_path, summary, CURVES, [])
+        report.write_report(tmp_path, summary, CURVES)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -179,6 +164,6 @@ def test_a_full_disk_leaves_the_earlier_page(
 
     monkeypatch.setattr(files, "_flush", full)
     with pytest.raises(OSError, match="No space left"):
-        report.write_report(tmp_path, SUMMARY, [], [])
+        report.write_report(tmp_path, SUMMARY)
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
     assert (tmp_path / "report.html").read_text() == "earlier"

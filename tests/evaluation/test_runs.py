@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,9 @@ SHARED = {
     "gen_length": 32,
     "block_length": 16,
     "batch_size": 2,
+    "temperature": 0.0,
+    "seed": 0,
+    "first": 0,
 }
 
 
@@ -105,3 +109,14 @@ def test_a_row_holds_accuracy_and_speed(asked: list[dict[str, Any]]) -> None:
         "problems": 2,
     }
     assert "speedup" not in run.row()
+
+
+def test_what_was_not_measured_in_one_process_is_absent(asked: list[dict[str, Any]]) -> None:
+    run = runs.confidence(MODEL, "student", PROBLEMS, SETTINGS, 0.9)
+    elsewhere = dataclasses.replace(run, process="another")
+    assert (run.seconds_of(run), run.seconds_of(elsewhere)) == (2.0, None)
+    shared = dataclasses.replace(run, seconds=None)
+    assert run.seconds_of(shared) is None
+    row = shared.row(baseline_seconds=6.0)
+    assert set(run.row(baseline_seconds=6.0)) - set(row) == {"tps", "speedup"}
+    assert row["nfe"] == 4.0

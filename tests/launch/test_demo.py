@@ -16,7 +16,6 @@ TINY = (
     "--config.evaluate.thresholds=0.5,0.9",
     "--config.evaluate.teacher_tokens=1,4",
     "--config.evaluate.decode.batch_size=4",
-    "--config.evaluate.replays=1",
 )
 
 
@@ -25,10 +24,10 @@ def test_the_demo_distils_evaluates_and_reports(
 ) -> None:
     monkeypatch.chdir(pathlib.Path(__file__).parents[2])  # where the bundled teacher is
     paths = (
-        f"--config.distill.output={tmp_path}",
+        f"--config.distill.output={tmp_path}/student",
         f"--config.evaluate.output={tmp_path}",
-        f"--config.evaluate.student={tmp_path}/model",
-        f"--config.evaluate.training={tmp_path}",
+        f"--config.evaluate.student={tmp_path}/student/model",
+        f"--config.evaluate.training={tmp_path}/student",
     )
     with pytest.raises(SystemExit) as exit_:
         common.run(demo.main, demo.DemoConfig, argv=["demo", *TINY, *paths])
@@ -50,5 +49,5 @@ def test_the_demo_distils_evaluates_and_reports(
     ]
     assert summary["rows"][0]["speedup"] == 1.0
     assert summary["rows"][0]["nfe"] == summary["gen_length"]
-    for name in ("report.html", "pareto.png", "training.png", "metrics.jsonl"):
+    for name in ("report.html", "pareto.png", "training.png", "student/metrics.jsonl"):
         assert (tmp_path / name).stat().st_size > 0

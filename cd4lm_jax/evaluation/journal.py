@@ -1,0 +1,212 @@
+"""A run's problems.jsonl: a line a problem, written as they are answered, whole after a kill.
+
+    FOLDER/problems.jsonl   {"id", "prompt", "reference", "output", "correct", "nfe", "tokens",
+                             "trajectory": {"tokens", "committed_at", "confidence", "reason"}}
+    FOLDER/run.json         the settings that the lines follow from, where they were decoded, and
+                            in the end their time
+
+``tokens`` are the generated ones before the first end token. Problems are decoded a chunk at a
+time, and a chunk is on the disk before the next one begins. What a kill leaves of a chunk is
+dropped and decoded anew, from the same place with the same neighbours, so that an interrupted run
+ends with the bytes of one that was not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cd4lm_jax.data.benchmarks import Problem
+from cd4lm_jax.decoding.trajectory import Trajectory
+from cd4lm_jax.runtime import files
+
+PROBLEMS_FILE = "problems.jsonl"
+RUN_FILE = "run.json"
+RUNS_FOLDER = "runs"
+"""Of an evaluation's folder: what holds a folder a run."""
+_STEPS = ("tokens", "committed_at", "confidence", "reason")
+
+
+class JournalError(ValueError):
+    """A run's folder that holds another run, or none that is whole."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Answers:
+    """What came of problems, in their order.
+
+    Attributes:
+        outputs: the answers as text.
+        correct: bool, one a problem.
+        trajectory: one row a problem.
+    """
+
+    outputs: list[str]
+    correct: npt.NDArray[np.bool_]
+    trajectory: Trajectory
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Answers]) -> Answers:
+        """One of several, in their order."""
+        return cls(
+            outputs=[output for part in parts for output in part.outputs],
+            correct=np.concatenate([part.correct for part in parts]),
+            trajectory=Trajectory.concatenate(part.trajectory for part in parts),
+        )
+
+
+class Journal:
+    """The lines of one run while it is written.
+
+    Attributes:
+        count: problems that are on the disk.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        settings: Mapping[str, Any],
+        *,
+        total: int,
+        chunk: int,
+        environment: Mapping[str, Any],
+    ) -> None:
+        """Opens the run of a folder, or begins it.
+
+        Args:
+            folder: its own.
+            settings: what the lines follow from, as JSON knows it.
+            total: problems of the run.
+            chunk: problems decoded together.
+            environment: what they are decoded on, as JSON knows it.
+
+        Raises:
+            JournalError: the folder holds a run of other settings.
+        """
+        self._path = pathlib.Path(folder)
+        mine = {**settings, "problems": total, "chunk": chunk}
+        self._record: dict[str, Any] = {"settings": mine, "environments": []}
+        if (self._path / RUN_FILE).is_file():
+            self._record = _same(self._path, mine)
+        with contextlib.closing(files.AppendOnly(self._path / PROBLEMS_FILE)) as file:
+            lines = (self._path / PROBLEMS_FILE).read_bytes().split(b"\n")[:-1]
+            whole = len(lines) if len(lines) == total else len(lines) // chunk * chunk
+            file.truncate(sum(len(line) + 1 for line in lines[:whole]))
+        self._lines = [json.loads(line) for line in lines[:whole]]
+        self.count = whole
+        if whole < total and environment not in self._record["environments"]:
+            self._record["environments"].append(dict(environment))
+            self._write_record()
+
+    @property
+    def time(self) -> dict[str, Any] | None:
+        """``seconds`` of decoding and the ``process`` that measured them.
+
+        None where the run has not ended, or not in the process that began it.
+        """
+        return self._record.get("time")
+
+    @property
+    def environments(self) -> list[dict[str, Any]]:
+        """What the problems were decoded on, first to last."""
+        found: list[dict[str, Any]] = self._record["environments"]
+        return found
+
+    def earlier(self) -> Answers | None:
+        """What was on the disk when the journal was opened."""
+        return answers_of(self._lines) if self._lines else None
+
+    def append(self, problems: Sequence[Problem], answers: Answers) -> None:
+        """Adds a chunk; it is with the operating system on return.
+
+        Raises:
+            OSError: the disk is full.
+        """
+        records = answers.trajectory.to_json()
+        rows = zip(problems, answers.outputs, answers.correct, records, strict=True)
+        lines = [
+            json.dumps(
+                {
+                    "id": problem["id"],
+                    "prompt": problem["question"],
+                    "reference": problem["answer"],
+                    "output": output,
+                    "correct": bool(correct),
+                    "nfe": record["nfe"],
+                    "tokens": record["length"],
+                    "trajectory": {name: record[name] for name in _STEPS},
+                },
+                allow_nan=False,
+            )
+            for problem, output, correct, record in rows
+        ]
+        with contextlib.closing(files.AppendOnly(self._path / PROBLEMS_FILE)) as file:
+            file.append("".join(f"{line}\n" for line in lines).encode())
+        self.count += len(lines)
+
+    def timed(self, time: Mapping[str, Any]) -> None:
+        """Ends a run that one process decoded all of, and that says how long it took."""
+        self._record["time"] = dict(time)
+        self._write_record()
+
+    def _write_record(self) -> None:
+        files.write_text(self._path / RUN_FILE, json.dumps(self._record, indent=2) + "\n")
+
+
+def answers_of(lines: Sequence[Mapping[str, Any]]) -> Answers:
+    """The answers that lines of problems.jsonl hold."""
+    return Answers(
+        outputs=[line["output"] for line in lines],
+        correct=np.array([line["correct"] for line in lines], np.bool_),
+        trajectory=Trajectory.from_json(
+            {**line["trajectory"], "nfe": line["nfe"], "length": line["tokens"]} for line in lines
+        ),
+    )
+
+
+def read(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """The lines of a run that is whole.
+
+    Raises:
+        JournalError: no run there, or one that has not ended.
+    """
+    path = pathlib.Path(folder)
+    try:
+        record = json.loads((path / RUN_FILE).read_text(encoding="utf-8"))
+        lines = (path / PROBLEMS_FILE).read_text(encoding="utf-8").split("\n")[:-1]
+        total = record["settings"]["problems"]
+        found = [json.loads(line) for line in lines]
+    except FileNotFoundError as error:
+        raise JournalError(
+            f"no run in {folder}: {pathlib.Path(error.filename).name} is missing; give a folder "
+            "such as OUTPUT/runs/NAME of an evaluation"
+        ) from None
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise JournalError(f"{folder} holds no run of launch.evaluate ({error})") from None
+    if len(found) < total:
+        raise JournalError(
+            f"{folder} has {len(found):,} of {total:,} problems; let launch.evaluate end first"
+        )
+    return found
+
+
+def _same(folder: pathlib.Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What run.json holds, if it is of these settings."""
+    record: dict[str, Any] = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
+    saved = record["settings"]
+    names = dict.fromkeys([*settings, *saved])
+    different = [name for name in names if settings.get(name) != saved.get(name)]
+    if different:
+        raise JournalError(
+            f"{folder} holds a run of other settings ({', '.join(different)} differ); give another "
+            "output, or remove that folder"
+        )
+    return record
