@@ -103,6 +103,7 @@ def test_passes_on_a_page_and_on_the_terminal(
     page = Page(out.to_html())
     shown = "".join(page.text)
     assert QUESTIONS[0] in shown
+    assert Page(out._repr_html_()).having("srcdoc")[0]["srcdoc"] == out.to_html()
     assert "Why?<|eot_id|>" in shown  # ids are shown as they are, with the template
     assert [a["class"] for a in page.having("data-due")].count("t given") == 1
     out.play(1)
