@@ -19,7 +19,7 @@ import pytest
 hypothesis.settings.register_profile("cd4lm", deadline=None)
 hypothesis.settings.load_profile("cd4lm")
 
-SLOW_SECONDS = 3.0
+SLOW_SECONDS = 5.0
 """CPU time, with that of the processes it started, from which a test is to be marked slow."""
 
 _STARTED = pytest.StashKey[float]()

@@ -57,6 +57,7 @@ def test_a_command_that_nobody_thought_of_is_an_error(added: str, tmp_path: path
     assert re.sub(r"\W+", " ", line.split("\t")[1]) in re.sub(r"\W+", " ", added)
 
 
+@pytest.mark.slow
 def test_the_python_block_runs_as_it_stands(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
