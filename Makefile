@@ -12,7 +12,7 @@ READY := $(VENV)/.ready
 PARALLEL := -n 2 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test coverage lint format lock clean
+.PHONY: help setup demo test test-fast coverage docs notebooks lint format lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,8 +26,17 @@ demo: $(READY) ## distil and decode with the bundled teacher; report in runs/dem
 test: $(READY) ## run the test suite
 	@$(BIN)/python -m pytest $(PARALLEL)
 
+test-fast: $(READY) ## run what takes no time, for work in progress
+	@$(BIN)/python -m pytest $(PARALLEL) -m "not slow"
+
 coverage: $(READY) ## run the test suite and list the lines that it misses
 	@$(BIN)/python -m pytest $(PARALLEL) --cov --cov-report=term-missing:skip-covered
+
+docs: $(READY) ## write the API reference into build/docs
+	@$(BIN)/python -m docs.reference build/docs
+
+notebooks: $(READY) ## write the notebooks anew from their scripts
+	@$(BIN)/jupytext --quiet --update --to ipynb experiments/notebooks/*.py
 
 lint: $(READY) ## check style and types
 	@$(BIN)/ruff check

@@ -19,6 +19,7 @@ from cd4lm_jax.decoding.commit import (
     FixedStep,
     Margin,
     NegativeEntropy,
+    Proposal,
     RandomStep,
     rule,
 )
@@ -38,6 +39,7 @@ __all__ = [
     "LanguageModel",
     "Margin",
     "NegativeEntropy",
+    "Proposal",
     "RandomStep",
     "Reason",
     "Trajectory",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cd4lm_jax.decoding import batch, terminal
+from cd4lm_jax.decoding import batch, page, terminal
 from cd4lm_jax.decoding.commit import CommitRule
 from cd4lm_jax.decoding.options import DecodeOptions
 from cd4lm_jax.decoding.trajectory import Trajectory
@@ -78,7 +78,7 @@ class Decoded:
 
     @property
     def nfe(self) -> np.ndarray:
-        """Forward passes of every prompt, int32."""
+        """Forward passes of every prompt, int32 ``[prompts]``: those while it was unfinished."""
         return self.trajectory.nfe
 
     @functools.cached_property
@@ -100,6 +100,10 @@ class Decoded:
         """
         questions = [self._question(prompt) for prompt in self.prompts]
         return self.trajectory.to_html(self._token, prompts=questions)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows of it: the page of :meth:`to_html`."""
+        return page.frame(self.to_html())
 
     def play(self, row: int = 0, *, seconds: float = 0.3) -> None:
         """Plays the decode of one prompt on the terminal, so many seconds a pass.
@@ -131,11 +135,11 @@ def _token_text(tokenizer: Tokenizer | None, token: int) -> str:
 
 
 def load(folder: str | os.PathLike[str], *, dtype: str = "float32") -> LanguageModel:
-    """Loads a model folder: one that training exported, or a LLaDA Hugging Face checkpoint.
+    """Loads a model folder: one that training exported, or a Hugging Face one (LLaDA, Dream).
 
     Args:
         folder: where ``config.json`` lies.
-        dtype: what the weights are held and computed in.
+        dtype: what the weights are held and computed in: ``float32`` or ``bfloat16``.
 
     Raises:
         ValueError: no model there, or one that does not fit its config.
@@ -171,10 +175,11 @@ def decode(
             seed and number.
         report: told every few passes how many prompts are finished.
         options: ``gen_length``, ``block_length`` and the other fields of
-            :class:`~cd4lm_jax.decoding.options.DecodeOptions`.
+            :class:`cd4lm_jax.decoding.options.DecodeOptions`.
 
     Raises:
         ValueError: prompts or lengths that do not fit the model or each other.
+        TypeError: an option that does not exist.
     """
     settings = DecodeOptions(**options)
     ids = [model.prompt_ids(prompt) for prompt in prompts]
@@ -197,8 +202,14 @@ def decode_stream(
 ) -> Iterator[batch.Update]:
     """As :func:`decode`, yielding what was committed after every so many passes.
 
+    Args:
+        model, prompts, commit, given, options: see :func:`decode`.
+        every: passes between two updates, at least 1.
+
     Raises:
-        ValueError: prompts or lengths that do not fit the model or each other.
+        ValueError: prompts or lengths that do not fit the model or each other; when the first
+            update is asked for.
+        TypeError: an option that does not exist.
     """
     settings = DecodeOptions(**options)
     ids = [model.prompt_ids(prompt) for prompt in prompts]

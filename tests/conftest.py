@@ -19,6 +19,42 @@ import pytest
 hypothesis.settings.register_profile("cd4lm", deadline=None)
 hypothesis.settings.load_profile("cd4lm")
 
+SLOW_SECONDS = 5.0
+"""CPU time, with that of the processes it started, from which a test is to be marked slow."""
+
+_STARTED = pytest.StashKey[float]()
+
+
+def _cpu_seconds() -> float:
+    return sum(os.times()[:4])
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    item.stash[_STARTED] = _cpu_seconds()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    started = item.stash.get(_STARTED, _cpu_seconds())
+    item.user_properties.append(("cpu_seconds", _cpu_seconds() - started))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Names tests that `make test-fast` should leave out and does not, for want of a mark."""
+    slow = {}
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if isinstance(report, pytest.TestReport) and "slow" not in report.keywords:
+                seconds = dict(report.user_properties).get("cpu_seconds", 0.0)
+                if seconds > SLOW_SECONDS:
+                    slow[report.nodeid] = seconds
+    if slow:
+        terminalreporter.section(f"above {SLOW_SECONDS:g} s of CPU and not marked slow")
+    for test in sorted(slow, key=slow.__getitem__, reverse=True):
+        terminalreporter.line(f"{slow[test]:6.1f} s  {test}")
+
+
 ROOT = pathlib.Path(__file__).parent.parent
 GOLDEN = ROOT.parent / "shared" / "golden"
 BENCHMARKS = ROOT.parent / "shared" / "data"

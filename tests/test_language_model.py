@@ -44,6 +44,7 @@ def wordless(folder: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return cd.load(copy)
 
 
+@pytest.mark.slow
 def test_answers_in_the_order_of_the_questions(model: cd.LanguageModel) -> None:
     tokenizer = vocabulary.load()
     out = cd.decode(model, QUESTIONS, **SETTINGS)
@@ -63,6 +64,7 @@ def test_answers_in_the_order_of_the_questions(model: cd.LanguageModel) -> None:
     np.testing.assert_array_equal(again.trajectory.committed_at, out.trajectory.committed_at[order])
 
 
+@pytest.mark.slow
 def test_a_stream_is_the_decode_in_parts(model: cd.LanguageModel) -> None:
     out = cd.decode(model, QUESTIONS, **SETTINGS)
     tokens = np.full(out.trajectory.tokens.shape, model.transformer.config.eos_id)
@@ -71,6 +73,7 @@ def test_a_stream_is_the_decode_in_parts(model: cd.LanguageModel) -> None:
     np.testing.assert_array_equal(tokens, out.trajectory.tokens)
 
 
+@pytest.mark.slow
 def test_infilling_keeps_what_is_given(model: cd.LanguageModel) -> None:
     given: list[list[int | None]] = [[], [None, 9, None, 8], [7]]
     out = cd.decode(model, QUESTIONS, given=given, **SETTINGS)
@@ -95,6 +98,7 @@ def test_without_a_tokenizer_there_are_ids_only(
         cd.decode(wordless, QUESTIONS, **SETTINGS)
 
 
+@pytest.mark.slow
 def test_passes_on_a_page_and_on_the_terminal(
     model: cd.LanguageModel, wordless: cd.LanguageModel, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -103,6 +107,7 @@ def test_passes_on_a_page_and_on_the_terminal(
     page = Page(out.to_html())
     shown = "".join(page.text)
     assert QUESTIONS[0] in shown
+    assert Page(out._repr_html_()).having("srcdoc")[0]["srcdoc"] == out.to_html()
     assert "Why?<|eot_id|>" in shown  # ids are shown as they are, with the template
     assert [a["class"] for a in page.having("data-due")].count("t given") == 1
     out.play(1)

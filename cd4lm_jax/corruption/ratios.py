@@ -29,6 +29,11 @@ def nested_counts(
 
     Returns:
         ``(student, teacher)`` counts, int32; ``teacher <= student <= length``.
+
+    >>> length = jnp.array([8, 15, 100])
+    >>> student, teacher = nested_counts(length, jnp.full(3, 0.9), jnp.full(3, 0.4))
+    >>> student.tolist(), teacher.tolist()
+    ([2, 7, 90], [1, 6, 40])
     """
     ratio = jnp.where(
         length < SMALL_ANSWER, jnp.minimum(student_ratio, SMALL_ANSWER_RATIO), student_ratio

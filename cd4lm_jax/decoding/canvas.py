@@ -29,7 +29,7 @@ class Canvas(NamedTuple):
         masked: ``[B, G]`` bool, generation positions not yet committed.
         committed_at: ``[B, G]`` int32, the row's pass that committed a position, 0 before.
         confidence: ``[B, G]`` float32, probability of the committed token, 0 before.
-        reason: ``[B, G]`` int32, a :class:`~cd4lm_jax.decoding.trajectory.Reason`.
+        reason: ``[B, G]`` int32, a :class:`cd4lm_jax.decoding.trajectory.Reason`.
         block: ``[B]`` int32, the active block.
         step: ``[B]`` int32, passes spent in the active block.
         nfe: ``[B]`` int32, passes spent while the row was unfinished.

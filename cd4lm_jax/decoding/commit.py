@@ -3,7 +3,25 @@
 A rule says how positions rank and how many of the best are committed; the decoder does the rest
 (the end-of-sequence gate, the step limit, the guarantee that every pass commits something). An
 own rule is a frozen dataclass with these two methods, registered with :func:`rule` so that its
-numbers are traced: sweeping a threshold compiles once. All rank along the block axis only.
+numbers are traced: sweeping a threshold compiles once. All rank along the block axis only. A
+number outside what its rule names is a ValueError when the rule is made.
+
+One row with four open positions, and how many of them some rules commit:
+
+>>> confidence = jnp.array([[0.99, 0.6, 0.95, 0.8]])
+>>> proposal = Proposal(
+...     confidence=confidence,
+...     neg_entropy=jnp.log(confidence),
+...     margin=2 * confidence - 1,
+...     noise=jnp.zeros((1, 4)),
+...     eligible=jnp.ones((1, 4), bool),
+...     step=jnp.array([0]),
+...     block_length=4,
+...     num_blocks=1,
+... )
+>>> rules = FixedStep(steps=4), ConfidenceAdaptive(threshold=0.9), Factor(factor=1.0)
+>>> {type(rule).__name__: int(rule.count(proposal)[0]) for rule in rules}
+{'FixedStep': 1, 'ConfidenceAdaptive': 2, 'Factor': 3}
 """
 
 from __future__ import annotations
@@ -65,7 +83,13 @@ def surely(rule: CommitRule, proposal: Proposal) -> jax.Array:
 
 
 def rule(cls: T) -> T:
-    """Registers a frozen dataclass as a commit rule whose fields are traced numbers."""
+    """Registers a frozen dataclass as a commit rule whose fields are traced numbers.
+
+    To stand above ``@dataclasses.dataclass``.
+
+    Raises:
+        TypeError: not a dataclass.
+    """
     names = [field.name for field in dataclasses.fields(cls)]
     return jax.tree_util.register_dataclass(cls, data_fields=names, meta_fields=[])
 
@@ -80,7 +104,8 @@ class FixedStep:
     published CD4LM code.
 
     Attributes:
-        steps: passes for the whole generation; the generation length for one token a pass.
+        steps: passes for the whole generation, at least 1; the generation length for one token a
+            pass.
     """
 
     steps: int
@@ -151,9 +176,9 @@ class ConfidenceAdaptive(_Threshold):
     """CAD: every token at least this sure, within bounds (CD4LM, 2601.02236, section 3.3).
 
     Attributes:
-        threshold: least probability of a token.
-        min_tokens: committed in a pass whatever their confidence.
-        max_tokens: committed in a pass at most.
+        threshold: least probability of a token, 0 to 1.
+        min_tokens: committed in a pass whatever their confidence, at least 1.
+        max_tokens: committed in a pass at most, not below ``min_tokens``.
     """
 
     def __post_init__(self) -> None:
@@ -172,8 +197,8 @@ class NegativeEntropy(_Threshold):
 
     Attributes:
         threshold: least negative entropy, in nats: at most 0.
-        min_tokens: committed in a pass whatever their entropy.
-        max_tokens: committed in a pass at most.
+        min_tokens: committed in a pass whatever their entropy, at least 1.
+        max_tokens: committed in a pass at most, not below ``min_tokens``.
     """
 
     threshold: float = -0.3
@@ -193,9 +218,9 @@ class Margin(_Threshold):
     """Like CAD, with the lead over the second best token (Dream's ``topk_margin``).
 
     Attributes:
-        threshold: least difference of the two greatest probabilities.
-        min_tokens: committed in a pass whatever their margin.
-        max_tokens: committed in a pass at most.
+        threshold: least difference of the two greatest probabilities, 0 to 1.
+        min_tokens: committed in a pass whatever their margin, at least 1.
+        max_tokens: committed in a pass at most, not below ``min_tokens``.
     """
 
     def __post_init__(self) -> None:
@@ -216,7 +241,7 @@ class Factor:
     must be. One token is always committed.
 
     Attributes:
-        factor: greater commits more.
+        factor: greater commits more; at least 0.
     """
 
     factor: float
@@ -245,7 +270,7 @@ class EntropyBounded:
     the sum of their entropies less the greatest; that is kept within ``bound``.
 
     Attributes:
-        bound: in nats; 0 commits one token and whatever is certain.
+        bound: in nats, at least 0, which commits one token and whatever is certain.
     """
 
     bound: float

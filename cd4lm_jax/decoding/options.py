@@ -152,6 +152,9 @@ class DecodeOptions:
         propose_mask: as the published code does, see :class:`Shape`.
         batch_size: prompts decoded at once.
         seed: of what is drawn.
+
+    Raises:
+        ValueError: a number out of its range, or settings that need another one.
     """
 
     gen_length: int

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import html
 import pathlib
 from collections.abc import Iterable
 from typing import Any
@@ -56,3 +57,15 @@ def render(
         colour_floor=replay.COLOUR_FLOOR,
         **context,
     )
+
+
+def frame(page: str, *, height: int = 680) -> str:
+    """A page inside another, as notebooks show it: neither's style or script reaches the other.
+
+    Args:
+      page: what :func:`render` gave.
+      height: in CSS pixels; a longer page scrolls, and the lower edge can be dragged.
+    """
+    style = f"width: 100%; height: {height}px; border: 0; resize: vertical"
+    source = html.escape(page)
+    return f'<div><iframe sandbox="allow-scripts" style="{style}" srcdoc="{source}"></iframe></div>'

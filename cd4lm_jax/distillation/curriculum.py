@@ -16,6 +16,10 @@ class LambdaCurriculum:
         initial: lambda at the start: mostly the teacher.
         final: lambda at the end: teacher and text in balance.
         warmup_ratio: the share of steps at ``initial``.
+
+    >>> weight = LambdaCurriculum(initial=0.9, final=0.5, warmup_ratio=0.1)
+    >>> [round(float(weight(step, 100)), 3) for step in (0, 10, 55, 100)]
+    [0.9, 0.9, 0.7, 0.5]
     """
 
     initial: float = 0.9

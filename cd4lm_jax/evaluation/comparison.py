@@ -178,7 +178,11 @@ def run_folder(folder: str | os.PathLike[str]) -> pathlib.Path:
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
-    """McNemar's exact two-sided p-value: a fair coin as uneven as this in so many throws."""
+    """McNemar's exact two-sided p-value: a fair coin as uneven as this in so many throws.
+
+    >>> round(mcnemar(8, 2), 3), round(mcnemar(80, 20), 9)
+    (0.109, 1e-09)
+    """
     throws, fewer = only_first + only_second, min(only_first, only_second)
     tail = sum(math.comb(throws, heads) for heads in range(fewer + 1))
     return min(1.0, 2 * tail / 2**throws)

@@ -50,6 +50,11 @@ def pareto(points: Iterable[Point]) -> list[Point]:
     """The points that no other beats in both accuracy and passes, fastest first.
 
     Along the list passes and accuracy rise strictly; of equal points the first given stays.
+
+    >>> sweep = {"0.9": (6.0, 0.97), "0.7": (4.0, 0.95), "0.8": (5.0, 0.94)}
+    >>> points = [Point(name=name, nfe=nfe, accuracy=a) for name, (nfe, a) in sweep.items()]
+    >>> [point.name for point in pareto(points)]
+    ['0.7', '0.9']
     """
     frontier: list[Point] = []
     for point in sorted(points, key=lambda p: (p.nfe, -p.accuracy)):
@@ -72,6 +77,11 @@ def passes_at_accuracy(points: Iterable[Point], accuracy: float) -> float | None
 
     None where no point reaches the accuracy. Where the fastest point already exceeds it, that
     point's passes: a frontier is not extended beyond what was run.
+
+    >>> fast = Point(name="0.7", nfe=4, accuracy=0.95)
+    >>> sure = Point(name="0.9", nfe=6, accuracy=0.97)
+    >>> [passes_at_accuracy([fast, sure], accuracy) for accuracy in (0.9, 0.96, 0.98)]
+    [4.0, 5.0, None]
     """
     points = list(points)
     if not points:

@@ -27,11 +27,14 @@ _MINUS = str.maketrans({"\u2212": "-", "\u2013": "-"})
 
 
 def answer_number(text: str) -> Decimal | None:
-    """The number after the first ``####`` that has one, or in the last box, or None.
+    r"""The number after the first ``####`` that has one, or in the last box, or None.
 
     Thousands separators, a dollar sign, a full stop after the number and zeros after the decimal
     point make no difference: ``1,080``, ``$1080`` and ``1080.00.`` are one number. Anything else
     that is not one plain number (``1/2``, ``1,2``, ``3-1``) is no answer.
+
+    >>> [answer_number(text) for text in ("9*120=1080 #### $1,080.", r"so \boxed{7}", "#### 1/2")]
+    [Decimal('1080'), Decimal('7'), None]
     """
     text = text.translate(_MINUS)
     if "####" not in text:

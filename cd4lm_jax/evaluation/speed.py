@@ -86,6 +86,21 @@ def measure(
 
     Raises:
       ValueError: no problem, a problem without a forward pass, seconds that are not positive.
+
+    Two problems, four generated positions each: the first takes two passes for three tokens and an
+    end, the second one pass for a token, an end and a tail of two that is filled.
+
+    >>> decodes = Trajectory(
+    ...     tokens=[[11, 12, 13, 0], [21, 0, 0, 0]],
+    ...     committed_at=[[1, 1, 2, 2], [1, 1, 0, 0]],
+    ...     confidence=[[0.9, 0.9, 0.8, 0.9], [0.9, 0.9, 0.0, 0.0]],
+    ...     reason=[[1, 1, 1, 1], [1, 1, 0, 0]],
+    ...     nfe=[2, 1],
+    ...     length=[3, 1],
+    ... )
+    >>> speed = measure(decodes, seconds=0.5, baseline_seconds=2.0)
+    >>> speed.nfe, speed.tpf, speed.canvas_tpf, speed.tps, speed.speedup
+    (1.5, 1.25, 3.0, 8.0, 4.0)
     """
     if not len(trajectory):
         raise ValueError("speed: the trajectory holds no problem, expected at least one")

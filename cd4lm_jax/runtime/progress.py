@@ -105,7 +105,11 @@ class Progress:
 
 
 def duration(seconds: float) -> str:
-    """`75` -> `1:15`, `3700` -> `1:01:40`."""
+    """Seconds as people read them.
+
+    >>> duration(75), duration(3700)
+    ('1:15', '1:01:40')
+    """
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

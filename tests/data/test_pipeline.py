@@ -122,6 +122,7 @@ def test_hosts_together_read_the_global_batch(
                 assert np.array_equal(part[name], batch[name][rows])  # type: ignore[literal-required]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_worker_processes_make_the_same_batches(
     workers: int, toy: DataConfig, tokenizer: Tokenizer

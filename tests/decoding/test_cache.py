@@ -17,6 +17,8 @@ from cd4lm_jax.decoding.trajectory import Trajectory
 from cd4lm_jax.model.transformer import Execution, KeyValues, Transformer, Window
 from tests.models import TINY_TALKER, tiny_model
 
+pytestmark = pytest.mark.slow
+
 SHIFTED = dataclasses.replace(TINY_TALKER, alignment="shifted")
 GEN, BLOCK = 12, 4
 FILL = DecodeOptions(gen_length=GEN, block_length=BLOCK, stop_at_eos=False, batch_size=3)

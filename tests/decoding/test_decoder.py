@@ -112,6 +112,7 @@ def equal(found: Trajectory, row: int, expected: reference.Row) -> None:
     np.testing.assert_allclose(found.confidence[row], expected.confidence, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "options"),
     [*((kind, STOP) for kind in RULES), ("fixed", FILL)],
@@ -152,6 +153,7 @@ def within_bounds(found: Trajectory, commit: CommitRule) -> None:
             left[block] -= count
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", RULES)
 def test_a_row_alone_equals_the_row_in_a_ragged_batch(kind: str) -> None:
     @examples
@@ -171,6 +173,7 @@ def test_a_row_alone_equals_the_row_in_a_ragged_batch(kind: str) -> None:
     check()
 
 
+@pytest.mark.slow
 def test_more_padding_changes_nothing() -> None:
     longer = rng.integers(0, CONFIG.vocab_size, PROMPT + 9).tolist()
     expected = decode(MODELS[0], PROMPTS[:2], SHY)
@@ -204,6 +207,7 @@ def step(
     return decoder.advance(model, slots, commit, Limits(), shape, state)[0]
 
 
+@pytest.mark.slow
 def test_a_mask_token_inside_a_prompt_is_text_and_stays() -> None:
     prompt = [3, CONFIG.mask_id, 5, CONFIG.mask_id]
     queue = queue_of([prompt, [CONFIG.mask_id], [1]])
@@ -221,6 +225,7 @@ def test_a_mask_token_inside_a_prompt_is_text_and_stays() -> None:
     assert end.tokens[0].tolist() == expected.tokens
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", RULES)
 @pytest.mark.parametrize("broken", ["nan", "equal"])
 def test_ends_without_masks_whatever_the_logits(kind: str, broken: str) -> None:
@@ -261,6 +266,7 @@ def test_stopping_at_eos_freezes_the_row_and_fills_its_tail() -> None:
     assert early >= 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("slots", [1, 2, 5])
 def test_a_slot_goes_to_the_next_prompt_as_soon_as_its_row_ends(slots: int) -> None:
     queue = queue_of(PROMPTS)
@@ -284,6 +290,7 @@ def test_a_slot_goes_to_the_next_prompt_as_soon_as_its_row_ends(slots: int) -> N
     assert len(busy) <= expected.nfe.sum() // slots + expected.nfe.max()
 
 
+@pytest.mark.slow
 def test_only_counted_prompts_are_decoded() -> None:
     queue = queue_of(PROMPTS)
     expected = decode(MODELS[0], PROMPTS[:2], SHY)
@@ -311,6 +318,7 @@ def test_thresholds_caps_and_limits_share_one_compile() -> None:
     assert decoder.run._cache_size() == before  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 def test_queues_of_many_lengths_share_one_compile() -> None:
     """Those beyond the batch; idle rows change neither results nor their number."""
     options = dataclasses.replace(STOP, batch_size=2)
@@ -346,6 +354,7 @@ def test_the_same_shapes_again_compile_nothing(caplog: pytest.LogCaptureFixture)
     assert not [text for text in caplog.messages if "Compiling" in text]
 
 
+@pytest.mark.slow
 def test_guidance_follows_lladas_formula() -> None:
     plain = logits_of(MODELS[0])
     results = []
@@ -367,6 +376,7 @@ def test_guidance_follows_lladas_formula() -> None:
     assert (results[1].tokens != unguided.tokens).any()
 
 
+@pytest.mark.slow
 def test_rows_look_at_their_own_blocks() -> None:
     model, everything = MODELS[0], ConfidenceAdaptive(threshold=0.0)
     queue = queue_of(PROMPTS[:3])
@@ -405,6 +415,7 @@ def draw_given(seed: int) -> list[list[int | None]]:
     return rows
 
 
+@pytest.mark.slow
 @examples
 @hypothesis.given(
     seed=models,
@@ -434,6 +445,7 @@ def test_infilling_budgets_and_stops_equal_the_plain_loop(
     assert found.nfe[3] == 0  # all of it is given
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("every", [1, 3, 100])
 def test_a_stream_is_the_decode_in_parts(every: int) -> None:
     expected = decode(MODELS[1], PROMPTS, SHY)
@@ -474,6 +486,7 @@ class Half:
         return proposal.eligible.sum(axis=1) // 2
 
 
+@pytest.mark.slow
 def test_an_own_rule_works() -> None:
     found = decode(MODELS[0], PROMPTS, Half(), FILL)
     per_block = [4, 2, 1, 1]
@@ -495,6 +508,7 @@ class Broken:
         return jnp.full_like(proposal.step, -3)
 
 
+@pytest.mark.slow
 def test_a_broken_rule_cannot_keep_the_loop_alive() -> None:
     found = decode(MODELS[0], PROMPTS, Broken(), FILL)
     assert (found.nfe == GEN).all()

@@ -16,6 +16,8 @@ import pytest
 import cd4lm_jax as cd
 from tests.decoding.recordings import CAD, FIXED, Case, load
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def cases(golden: pathlib.Path) -> dict[str, Case]:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from cd4lm_jax.decoding import page
 from cd4lm_jax.decoding.reason import Reason
 from cd4lm_jax.decoding.trajectory import Trajectory
 from tests import pages
@@ -96,3 +97,13 @@ def test_no_row_is_a_page_without_replays() -> None:
 def test_says_that_prompts_do_not_fit() -> None:
     with pytest.raises(ValueError, match="got 1 prompts for 2 problems, expected one each"):
         TRAJECTORY.to_html(prompts=["one"])
+
+
+def test_a_frame_holds_the_page_and_keeps_it_in() -> None:
+    text = TRAJECTORY.to_html(prompts=[EVIL, "He said \"'no' & left\""])
+    frame = Page(page.frame(text, height=300))
+    ((_, attributes),) = (tag for tag in frame.tags if tag[0] == "iframe")
+    assert attributes["srcdoc"] == text
+    assert attributes["sandbox"] == "allow-scripts"  # no reach into the notebook around it
+    assert "height: 300px" in str(attributes["style"])
+    assert frame.open == frame.text == []

@@ -14,6 +14,8 @@ from cd4lm_jax.decoding.options import DecodeOptions
 from cd4lm_jax.decoding.trajectory import Trajectory
 from tests.models import TINY_TALKER, forward, tiny_model
 
+pytestmark = pytest.mark.slow
+
 MODEL = tiny_model(TINY_TALKER, seed=3)
 OPTIONS = DecodeOptions(gen_length=4, block_length=2, eos_token_ids=(), stop_at_eos=False)
 RULE = ConfidenceAdaptive(threshold=0.9)

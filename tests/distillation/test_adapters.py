@@ -20,6 +20,8 @@ from cd4lm_jax.runtime.trees import named_leaves
 from tests import exported, pens
 from tests.models import parameters
 
+pytestmark = pytest.mark.slow
+
 LORA = LoraConfig(rank=2, alpha=4.0)
 
 

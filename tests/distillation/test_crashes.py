@@ -6,7 +6,11 @@ import dataclasses
 import pathlib
 import time
 
+import pytest
+
 from tests import crashes, pens
+
+pytestmark = pytest.mark.slow
 
 
 def test_killed_runs_end_with_the_uninterrupted_runs_parameters(tmp_path: pathlib.Path) -> None:

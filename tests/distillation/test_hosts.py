@@ -10,11 +10,14 @@ import subprocess
 import time
 
 import numpy as np
+import pytest
 
 from cd4lm_jax.distillation.trainer import TrainConfig
 from cd4lm_jax.runtime.mesh import MeshConfig
 from cd4lm_jax.runtime.metrics import read_jsonl
 from tests import crashes, pens
+
+pytestmark = pytest.mark.slow
 
 TIMEOUT = 10
 

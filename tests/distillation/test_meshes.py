@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def runs(run_python: Callable[..., subprocess.CompletedProcess[str]]) -> dict[str, Any]:

@@ -277,6 +277,7 @@ def states(model: Transformer, tokens: jax.Array) -> States:
     return States(hidden.reshape(-1, hidden.shape[-1]), model.head_kernel)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", [1, 2])
 def test_computes_the_terms_and_gradients_of_the_published_code(
     temperature: int,

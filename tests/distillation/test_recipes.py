@@ -22,6 +22,8 @@ from cd4lm_jax.runtime.metrics import read_jsonl
 from cd4lm_jax.runtime.progress import Progress
 from tests import crashes, exported, pens
 
+pytestmark = pytest.mark.slow
+
 STEPS = 12
 
 

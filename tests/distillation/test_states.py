@@ -22,6 +22,8 @@ from cd4lm_jax.distillation.step import Batch, Learner
 from cd4lm_jax.model.transformer import Execution
 from tests.models import TINY_TALKER, parameters, tiny_model
 
+pytestmark = pytest.mark.slow
+
 PROMPT, ANSWER, BLOCK, ROWS = 6, 16, 8, 12
 EXECUTION = Execution(scan_layers=False)
 MODEL = tiny_model(TINY_TALKER, EXECUTION, sharpness=2.5)

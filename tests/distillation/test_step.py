@@ -65,6 +65,7 @@ def assert_same(one: Any, other: Any) -> None:
     jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
+@pytest.mark.slow
 def test_learns_from_the_teacher_and_reports_its_terms(start: TrainState) -> None:
     teacher, state, history = model(seed=1), start, []
     for _ in range(STEPS):
@@ -95,6 +96,7 @@ def test_a_loss_that_is_not_finite_changes_nothing_and_is_counted(start: TrainSt
     assert np.any(state.model.head[...] != sound.model.head[...])
 
 
+@pytest.mark.slow
 def test_a_gradient_that_is_not_finite_is_skipped_too(start: TrainState) -> None:
     # The squares of these gradients overflow in their norm; the loss itself is finite.
     leaves = parameters(model())
@@ -116,6 +118,7 @@ def loss_and_gradient(model: Transformer, teacher: Transformer, batch: Batch) ->
     return terms.total, gradient
 
 
+@pytest.mark.slow
 def test_padding_changes_neither_loss_nor_gradient() -> None:
     student, teacher = model(), model(seed=1)
     loss, gradient = loss_and_gradient(student, teacher, batch())
@@ -125,6 +128,7 @@ def test_padding_changes_neither_loss_nor_gradient() -> None:
         np.testing.assert_allclose(parameters(same)[name], leaf, atol=1e-5, err_msg=name)
 
 
+@pytest.mark.slow
 def test_the_order_of_rows_changes_neither_loss_nor_gradient() -> None:
     student, teacher = model(), model(seed=1)
     order = np.array([2, 0, 3, 1])
@@ -214,6 +218,7 @@ def test_muon_takes_the_kernels_of_the_blocks_layer_by_layer() -> None:
     assert np.vdot(second["kernel"][1], first["kernel"][1]) < 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["nested", "diffusion"])
 def test_a_batch_in_parts_is_the_same_batch(scheme: Scheme) -> None:
     student, teacher, rows = model(), model(seed=1), batch(rows=8)
@@ -240,6 +245,7 @@ def test_says_what_cannot_be_done_in_parts() -> None:
         jax.eval_shape(three.update, jax.eval_shape(LEARNER.init, model()), None, batch())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moments", ["bfloat16", "factored"])
 def test_smaller_moments_learn_as_well(moments: Any) -> None:
     wide = tiny_model(dataclasses.replace(SMALL, embed_dim=128, mlp_dim=160), EXECUTION)

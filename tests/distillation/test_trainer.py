@@ -30,6 +30,8 @@ from cd4lm_jax.runtime.tree_files import CheckpointError
 from tests import crashes, pens
 from tests.models import model_of, parameters, tiny_model
 
+pytestmark = pytest.mark.slow
+
 STEPS = pens.STEPS
 MODEL = pens.MODEL
 

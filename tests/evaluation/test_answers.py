@@ -13,6 +13,8 @@ from cd4lm_jax.language_model import LanguageModel, load
 from experiments.configs import gsm_mini
 from tests import exported
 
+pytestmark = pytest.mark.slow
+
 TEACHER = pathlib.Path(__file__).parents[2] / gsm_mini.TEACHER
 PROBLEMS = [{"question": p.question, "answer": p.answer} for p in generate("validation", 8)]
 IMPOSSIBLE = {"question": PROBLEMS[0]["question"], "answer": "#### 1000"}

@@ -59,6 +59,7 @@ def test_the_estimate_is_the_mean_over_all_maskings() -> None:
     assert found == pytest.approx(expected, rel=0.02)
 
 
+@pytest.mark.slow
 def test_neither_batches_nor_company_change_an_estimate() -> None:
     small, large = (MonteCarlo(samples=10, batch_size=size) for size in (3, 16))
     first = likelihood.log_likelihood(MODEL, CONTEXT, CONTINUATION, small)

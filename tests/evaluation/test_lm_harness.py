@@ -133,6 +133,7 @@ def test_half_of_the_answers_right_is_one_half(
     assert (asked[1]["stop_at_eos"], asked[1]["eos_gate_ratio"]) == (False, 0.0)
 
 
+@pytest.mark.slow
 def test_generates_what_the_decoder_gives(lm: DiffusionLM) -> None:
     question = "Amy has 5 pens. She buys 3 pens. How many pens does Amy have?"
     context = lm.apply_chat_template([{"role": "user", "content": question}])

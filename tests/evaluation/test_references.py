@@ -14,6 +14,8 @@ from cd4lm_jax.data.benchmarks import Problem
 from cd4lm_jax.evaluation import code_scoring, sandbox, tasks
 from tests.evaluation.references import spoilt
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def _confined() -> None:

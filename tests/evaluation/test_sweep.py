@@ -15,6 +15,8 @@ from cd4lm_jax.evaluation import runs, scoring
 from cd4lm_jax.evaluation.sweep import SweepConfig, sweep
 from tests import exported
 
+pytestmark = pytest.mark.slow
+
 PROBLEMS = list(generate("test", 6))
 NAMES = [
     "teacher fixed:1",

@@ -85,6 +85,7 @@ def arguments(checkpoint: pathlib.Path, prompts: pathlib.Path, output: pathlib.P
     ]
 
 
+@pytest.mark.slow
 def test_decode_answers_in_the_order_of_the_input(
     checkpoint: pathlib.Path, prompts: pathlib.Path, tmp_path: pathlib.Path, run_python: RunPython
 ) -> None:
@@ -109,6 +110,7 @@ def test_decode_answers_in_the_order_of_the_input(
     assert os.listdir(output.parent) == [output.name]
 
 
+@pytest.mark.slow
 def test_decode_writes_a_page_and_replays_the_first_prompt(
     checkpoint: pathlib.Path, prompts: pathlib.Path, tmp_path: pathlib.Path, run_python: RunPython
 ) -> None:
@@ -125,6 +127,7 @@ def test_decode_writes_a_page_and_replays_the_first_prompt(
     assert "How many?" in text
 
 
+@pytest.mark.slow
 def test_full_disk_leaves_the_earlier_output(
     checkpoint: pathlib.Path,
     prompts: pathlib.Path,

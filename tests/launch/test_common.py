@@ -236,6 +236,7 @@ AS_MODULE = (
 )
 
 
+@pytest.mark.slow
 def test_module_run_as_main_shares_its_classes_with_config_files(
     tmp_path: pathlib.Path, run_python: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:

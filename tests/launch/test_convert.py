@@ -14,6 +14,8 @@ from launch import common, convert, decode
 from tests import exported
 from tests.decoding.recordings import CAD, FIXED, Case, load
 
+pytestmark = pytest.mark.slow
+
 RunPython = Callable[..., subprocess.CompletedProcess[str]]
 
 

@@ -13,6 +13,8 @@ from absl.testing import flagsaver
 from launch import common, decode
 from tests import exported
 
+pytestmark = pytest.mark.slow
+
 Decode = Callable[..., list[dict[str, Any]]]
 
 

@@ -7,6 +7,8 @@ import pytest
 
 from launch import common, demo
 
+pytestmark = pytest.mark.slow
+
 TINY = (
     "--config.distill.steps=2",
     "--config.distill.data.batch_size=4",

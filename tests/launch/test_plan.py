@@ -102,6 +102,7 @@ def test_help_shows_how_to_ask(capsys: pytest.CaptureFixture[str]) -> None:
     assert "TPU slice, such as" in shown
 
 
+@pytest.mark.slow
 def test_plans_a_config_for_gpus_that_are_not_there(
     tmp_path: pathlib.Path, run_python: RunPython
 ) -> None:

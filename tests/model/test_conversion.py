@@ -177,6 +177,7 @@ conversion.convert(sys.argv[1], sys.argv[2], shard_bytes=8_000)
 """
 
 
+@pytest.mark.slow
 def test_a_killed_conversion_goes_on_and_repeats_nothing(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, run_python: RunPython
 ) -> None:
@@ -252,6 +253,7 @@ def test_a_full_disk_leaves_no_target_and_can_be_mended(
             np.testing.assert_array_equal(leaf, expected[name], err_msg=name)
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_model(tmp_path: pathlib.Path, run_python: RunPython) -> None:
     """128 MiB there and back, in pieces of 4 MiB."""
     done = run_python("-c", _MEASURED, str(tmp_path))

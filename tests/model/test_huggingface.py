@@ -166,6 +166,7 @@ def test_says_what_is_wrong_with_its_files(
         huggingface.read_model(tmp_path)
 
 
+@pytest.mark.slow
 def test_in_pieces_and_onto_a_mesh_as_in_one(tmp_path: pathlib.Path, run_python: RunPython) -> None:
     """On eight devices each reads its part; pieces of a few rows do not line up with the parts."""
     write(tmp_path, torch_tensors())

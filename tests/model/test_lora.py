@@ -27,6 +27,7 @@ def adapters(base: Transformer, config: LoraConfig = CONFIG) -> Adapters:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scan_layers", [True, False])
 def test_adapters_compute_what_the_merged_model_does(scan_layers: bool) -> None:
     base = tiny_model(TINY, Execution(scan_layers=scan_layers))
@@ -52,6 +53,7 @@ def test_fresh_adapters_have_no_effect() -> None:
     np.testing.assert_array_equal(on, forward(base, TOKENS, VALID))
 
 
+@pytest.mark.slow
 def test_gradients_are_those_of_the_dense_formula() -> None:
     base = tiny_model()
     factors = adapters(base)
@@ -76,6 +78,7 @@ def test_only_the_kernels_named_are_adapted() -> None:
     assert list(lora.create(config, base, jax.random.key(0))) == ["value", "down"]
 
 
+@pytest.mark.slow
 def test_a_bfloat16_base_keeps_small_changes() -> None:
     base = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), tiny_model())
     small = jax.tree.map(lambda leaf: 0.05 * leaf, adapters(base))

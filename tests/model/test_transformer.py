@@ -118,6 +118,7 @@ def test_bfloat16_computes_in_bfloat16_and_gives_float32_logits() -> None:
     assert 1e-4 < error.max() < 0.2
 
 
+@pytest.mark.slow
 def test_what_is_recomputed_does_not_change_the_gradient() -> None:
     batch = padded(TEXT, [0, 3], LENGTH)
     cotangent = rng.standard_normal((2, LENGTH, TINY.vocab_size), np.float32)

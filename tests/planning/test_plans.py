@@ -19,6 +19,8 @@ from cd4lm_jax.runtime.mesh import MeshConfig
 from cd4lm_jax.runtime.topology import GIB, Topology
 from tests.planning.on_chips import CONFIG, DECODES, MODEL
 
+pytestmark = pytest.mark.slow
+
 TOKENS = CONFIG.data.batch_size * CONFIG.data.max_length
 
 

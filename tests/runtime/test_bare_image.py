@@ -3,6 +3,8 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Callable
 
+import pytest
+
 # What an accelerator image with jax, flax, optax and orbax does not have (flax brings rich).
 ABSENT = (
     "grain",
@@ -19,6 +21,7 @@ ABSENT = (
 MODULES = ("files", "config", "mesh", "sharding", "checkpoint", "metrics", "pieces", "progress")
 
 
+@pytest.mark.slow
 def test_runtime_imports_without_what_a_bare_image_lacks(
     run_python: Callable[..., subprocess.CompletedProcess[str]],
 ) -> None:

@@ -319,6 +319,7 @@ print("restored")
 """
 
 
+@pytest.mark.slow
 def test_restore_onto_other_shardings_and_fewer_devices(
     tmp_path: pathlib.Path, run_python: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:

@@ -115,6 +115,7 @@ with locked(sys.argv[1]):
 """
 
 
+@pytest.mark.slow
 def test_a_lock_keeps_others_out_and_dies_with_its_process(tmp_path: pathlib.Path) -> None:
     folder = tmp_path / "run"
     holder = subprocess.Popen(

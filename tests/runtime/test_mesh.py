@@ -24,6 +24,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.slow
 def test_sizes_on_eight_devices(
     run_python: Callable[..., subprocess.CompletedProcess[str]],
 ) -> None:

@@ -157,6 +157,7 @@ def test_another_type_is_named(tmp_path: pathlib.Path) -> None:
         tree_files.check_tree(tmp_path / "tree", other)
 
 
+@pytest.mark.slow
 def test_each_device_reads_its_part(
     tmp_path: pathlib.Path, run_python: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:

@@ -32,6 +32,7 @@ print("split as told")
 """
 
 
+@pytest.mark.slow
 def test_arrays_are_split_as_the_table_says(
     run_python: Callable[..., subprocess.CompletedProcess[str]],
 ) -> None:

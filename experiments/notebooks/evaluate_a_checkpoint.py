@@ -1,0 +1,188 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Evaluate a checkpoint
+#
+# How fast is a model, at what accuracy, and is the difference to another more than luck? For the
+# bundled teacher here; for yours, change the parameters: a folder that training exported (orbax),
+# or a LLaDA or Dream folder as it comes from Hugging Face.
+
+# %%
+import importlib.util
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+REPOSITORY = "https://github.com/YOUR-NAME/cd4lm_jax"  # Colab clones it; put in your fork
+
+folder = pathlib.Path.cwd()
+if "google.colab" in sys.modules:  # installs there, and nowhere else
+    folder = pathlib.Path("/content/cd4lm_jax")
+    if not folder.is_dir():
+        subprocess.run(["git", "clone", "--quiet", "--depth=1", REPOSITORY, folder], check=True)
+        gpu, tpu = shutil.which("nvidia-smi"), importlib.util.find_spec("libtpu")
+        target = f"{folder}[cuda]" if gpu else f"{folder}[tpu]" if tpu else f"{folder}"
+        subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", target], check=True)
+os.chdir(next(at for at in (folder, *folder.parents) if (at / "pyproject.toml").is_file()))
+
+# %% tags=["parameters"]
+CHECKPOINT = "experiments/checkpoints/gsm_mini_teacher"
+DTYPE = "float32"  # bfloat16 for LLaDA-8B on an accelerator
+TASK = "gsm_mini"  # gsm8k, math500, humaneval, mbpp
+SETTING = "demo"  # cd4lm or llada: prompt and lengths as those papers have them
+SOURCE = None  # where the problems are, if not where the task looks: a JSONL file
+CHOOSE_ON, REPORT_ON = "validation", "test"  # splits
+PROBLEMS = 200  # of each
+THRESHOLDS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98)
+OUTPUT = "runs/evaluation"
+
+# %% [markdown]
+# ## Load and ask
+
+# %%
+import cd4lm_jax as cd
+from cd4lm_jax.evaluation import tasks
+
+model = cd.load(CHECKPOINT, dtype=DTYPE)
+print(f"{model.transformer.config.num_parameters:,} parameters")
+
+task = tasks.task(TASK)
+setting = task.setting(SETTING)
+choose_on = task.problems(SOURCE, CHOOSE_ON, PROBLEMS)
+report_on = task.problems(SOURCE, REPORT_ON, PROBLEMS)
+print(setting)
+
+# %%
+answer = cd.decode(
+    model,
+    [setting.ask(choose_on[0])],
+    commit=cd.ConfidenceAdaptive(threshold=0.9),
+    gen_length=setting.decode.gen_length,
+    block_length=setting.decode.block_length,
+)
+answer
+
+# %% [markdown]
+# ## Sweep the threshold
+#
+# The baseline commits one token a pass. Confidence-adaptive decoding commits all that is at least
+# as sure as a threshold: lower is faster and less careful. Thresholds are traced, so the sweep
+# compiles once.
+
+# %%
+import dataclasses
+
+from IPython.display import Image
+
+from cd4lm_jax.evaluation import plots
+from cd4lm_jax.evaluation.table import print_table
+
+
+def evaluate(threshold, problems):
+    """All problems at a threshold, judged; None for the fixed-step baseline."""
+    chosen = dataclasses.replace(setting, threshold=threshold)
+    return tasks.run(task, model, "model", problems, chosen)
+
+
+baseline = evaluate(None, choose_on)
+sweep = [evaluate(threshold, choose_on) for threshold in THRESHOLDS]
+rows = [run.row(baseline.seconds) for run in (baseline, *sweep)]
+print_table(rows)
+
+# %% [markdown]
+# NFE: forward passes a problem. TPF: tokens before the end of the answer, a pass. Canvas TPF: all
+# generated positions a pass, as some papers count. TPS: tokens a second. Speed-up: wall clock
+# against the baseline in the same process. Compare none of them across papers without asking how it
+# was counted.
+#
+# ## The frontier
+#
+# A setting is worth having if no other has both fewer passes and higher accuracy. Of those we take
+# the fastest that is not below the baseline, *on problems kept for choosing*: chosen on the
+# problems that are then reported, the best of many would look better than it is.
+
+# %%
+from cd4lm_jax.evaluation import frontier
+
+points = [frontier.Point.from_row(row) for row in rows]
+for point in frontier.pareto(points):
+    print(f"{point.accuracy:6.1%} in {point.nfe:4.1f} passes  {point.name}")
+best = frontier.choose(points[1:], floor=baseline.accuracy)
+of_run = {run.name: threshold for run, threshold in zip(sweep, THRESHOLDS, strict=True)}
+threshold = of_run[best.name] if best else max(THRESHOLDS)
+print(f"chosen: {threshold}" if best else f"chosen: {threshold}, though none is as good")
+
+# %%
+Image(plots.pareto_png(rows, chosen=best.name if best else None))
+
+# %% [markdown]
+# ## Is the difference more than luck?
+#
+# Now on other problems, once. Both runs answer the same ones, so only the problems that one alone
+# has right tell them apart. McNemar's test asks how often a fair coin would share those out as
+# unevenly; the interval says how large the difference may be.
+
+# %%
+from cd4lm_jax.evaluation import bootstrap
+from cd4lm_jax.evaluation.comparison import compare
+
+fixed, adaptive = evaluate(None, report_on), evaluate(threshold, report_on)
+verdict = compare(adaptive.correct, fixed.correct)
+print(f"{adaptive.accuracy:.1%} against {fixed.accuracy:.1%}: {verdict}")
+for margin in (0.02, 0.05):
+    shown = "shown" if verdict.matches(margin) else "not shown"
+    print(f"worse by less than {margin:.0%}: {shown}")
+
+passes = bootstrap.paired_ratio(adaptive.trajectory.nfe, fixed.trajectory.nfe)
+print(f"passes: {passes.value:.3f} times as many [{passes.low:.3f}, {passes.high:.3f}]")
+
+# %% [markdown]
+# A large p-value is no proof of equality: on few problems nothing is ever significant. "As good as
+# the baseline" is what `matches` says: the whole interval lies above minus a margin that *you* have
+# to name. If it is not shown at the margin you need, evaluate on more problems. And an interval of
+# no width says that no problem told the two apart, not that they are the same: about 3 in N
+# problems may still differ unseen, 1.5 % of 200. Name no margin below that.
+#
+# ## What went wrong
+#
+# Numbers do not say why. The report shows decodes of the problems that CAD has wrong beside the
+# baseline's, pass by pass: find the first token that is wrong, and look how sure the model was.
+
+# %%
+import pathlib
+
+from IPython.display import HTML
+
+from cd4lm_jax.decoding.page import frame
+from cd4lm_jax.evaluation.report import write_report
+
+wrong = (~adaptive.correct).nonzero()[0]
+print(f"{len(wrong)} of {len(report_on)} wrong")
+replays = [
+    run.trajectory.replay(
+        int(row),
+        text=model.tokenizer.decode_one,
+        question=report_on[row]["question"],
+        reference=report_on[row]["answer"],
+        title=run.name,
+        correct=bool(run.correct[row]),
+    )
+    for row in wrong[:20]
+    for run in (fixed, adaptive)
+]
+summary = {"rows": [run.row(fixed.seconds) for run in (fixed, adaptive)]}
+write_report(OUTPUT, summary, curves=[], replays=replays, title=f"{CHECKPOINT} on {TASK}")
+HTML(frame((pathlib.Path(OUTPUT) / "report.html").read_text(), height=700))
+
+# %% [markdown]
+# From here: `launch.evaluate` compares a teacher and its student in one command, and
+# `launch.lm_eval` runs the model in lm-evaluation-harness. [Write your own commit
+# rule](your_own_commit_rule.ipynb) if CAD stops where yours would go on.
