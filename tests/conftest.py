@@ -42,12 +42,12 @@ def pytest_runtest_teardown(item: pytest.Item) -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Names tests that `make test-fast` should leave out and does not, for want of a mark."""
-    slow = {}
+    slow: dict[str, float] = {}
     for reports in terminalreporter.stats.values():
         for report in reports:
             if isinstance(report, pytest.TestReport) and "slow" not in report.keywords:
                 seconds = dict(report.user_properties).get("cpu_seconds", 0.0)
-                if seconds > SLOW_SECONDS:
+                if isinstance(seconds, float) and seconds > SLOW_SECONDS:
                     slow[report.nodeid] = seconds
     if slow:
         terminalreporter.section(f"above {SLOW_SECONDS:g} s of CPU and not marked slow")

@@ -28,6 +28,10 @@ decide() {
     '. .venv/bin/activate'*) run 0 ;;
     "$API") run 1 '^#### 4$' '^[0-9]+ \[' 'pass [0-9]+ of [0-9]+' ;;
     'python -m launch.decode --checkpoint=DIR '*) run 1 '"text": ".*#### 5' ;;
+    'python -m launch.evaluate '* | 'python -m launch.compare '*)
+      skip 'needs a file of GSM8K; tests/launch/test_evaluate.py, test_compare.py'
+      ;;
+    'python -m launch.frontier '*) skip 'needs two evaluations; tests/evaluation/test_overlay.py' ;;
     'python -m launch.pretrain '*) run 60 'validation loss [0-9.]+ at step' ;;
     "pip install 'jax[tpu]'"*) run 2 ;;
     'python -m launch.plan '*) run 5 'GiB' ;;

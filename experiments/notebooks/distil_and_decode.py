@@ -128,12 +128,14 @@ adaptive
 # %%
 import dataclasses
 
+from cd4lm_jax.corruption.masking import Corruption
+
 recipe = gsm_mini.get_config()
+masks = recipe.corruption
+assert isinstance(masks, Corruption)  # by chance, not what a decoder leaves open
 example = recipe.data.open()[0]
 text = tokenizer.encode(example["answer"])
-views = recipe.corruption.views(
-    jax.random.key(0), index=jnp.array([3]), answer=jnp.ones((1, len(text)), bool)
-)
+views = masks.views(jax.random.key(0), index=jnp.array([3]), answer=jnp.ones((1, len(text)), bool))
 print(example["question"])
 for who, hidden in {"teacher": views.teacher, "student": views.student}.items():
     seen = jnp.where(hidden[0], tokenizer.mask_id, jnp.array(text)).tolist()

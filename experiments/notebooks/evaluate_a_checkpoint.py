@@ -126,35 +126,56 @@ Image(plots.pareto_png(rows, chosen=best.name if best else None))
 # %% [markdown]
 # ## Is the difference more than luck?
 #
-# Now on other problems, once. Both runs answer the same ones, so only the problems that one alone
-# has right tell them apart. McNemar's test asks how often a fair coin would share those out as
+# Now on other problems, once, and kept: `benchmark` writes a line a problem as it goes, and started
+# again goes on where it was. Both runs answer the same problems, so only those that one alone has
+# right tell them apart. McNemar's test asks how often a fair coin would share those out as
 # unevenly; the interval says how large the difference may be.
 
 # %%
+from cd4lm_jax.evaluation.benchmark import BenchmarkConfig, benchmark
+
+summary = benchmark(
+    BenchmarkConfig(
+        output=OUTPUT,
+        model=CHECKPOINT,
+        dtype=DTYPE,
+        task=TASK,
+        setting=SETTING,
+        source=SOURCE,
+        split=REPORT_ON,
+        problems=PROBLEMS,
+        thresholds=(threshold,),
+        baseline=True,
+    )
+)
+print_table(summary["rows"])
+
+# %%
 from cd4lm_jax.evaluation import bootstrap
-from cd4lm_jax.evaluation.comparison import compare
+from cd4lm_jax.evaluation.comparison import compare, read_pair
 
-fixed, adaptive = evaluate(None, report_on), evaluate(threshold, report_on)
+fixed_name, adaptive_name = (f"{OUTPUT}/runs/{row['name']}" for row in summary["rows"])
+adaptive, fixed = read_pair(adaptive_name, fixed_name)
 verdict = compare(adaptive.correct, fixed.correct)
-print(f"{adaptive.accuracy:.1%} against {fixed.accuracy:.1%}: {verdict}")
+print(verdict)
 for margin in (0.02, 0.05):
-    shown = "shown" if verdict.matches(margin) else "not shown"
-    print(f"worse by less than {margin:.0%}: {shown}")
+    print(verdict.verdict(margin, "CAD", "the baseline"))
 
-passes = bootstrap.paired_ratio(adaptive.trajectory.nfe, fixed.trajectory.nfe)
+passes = bootstrap.paired_ratio(adaptive.nfe, fixed.nfe)
 print(f"passes: {passes.value:.3f} times as many [{passes.low:.3f}, {passes.high:.3f}]")
 
 # %% [markdown]
 # A large p-value is no proof of equality: on few problems nothing is ever significant. "As good as
-# the baseline" is what `matches` says: the whole interval lies above minus a margin that *you* have
+# the baseline" is what a match says: the whole interval lies above minus a margin that *you* have
 # to name. If it is not shown at the margin you need, evaluate on more problems. And an interval of
 # no width says that no problem told the two apart, not that they are the same: about 3 in N
 # problems may still differ unseen, 1.5 % of 200. Name no margin below that.
 #
 # ## What went wrong
 #
-# Numbers do not say why. The report shows decodes of the problems that CAD has wrong beside the
-# baseline's, pass by pass: find the first token that is wrong, and look how sure the model was.
+# Numbers do not say why. The report has all problems, the wrong ones first, each with both decodes
+# beside each other, pass by pass: find the first token that is wrong, and look how sure the model
+# was.
 
 # %%
 import pathlib
@@ -162,27 +183,11 @@ import pathlib
 from IPython.display import HTML
 
 from cd4lm_jax.decoding.page import frame
-from cd4lm_jax.evaluation.report import write_report
 
-wrong = (~adaptive.correct).nonzero()[0]
-print(f"{len(wrong)} of {len(report_on)} wrong")
-replays = [
-    run.trajectory.replay(
-        int(row),
-        text=model.tokenizer.decode_one,
-        question=report_on[row]["question"],
-        reference=report_on[row]["answer"],
-        title=run.name,
-        correct=bool(run.correct[row]),
-    )
-    for row in wrong[:20]
-    for run in (fixed, adaptive)
-]
-summary = {"rows": [run.row(fixed.seconds) for run in (fixed, adaptive)]}
-write_report(OUTPUT, summary, curves=[], replays=replays, title=f"{CHECKPOINT} on {TASK}")
-HTML(frame((pathlib.Path(OUTPUT) / "report.html").read_text(), height=700))
+HTML(frame((pathlib.Path(OUTPUT) / "report.html").read_text(), height=900))
 
 # %% [markdown]
-# From here: `launch.evaluate` compares a teacher and its student in one command, and
+# From here: `launch.evaluate` does all of this in one command, for a benchmark or for a teacher and
+# its student; `launch.frontier` overlays several evaluations and published figures, and
 # `launch.lm_eval` runs the model in lm-evaluation-harness. [Write your own commit
 # rule](your_own_commit_rule.ipynb) if CAD stops where yours would go on.
