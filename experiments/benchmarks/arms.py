@@ -26,7 +26,7 @@ from cd4lm_jax.language_model import LanguageModel, load
 from cd4lm_jax.runtime import files
 
 SEEDS = flags.DEFINE_integer("seeds", 3, "Runs of each arm.", lower_bound=1)
-RUNS = flags.DEFINE_string("runs", "runs", "Folder of the benchmarks' runs.")
+RUNS = flags.DEFINE_string("runs_folder", "runs", "Folder of the benchmarks' runs.")
 
 
 class Sweep(NamedTuple):

@@ -12,6 +12,8 @@ import sys
 import time
 from collections.abc import Callable
 
+import pytest
+
 from cd4lm_jax.distillation.trainer import TrainConfig
 from tests import crashes, pens
 from tests.conftest import ROOT
@@ -59,6 +61,7 @@ def on_a_terminal(
     return process.wait(timeout=60), shown.decode()
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_though_workers_of_the_pipeline_get_it_too(tmp_path: pathlib.Path) -> None:
     config = pens.config(tmp_path)
     config = dataclasses.replace(
