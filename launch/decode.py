@@ -21,13 +21,12 @@ from absl import flags
 import cd4lm_jax as cd
 from cd4lm_jax.runtime import files
 from cd4lm_jax.runtime.progress import Progress
-from launch import common, shapes
+from launch import common, output, shapes
 
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "Model folder: exported by training, or a LLaDA Hugging Face checkpoint."
 )
 _INPUT = flags.DEFINE_string("input", None, "JSONL file of prompts.")
-_OUTPUT = flags.DEFINE_string("output", None, "JSONL file to write.")
 _HTML = flags.DEFINE_string("html", None, "Page to write that replays the passes.")
 _PLAY = flags.DEFINE_bool("play", False, "Replay the first prompt on the terminal.")
 _THRESHOLD_RULES = {
@@ -86,7 +85,7 @@ _BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Prompts decoded at once.")
 
 def main() -> None:
     """Reads, decodes, writes; the output appears only when it is complete."""
-    checkpoint, source, target = (common.given(flag) for flag in (_CHECKPOINT, _INPUT, _OUTPUT))
+    checkpoint, source, target = map(common.given, (_CHECKPOINT, _INPUT, output.OUTPUT))
     rows = read_prompts(pathlib.Path(source))
     rule = commit_rule()
     model = cd.load(checkpoint)

@@ -15,18 +15,17 @@ import pathlib
 from absl import flags
 
 from cd4lm_jax.evaluation import curves, overlay
-from launch import common
+from launch import common, output
 
 _RUNS = flags.DEFINE_list("runs", [], "Output folders of launch.evaluate, comma-separated.")
 _PEERS = flags.DEFINE_list(
     "peers", [], "JSON files of published figures, such as those in experiments/peers."
 )
-_OUTPUT = flags.DEFINE_string("output", None, "Folder to write frontier.png and .html to.")
 
 
 def main() -> None:
     """Reads, prints, writes."""
-    output = common.given(_OUTPUT)
+    folder = common.given(output.OUTPUT)
     if not _RUNS.value and not _PEERS.value:
         raise common.UsageError("give --runs or --peers; --help tells what they are")
     found = []
@@ -35,8 +34,8 @@ def main() -> None:
     for file in _PEERS.value:
         found += curves.read_peers(file)
     overlay.print_frontier(found)
-    overlay.write(output, found)
-    print(f"page: {output}/frontier.html")
+    overlay.write(folder, found)
+    print(f"page: {folder}/frontier.html")
 
 
 def _labels(folders: list[str]) -> list[str]:

@@ -1,0 +1,9 @@
+"""The flag of commands that write one thing."""
+
+from __future__ import annotations
+
+from absl import flags
+
+OUTPUT = flags.DEFINE_string(
+    "output", None, "What to write: launch.decode a JSONL file, launch.frontier a folder."
+)
