@@ -62,6 +62,8 @@ class BenchmarkConfig(output.EvaluationConfig):
         super().__post_init__()
         if self.prompt is not None and "{question}" not in self.prompt:
             raise ValueError(f"prompt={self.prompt!r} asks no question; put {{question}} in it")
+        if not self.label or "/" in self.label:
+            raise ValueError(f"label={self.label!r} begins the names of folders; give a word")
         if self.thresholds == ():
             raise ValueError("thresholds is empty; give some, or none for the setting's own")
         self.settings  # noqa: B018  a task or setting that does not exist is found here

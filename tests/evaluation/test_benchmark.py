@@ -135,6 +135,7 @@ def test_another_model_is_not_mixed_in(config: BenchmarkConfig, tmp_path: pathli
         ({"setting": "lada"}, "no setting 'lada'"),
         ({"prompt": "Answer me."}, "asks no question"),
         ({"thresholds": ()}, "thresholds is empty"),
+        ({"label": "a/b"}, "label='a/b' begins the names of folders"),
         ({"chunk": 0}, "chunk=0 problems"),
     ],
 )
