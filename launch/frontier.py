@@ -25,7 +25,7 @@ _PEERS = flags.DEFINE_list(
 
 def main() -> None:
     """Reads, prints, writes."""
-    folder = common.given(output.OUTPUT)
+    target = common.given(output.OUTPUT)
     if not _RUNS.value and not _PEERS.value:
         raise common.UsageError("give --runs or --peers; --help tells what they are")
     found = []
@@ -34,8 +34,8 @@ def main() -> None:
     for file in _PEERS.value:
         found += curves.read_peers(file)
     overlay.print_frontier(found)
-    overlay.write(folder, found)
-    print(f"page: {folder}/frontier.html")
+    overlay.write(target, found)
+    print(f"page: {target}/frontier.html")
 
 
 def _labels(folders: list[str]) -> list[str]:
