@@ -83,6 +83,7 @@ def test_leaves_a_folder_that_says_how_it_was_come_by(config: BenchmarkConfig) -
         assert sum(line["nfe"] for line in lines) / 16 == row["nfe"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unreported")
 def test_the_same_seed_gives_the_same_bytes(
     config: BenchmarkConfig, tmp_path: pathlib.Path
@@ -177,6 +178,7 @@ def test_code_does_not_run_unless_it_is_allowed(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unreported")
 def test_a_model_that_has_half_of_them_right_scores_one_half_here_and_in_the_harness(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch

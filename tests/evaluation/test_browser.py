@@ -23,7 +23,10 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine"),
+]
 
 BASELINE, UNSURE, CHOSEN = "teacher fixed:1", "teacher confidence:0.5", "teacher confidence:0.9"
 QUIET = ["disable-background-networking", "disable-component-update", "disable-sync"]

@@ -89,6 +89,7 @@ def interrupt(
     return process.returncode, err
 
 
+@pytest.mark.slow
 def test_interrupted_by_every_signal_it_ends_with_the_same_bytes(
     command: Command, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -12,9 +12,13 @@ import sys
 import time
 from collections.abc import Callable
 
+import pytest
+
 from cd4lm_jax.distillation.trainer import TrainConfig
 from tests import crashes, pens
 from tests.conftest import ROOT
+
+pytestmark = pytest.mark.slow
 
 
 def on_a_terminal(
