@@ -19,6 +19,8 @@ from cd4lm_jax.runtime.mesh import MeshConfig
 from tests import crashes, exported, pens
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = ROOT / "launch" / "slurm" / "distill.sbatch"
 
 # Starts the tasks on this host: Slurm's variables, a log each, SIGTERM handed to every one.

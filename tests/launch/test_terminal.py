@@ -18,6 +18,8 @@ from cd4lm_jax.distillation.trainer import TrainConfig
 from tests import crashes, pens
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.slow
+
 
 def on_a_terminal(
     config: TrainConfig, folder: pathlib.Path, stop: Callable[[int], object]
