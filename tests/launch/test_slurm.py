@@ -120,7 +120,6 @@ def config(tmp_path: pathlib.Path) -> TrainConfig:
     )
 
 
-@pytest.mark.slow
 def test_two_processes_save_at_sigterm_are_requeued_and_finish(
     tmp_path: pathlib.Path, config: TrainConfig
 ) -> None:

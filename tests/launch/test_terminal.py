@@ -63,7 +63,6 @@ def on_a_terminal(
     return process.wait(timeout=60), shown.decode()
 
 
-@pytest.mark.slow
 def test_ctrl_c_saves_though_workers_of_the_pipeline_get_it_too(tmp_path: pathlib.Path) -> None:
     config = pens.config(tmp_path)
     config = dataclasses.replace(
