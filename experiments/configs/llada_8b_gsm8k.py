@@ -8,7 +8,7 @@ DIR is a LLaDA-8B-Instruct folder as it comes from its hub.
 Hardware and time, by launch.plan, loading and evaluation not counted: on one host with eight H100
 (--gpus=8 --gpu=h100) 34.5 GiB a chip, at least 0.29 s an update, 5 minutes for 1,050. On 16 chips
 of v5e, with --config.data.batch_size=32 --config.optimizer.moments=bfloat16 --config.mesh.fsdp=8
---config.mesh.tensor=2, 0.69 s an update of half the rows, collectives left out
+--config.mesh.tensor=2, 0.72 s an update of half the rows, collectives left out
 (experiments/results/plan_full_v5e_16.json).
 
 Expected: published, 77.4 % fixed-step accuracy kept at 5.18x the speed. Not run by us: no such
