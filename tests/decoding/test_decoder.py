@@ -247,6 +247,7 @@ def test_ends_without_masks_whatever_the_logits(kind: str, broken: str) -> None:
     np.testing.assert_allclose(found.confidence, expected, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_stopping_at_eos_freezes_the_row_and_fills_its_tail() -> None:
     one = ConfidenceAdaptive(threshold=1.0, max_tokens=1)
     stopped = [decode(model, PROMPTS, one) for model in MODELS]
@@ -332,6 +333,7 @@ def test_queues_of_many_lengths_share_one_compile() -> None:
     assert decoder.run._cache_size() == before  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 def test_prompts_that_do_not_fill_the_batch_join_the_next_longer_ones() -> None:
     """Instead of a compile of their own, and slots that stay idle."""
     options = dataclasses.replace(STOP, batch_size=3)

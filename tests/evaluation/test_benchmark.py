@@ -53,6 +53,7 @@ def unreported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(output, "write_report", lambda *_, **__: None)
 
 
+@pytest.mark.slow
 def test_leaves_a_folder_that_says_how_it_was_come_by(config: BenchmarkConfig) -> None:
     summary = benchmark(config)
     folder = pathlib.Path(config.output)
