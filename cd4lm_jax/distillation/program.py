@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh, Mesh, NamedSharding
 
-from cd4lm_jax.distillation.step import Batch, Learner, TrainState, placed
+from cd4lm_jax.distillation.batch import Batch
+from cd4lm_jax.distillation.step import Learner, TrainState, placed
 from cd4lm_jax.model.config import ModelConfig
 from cd4lm_jax.model.folder import abstract_model
 from cd4lm_jax.model.transformer import Execution, Transformer

@@ -13,7 +13,7 @@ the model's and the tokens are the text's, as in d3LLM's pseudo-trajectories (26
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,10 +23,8 @@ from cd4lm_jax.corruption import masking
 from cd4lm_jax.corruption.masking import Views
 from cd4lm_jax.decoding import stop
 from cd4lm_jax.distillation import objective as objectives
+from cd4lm_jax.distillation.batch import Batch
 from cd4lm_jax.model.transformer import Transformer
-
-if TYPE_CHECKING:
-    from cd4lm_jax.distillation.step import Batch
 
 
 class Start(NamedTuple):

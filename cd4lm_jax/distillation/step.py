@@ -13,6 +13,7 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding
 
 from cd4lm_jax.corruption import masking
 from cd4lm_jax.distillation import objective as objectives
+from cd4lm_jax.distillation.batch import Batch
 from cd4lm_jax.distillation.curriculum import Distance, LambdaCurriculum
 from cd4lm_jax.distillation.optimizer import OptimizerConfig
 from cd4lm_jax.distillation.states import Start, Visited, of_masked
@@ -27,24 +28,6 @@ Trained = Transformer | lora.Adapters
 
 _EVALUATION = 2**32 - 1
 """Stands for the step in the keys of evaluation masks; no run is that long."""
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Batch:
-    """One batch, every array with a leading batch axis.
-
-    Attributes:
-        tokens: ``[batch, length]`` int32.
-        valid: ``[batch, length]`` bool, False on padding.
-        answer: ``[batch, length]`` bool, positions that may be masked.
-        index: ``[batch]`` int32, the example's stable index in its split.
-    """
-
-    tokens: jax.Array
-    valid: jax.Array
-    answer: jax.Array
-    index: jax.Array
 
 
 class TrainState(NamedTuple):

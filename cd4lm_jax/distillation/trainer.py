@@ -19,12 +19,13 @@ from jax.sharding import AbstractMesh, Mesh
 from cd4lm_jax.corruption.masking import Corruption
 from cd4lm_jax.data import pipeline
 from cd4lm_jax.data.tokenizer import Tokenizer
+from cd4lm_jax.distillation.batch import Batch
 from cd4lm_jax.distillation.curriculum import Distance, LambdaCurriculum
 from cd4lm_jax.distillation.objective import Objective
 from cd4lm_jax.distillation.optimizer import OptimizerConfig
 from cd4lm_jax.distillation.program import Program, frozen_execution
 from cd4lm_jax.distillation.states import Visited
-from cd4lm_jax.distillation.step import Batch, Learner, Trained, TrainState
+from cd4lm_jax.distillation.step import Learner, Trained, TrainState
 from cd4lm_jax.model.config import ModelConfig
 from cd4lm_jax.model.folder import write_model
 from cd4lm_jax.model.loading import load_config, load_model

@@ -29,11 +29,12 @@ import jax.numpy as jnp
 from absl import app, flags
 
 from cd4lm_jax.corruption.masking import Corruption
+from cd4lm_jax.distillation.batch import Batch
 from cd4lm_jax.distillation.curriculum import LambdaCurriculum
 from cd4lm_jax.distillation.objective import Objective
 from cd4lm_jax.distillation.optimizer import OptimizerConfig
 from cd4lm_jax.distillation.program import Program
-from cd4lm_jax.distillation.step import Batch, Learner
+from cd4lm_jax.distillation.step import Learner
 from cd4lm_jax.model.config import ModelConfig, llada_8b
 from cd4lm_jax.model.layers import attention
 from cd4lm_jax.model.lora import LoraConfig

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from absl import app
 
-from cd4lm_jax.distillation.step import Batch
+from cd4lm_jax.distillation.batch import Batch
 from cd4lm_jax.distillation.trainer import TrainConfig
 from cd4lm_jax.model.transformer import Transformer
 from experiments.benchmarks import results

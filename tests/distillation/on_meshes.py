@@ -11,12 +11,13 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from cd4lm_jax.corruption.masking import Corruption
+from cd4lm_jax.distillation.batch import Batch
 from cd4lm_jax.distillation.curriculum import LambdaCurriculum
 from cd4lm_jax.distillation.objective import Objective
 from cd4lm_jax.distillation.optimizer import OptimizerConfig
 from cd4lm_jax.distillation.program import Program
 from cd4lm_jax.distillation.states import Visited
-from cd4lm_jax.distillation.step import Batch, Learner
+from cd4lm_jax.distillation.step import Learner
 from cd4lm_jax.model.folder import abstract_model
 from cd4lm_jax.model.lora import LoraConfig
 from cd4lm_jax.model.transformer import Execution, Transformer

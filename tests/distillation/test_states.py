@@ -14,11 +14,12 @@ import pytest
 from cd4lm_jax.decoding import batch as decoding
 from cd4lm_jax.decoding.commit import ConfidenceAdaptive
 from cd4lm_jax.decoding.options import DecodeOptions
+from cd4lm_jax.distillation.batch import Batch
 from cd4lm_jax.distillation.curriculum import Distance, LambdaCurriculum
 from cd4lm_jax.distillation.objective import Objective
 from cd4lm_jax.distillation.optimizer import OptimizerConfig
 from cd4lm_jax.distillation.states import Start, Visited
-from cd4lm_jax.distillation.step import Batch, Learner
+from cd4lm_jax.distillation.step import Learner
 from cd4lm_jax.model.transformer import Execution
 from tests.models import TINY_TALKER, parameters, tiny_model
 

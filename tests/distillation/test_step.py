@@ -11,10 +11,11 @@ import optax
 import pytest
 
 from cd4lm_jax.corruption.masking import Corruption, Scheme
+from cd4lm_jax.distillation.batch import Batch
 from cd4lm_jax.distillation.curriculum import LambdaCurriculum
 from cd4lm_jax.distillation.objective import Objective
 from cd4lm_jax.distillation.optimizer import OptimizerConfig
-from cd4lm_jax.distillation.step import Batch, Learner, TrainState, placed
+from cd4lm_jax.distillation.step import Learner, TrainState, placed
 from cd4lm_jax.model.transformer import Execution, Transformer
 from cd4lm_jax.runtime.mesh import MeshConfig, make_mesh
 from tests.models import TINY, model_of, parameters, tiny_model
