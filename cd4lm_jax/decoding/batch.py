@@ -24,7 +24,7 @@ REPORT_PASSES = 16
 """Passes between two reports of how far a decode is."""
 
 PROMPT_BUCKET = 16
-"""Prompts are padded to a multiple of this, so that few shapes are compiled."""
+"""The narrowest bucket of prompts, in tokens."""
 
 Given = Sequence[Sequence[int | None]]
 """For each prompt its generation positions from the first: a fixed token, or None to decode."""
@@ -168,6 +168,17 @@ def decode_stream(
             over |= fresh
 
 
+def bucket(length: int) -> int:
+    """What a prompt is padded to: few widths to compile, and at most a quarter of padding.
+
+    >>> [bucket(length) for length in (1, 17, 128, 129, 300)]
+    [16, 32, 128, 160, 320]
+    """
+    octave = 1 << (length - 1).bit_length()
+    step = max(octave // 8, PROMPT_BUCKET)
+    return -(-length // step) * step
+
+
 def _queues(
     model: Transformer,
     prompts: Sequence[Sequence[int]],
@@ -182,7 +193,7 @@ def _queues(
     room = model.config.max_length - shape.gen_length
     buckets: dict[int, list[int]] = {}
     for number, prompt in enumerate(prompts):
-        width = min(-(-len(prompt) // PROMPT_BUCKET) * PROMPT_BUCKET, room)
+        width = min(bucket(len(prompt)), room)
         buckets.setdefault(width, []).append(number)
     # A queue shorter than the batch would be compiled for itself and leave slots idle.
     for width, wider in itertools.pairwise(sorted(buckets)):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -21,12 +21,16 @@ from cd4lm_jax.distillation.curriculum import LambdaCurriculum
 from cd4lm_jax.distillation.objective import Objective
 from cd4lm_jax.distillation.trainer import TrainConfig, train
 from cd4lm_jax.evaluation import frontier, runs
-from cd4lm_jax.evaluation.sweep import SweepConfig
+from cd4lm_jax.evaluation.sweep import THRESHOLDS, SweepConfig
 from cd4lm_jax.language_model import LanguageModel, load
 from cd4lm_jax.runtime import files
+from experiments.configs import gsm_mini, gsm_mini_eval
 
 SEEDS = flags.DEFINE_integer("seeds", 3, "Runs of each arm.", lower_bound=1)
-RUNS = flags.DEFINE_string("runs_folder", "runs", "Folder of the benchmarks' runs.")
+RUNS = flags.DEFINE_string("runs_folder", "runs/arms", "Folder of all arms' runs.")
+
+Change = Callable[[TrainConfig], TrainConfig]
+"""What makes an arm of the demo's distillation."""
 
 
 class Sweep(NamedTuple):
@@ -73,18 +77,24 @@ class Comparison(NamedTuple):
     control: str | None
 
 
-def seeded(config: TrainConfig, name: str, seed: int, output: pathlib.Path) -> TrainConfig:
+def run(name: str, change: Change, seed: int, folder: pathlib.Path) -> TrainConfig:
     """An arm's run with this seed, its last step exported whatever its loss.
 
     Losses of different objectives do not compare, so none may stop or select early.
     """
+    config = change(gsm_mini.get_config())
     return dataclasses.replace(
         config,
-        output=str(output / f"{name}_{seed}"),
+        output=str(folder / f"{name}_{seed}"),
         seed=seed,
         data=dataclasses.replace(config.data, seed=seed),
         eval_every=config.steps,
     )
+
+
+def dscd(config: TrainConfig) -> TrainConfig:
+    """The demo's own recipe."""
+    return config
 
 
 def text_alone(config: TrainConfig) -> TrainConfig:
@@ -99,45 +109,62 @@ def diffusion(config: TrainConfig) -> TrainConfig:
     return dataclasses.replace(config, teacher=None, corruption=masks, objective=Objective())
 
 
-def problems(config: SweepConfig, split: str) -> list[Example]:
+CONTROLS: dict[str, Change] = {"cross_entropy": text_alone, "diffusion": diffusion}
+
+
+def eval_config() -> SweepConfig:
+    """The demo's lengths and problems, one threshold more."""
+    return dataclasses.replace(gsm_mini_eval.get_config(), thresholds=(*THRESHOLDS, 0.99))
+
+
+def problems(split: str) -> list[Example]:
     """The first problems of a split, as many as the settings say."""
+    config = eval_config()
     source = open_source(config.source, split)
     return [source[index] for index in range(config.problems)]
 
 
-def decoded(model: LanguageModel, config: SweepConfig, split: str, cache: pathlib.Path) -> Sweep:
-    """A model's sweep (one seed) over a split's problems, kept in ``cache``."""
-    if not cache.exists():
-        asked = problems(config, split)
+def decoded(model: LanguageModel, split: str, folder: pathlib.Path) -> Sweep:
+    """A model's sweep (one seed) over a split's problems, kept in ``folder``."""
+    kept, config = folder / f"{split}.npz", eval_config()
+    if not kept.exists():
+        asked = problems(split)
         done = [runs.confidence(model, "", asked, config.decode, t) for t in config.thresholds]
-        cache.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         np.savez(
-            cache,
+            kept,
             correct=np.stack([run.correct for run in done]),
             nfe=np.stack([run.trajectory.nfe for run in done]),
         )
-    saved = np.load(cache)
+    saved = np.load(kept)
     return Sweep(saved["correct"][None], saved["nfe"][None])
 
 
-def teacher_accuracy(config: SweepConfig, split: str, folder: pathlib.Path) -> float:
-    """The share that the teacher gets right at one token a pass, kept in ``folder``."""
-    kept = folder / f"teacher_fixed_{split}.json"
+def teacher(split: str) -> Sweep:
+    """The teacher's sweep."""
+    return decoded(load(gsm_mini.TEACHER), split, _teacher_folder())
+
+
+def teacher_accuracy(split: str) -> float:
+    """The share that the teacher gets right at one token a pass, kept as a sweep is."""
+    kept = _teacher_folder() / f"fixed_{split}.json"
     if not kept.exists():
-        teacher = load(config.teacher)
-        run = runs.fixed_step(teacher, "teacher", problems(config, split), config.decode, 1)
+        decode = eval_config().decode
+        run = runs.fixed_step(load(gsm_mini.TEACHER), "teacher", problems(split), decode, 1)
         files.write_text(kept, json.dumps({"accuracy": run.accuracy}) + "\n")
     return float(json.loads(kept.read_text())["accuracy"])
 
 
-def trained(
-    configs: list[TrainConfig], config: SweepConfig, split: str, name: str = "sweep"
-) -> Sweep:
-    """An arm's sweep; its runs are trained where they are missing, and keep it in their folders."""
+def _teacher_folder() -> pathlib.Path:
+    return pathlib.Path(RUNS.value) / "teacher"
+
+
+def trained(name: str, change: Change, split: str) -> Sweep:
+    """An arm's sweep, all seeds; what is missing is trained, and keeps its sweep in its folder."""
     sweeps = []
-    for run in configs:
-        model = load(train(run).folder)
-        sweeps.append(decoded(model, config, split, pathlib.Path(run.output) / f"{name}.npz"))
+    for seed in range(SEEDS.value):
+        config = run(name, change, seed, pathlib.Path(RUNS.value))
+        sweeps.append(decoded(load(train(config).folder), split, pathlib.Path(config.output)))
     return Sweep(*(np.concatenate(parts) for parts in zip(*sweeps, strict=True)))
 
 

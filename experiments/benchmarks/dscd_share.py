@@ -5,18 +5,18 @@
 Arms, three seeds each: ``dscd`` (the demo's recipe), ``cross_entropy`` (the same with lambda 0:
 text alone), ``diffusion`` (LLaDA's own loss on the same text) and ``published`` (DSCD as the paper
 has it: the dataset's text, uniform masks, T 2, the teacher's output also where it sees the token,
-no certainty term). Every student is decoded with CAD over the demo's thresholds on the demo's test
-problems. Passes are compared at equal accuracy: that of the fixed-step teacher on the same
-problems, or the highest that DSCD and both controls reach if that is lower; and at 95 %, which is
-away from that edge. Metrics: ``passes_ratio`` of DSCD against the better control (text alone or
+no certainty term). Every student is decoded with CAD over the demo's thresholds and 0.99 on the
+demo's test problems. Passes are compared at equal accuracy: that of the fixed-step teacher on the
+same problems, or the highest that DSCD and both controls reach if that is lower; and at 95 %, which
+is away from that edge. Metrics: ``passes_ratio`` of DSCD against the better control (text alone or
 LLaDA's loss), with a bootstrap interval over problems, ``passes_ratio_95`` likewise, and the passes
-of each arm that reaches the accuracy. Runs continue where they stopped.
+of each arm that reaches the accuracy. Runs continue where they stopped; those that recipes.py
+compares too are shared with it.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import pathlib
 from typing import Any
 
 from absl import app
@@ -25,45 +25,33 @@ from cd4lm_jax.corruption.masking import Corruption
 from cd4lm_jax.distillation.curriculum import LambdaCurriculum
 from cd4lm_jax.distillation.objective import Objective
 from cd4lm_jax.distillation.trainer import TrainConfig
-from cd4lm_jax.language_model import load
 from experiments.benchmarks import arms, results
-from experiments.configs import gsm_mini, gsm_mini_eval
 
-CONTROLS = ("cross_entropy", "diffusion")
-ARMS = ("dscd", *CONTROLS, "published")
+CONTROLS = tuple(arms.CONTROLS)
 EASY = 0.95
 
 
-def arm_config(arm: str, seed: int, output: pathlib.Path) -> TrainConfig:
-    """The demo's distillation with another objective and seed, its last step always exported."""
-    config = arms.seeded(gsm_mini.get_config(), arm, seed, output)
-    if arm == "cross_entropy":
-        return arms.text_alone(config)
-    if arm == "diffusion":
-        return arms.diffusion(config)
-    if arm == "published":
-        return dataclasses.replace(
-            config,
-            data=dataclasses.replace(config.data, source="gsm_mini/distill", split="distill"),
-            corruption=Corruption(),
-            objective=Objective(),
-            curriculum=LambdaCurriculum(),
-        )
-    return config
+def published(config: TrainConfig) -> TrainConfig:
+    """DSCD as the paper has it."""
+    return dataclasses.replace(
+        config,
+        data=dataclasses.replace(config.data, source="gsm_mini/distill", split="distill"),
+        corruption=Corruption(),
+        objective=Objective(),
+        curriculum=LambdaCurriculum(),
+    )
+
+
+ARMS = {"dscd": arms.dscd, **arms.CONTROLS, "published": published}
 
 
 def main(argv: list[str]) -> None:
     """Trains what is missing, decodes, compares, writes."""
     del argv
-    output, seeds = pathlib.Path(arms.RUNS.value) / "dscd_share", range(arms.SEEDS.value)
-    config = gsm_mini_eval.get_config()
-    teacher = load(config.teacher)
-    sweeps = {
-        arm: arms.trained([arm_config(arm, seed, output) for seed in seeds], config, "test")
-        for arm in ARMS
-    }
-    sweeps["teacher"] = arms.decoded(teacher, config, "test", output / "teacher.npz")
-    fixed = arms.teacher_accuracy(config, "test", output)
+    config = arms.eval_config()
+    sweeps = {arm: arms.trained(arm, change, "test") for arm, change in ARMS.items()}
+    sweeps["teacher"] = arms.teacher("test")
+    fixed = arms.teacher_accuracy("test")
 
     edge = min(fixed, *(sweeps[arm].highest for arm in ("dscd", *CONTROLS)))
     metrics = {"accuracy": edge, "teacher_fixed_accuracy": fixed}
@@ -80,13 +68,13 @@ def main(argv: list[str]) -> None:
         } | {f"passes{suffix}_{arm}": value for arm, value in passes.items()}
         details[f"better_control{suffix}"] = control
         details[f"reached{suffix}"] = ratio.reached
-        print(f"passes at {target:.1%} (mean of {len(seeds)} seeds)")
+        print(f"passes at {target:.1%} (mean of {arms.SEEDS.value} seeds)")
         for arm, sweep in sweeps.items():
             needed = f"{passes[arm]:6.2f}" if arm in passes else "     -"
             print(f"  {arm:14} {needed}   highest accuracy {sweep.highest:.1%}")
         print(f"  dscd / {control}: {ratio.value:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]")
     details |= {
-        "seeds": len(seeds),
+        "seeds": arms.SEEDS.value,
         "problems": config.problems,
         "thresholds": list(config.thresholds),
         "points": {arm: [[p.accuracy, p.nfe] for p in of.points] for arm, of in sweeps.items()},

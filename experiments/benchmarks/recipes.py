@@ -20,7 +20,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import pathlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from absl import app, flags
@@ -31,16 +31,12 @@ from cd4lm_jax.distillation.states import Visited
 from cd4lm_jax.distillation.trainer import TrainConfig
 from cd4lm_jax.evaluation import plots
 from cd4lm_jax.evaluation.frontier import PassesRatio
-from cd4lm_jax.evaluation.sweep import THRESHOLDS, SweepConfig
 from cd4lm_jax.runtime import files
 from cd4lm_jax.runtime.config import to_plain
 from experiments.benchmarks import arms, results
-from experiments.benchmarks.arms import Sweep
-from experiments.configs import gsm_mini, gsm_mini_eval
+from experiments.benchmarks.arms import Change, Sweep
 
 _RECIPES = flags.DEFINE_list("recipes", None, "Some of them, to look at; nothing is written then.")
-
-Change = Callable[[TrainConfig], TrainConfig]
 
 
 def own_states(config: TrainConfig) -> TrainConfig:
@@ -54,13 +50,12 @@ def objective(config: TrainConfig, **changes: Any) -> TrainConfig:
 
 
 CONTROLS: dict[str, Change] = {
-    "cross_entropy": arms.text_alone,
+    **arms.CONTROLS,
     "plain": lambda config: objective(arms.text_alone(config), certainty=0.0),
-    "diffusion": arms.diffusion,
 }
 
 RECIPES: dict[str, Change] = {
-    "dscd": lambda config: config,
+    "dscd": arms.dscd,
     # d3LLM, 2601.07568: the order in which the teacher decodes.
     "teacher_states": lambda config: dataclasses.replace(
         config, corruption=Visited(by="teacher", passes=5)
@@ -79,15 +74,7 @@ RECIPES: dict[str, Change] = {
 }
 
 
-def recipe_config(name: str, seed: int, output: pathlib.Path) -> TrainConfig:
-    """A run of a recipe or control."""
-    change = (CONTROLS | RECIPES)[name]
-    return arms.seeded(change(gsm_mini.get_config()), name, seed, output)
-
-
-def eval_config() -> SweepConfig:
-    """The demo's lengths and problems, one threshold more."""
-    return dataclasses.replace(gsm_mini_eval.get_config(), thresholds=(*THRESHOLDS, 0.99))
+CHANGES = CONTROLS | RECIPES
 
 
 def cost(config: TrainConfig) -> dict[str, int]:
@@ -155,18 +142,13 @@ def named(prefix: str, ratio: PassesRatio) -> dict[str, float]:
 def main(argv: list[str]) -> None:
     """Trains what is missing, decodes, compares, chooses, tests, writes."""
     del argv
-    output, seeds = pathlib.Path(arms.RUNS.value) / "recipes", range(arms.SEEDS.value)
-    config = eval_config()
+    seeds, config = arms.SEEDS.value, arms.eval_config()
     names = [*CONTROLS, *(_RECIPES.value or RECIPES)]
 
-    def swept(name: str, split: str) -> Sweep:
-        configs = [recipe_config(name, seed, output) for seed in seeds]
-        return arms.trained(configs, config, split, split)
-
     def judged(names: Iterable[str], split: str) -> tuple[dict[str, Sweep], dict[str, At]]:
-        sweeps = {name: swept(name, split) for name in names}
-        found = compared(sweeps, arms.teacher_accuracy(config, split, output))
-        print(f"{split}, {len(seeds)} seed(s)\n{rows(found, sweeps)}", flush=True)
+        sweeps = {name: arms.trained(name, CHANGES[name], split) for name in names}
+        found = compared(sweeps, arms.teacher_accuracy(split))
+        print(f"{split}, {seeds} seed(s)\n{rows(found, sweeps)}", flush=True)
         return sweeps, found
 
     sweeps, validation = judged(names, "validation")
@@ -183,7 +165,7 @@ def main(argv: list[str]) -> None:
             metrics |= named(f"validation_{name}{suffix}", ratio)
     entries = []
     for name in names:
-        settings = recipe_config(name, 0, pathlib.Path())
+        settings = arms.run(name, CHANGES[name], 0, pathlib.Path())
         entries.append(
             {"name": name, "settings": to_plain(settings), **cost(settings)}
             | {f"passes{suffix}": at.passes.get(name) for suffix, at in validation.items()}
@@ -198,7 +180,7 @@ def main(argv: list[str]) -> None:
         controls={
             split: at.control for split, at in (("validation", validation[""]), ("test", test[""]))
         },
-        seeds=len(seeds),
+        seeds=seeds,
         problems=config.problems,
         thresholds=list(config.thresholds),
         recipes=entries,
@@ -208,7 +190,7 @@ def main(argv: list[str]) -> None:
 
 def write_plot(sweeps: Mapping[str, Sweep], names: Iterable[str]) -> None:
     """Accuracy against passes on validation, as ``experiments/results/recipes.png``."""
-    thresholds = eval_config().thresholds
+    thresholds = arms.eval_config().thresholds
     drawn = [
         {
             "name": f"{name} {threshold}",

@@ -12,7 +12,7 @@ from cd4lm_jax.evaluation.answers import AnswersConfig
 from cd4lm_jax.evaluation.output import EvaluationConfig
 from cd4lm_jax.model.config import llada_8b
 from cd4lm_jax.model.folder import abstract_model
-from experiments.benchmarks import dscd_share, train_step
+from experiments.benchmarks import arms, dscd_share, train_step
 from experiments.configs import gsm_mini, gsm_mini_teacher
 from launch.common import load_config
 
@@ -42,9 +42,11 @@ def test_the_bundled_model_is_small_and_llada_8b_has_its_published_size() -> Non
 def test_the_arms_of_dscd_share_cost_the_same_and_differ_in_their_objective(
     tmp_path: pathlib.Path,
 ) -> None:
-    arms = {arm: dscd_share.arm_config(arm, 1, tmp_path) for arm in dscd_share.ARMS}
+    configs = {
+        name: arms.run(name, change, 1, tmp_path) for name, change in dscd_share.ARMS.items()
+    }
     recipe = gsm_mini.get_config()
-    for arm, config in arms.items():
+    for arm, config in configs.items():
         assert config.steps == recipe.steps
         text = "gsm_mini/distill" if arm == "published" else recipe.data.source
         assert (config.data.source, config.data.seed, config.seed) == (text, 1, 1)
@@ -52,18 +54,18 @@ def test_the_arms_of_dscd_share_cost_the_same_and_differ_in_their_objective(
         assert config.data.batch_size == recipe.data.batch_size
         assert config.optimizer == recipe.optimizer
         assert (config.init, config.execution) == (recipe.init, recipe.execution)
-    dscd, alone = arms["dscd"], arms["cross_entropy"]
+    dscd, alone = configs["dscd"], configs["cross_entropy"]
     assert dscd.corruption == recipe.corruption == alone.corruption
     assert dscd.objective == recipe.objective == alone.objective
     assert (dscd.teacher, alone.teacher) == (recipe.teacher, None)
     # As the paper has it.
-    published = arms["published"]
+    published = configs["published"]
     assert published.teacher == recipe.teacher
     assert published.corruption == Corruption(student_ratio=(0.4, 0.9), blockwise=0)
     assert published.objective == Objective(temperature=2.0, visible="teacher", certainty=0.0)
     assert (published.curriculum.initial, published.curriculum.final) == (0.9, 0.5)
-    assert arms["diffusion"].corruption == Corruption(scheme="diffusion")
-    assert arms["diffusion"].teacher is None
+    assert configs["diffusion"].corruption == Corruption(scheme="diffusion")
+    assert configs["diffusion"].teacher is None
 
 
 def test_step_flops_counts_six_a_parameter_and_token() -> None:

@@ -10,8 +10,10 @@ from experiments.benchmarks import arms, recipes
 from experiments.benchmarks.arms import Sweep
 from experiments.configs import gsm_mini
 
-NAMES = [*recipes.CONTROLS, *recipes.RECIPES]
-CONFIGS = {name: recipes.recipe_config(name, 2, pathlib.Path("runs")) for name in NAMES}
+CONFIGS = {
+    name: arms.run(name, change, 2, pathlib.Path("runs"))
+    for name, change in recipes.CHANGES.items()
+}
 
 
 def test_recipes_differ_in_how_they_learn_alone() -> None:
