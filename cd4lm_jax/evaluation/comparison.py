@@ -29,7 +29,8 @@ class Comparison:
     Attributes:
         only_first, only_second: problems that this run alone has right.
         p_value: of McNemar's exact two-sided test.
-        difference: of the accuracies, first less second, with its paired bootstrap interval.
+        difference: of the accuracies, first less second, with its paired bootstrap interval,
+            wider by what was not seen (see :func:`unseen`).
     """
 
     only_first: int
@@ -102,12 +103,28 @@ def compare(
     )
     one, two = np.asarray(first, bool), np.asarray(second, bool)
     only_first, only_second = int((one & ~two).sum()), int((two & ~one).sum())
+    # The bootstrap draws from what was seen: a kind of problem that none is of has no share in it.
+    hidden = unseen(one.size, level)
+    difference = dataclasses.replace(
+        difference,
+        low=difference.low - (0 if only_second else hidden),
+        high=difference.high + (0 if only_first else hidden),
+    )
     return Comparison(
         only_first=only_first,
         only_second=only_second,
         p_value=mcnemar(only_first, only_second),
         difference=difference,
     )
+
+
+def unseen(problems: int, level: float = bootstrap.LEVEL) -> float:
+    """The largest share of problems of a kind that so many do not hold one of (exact binomial).
+
+    >>> round(unseen(500), 4)
+    0.0074
+    """
+    return 1.0 - ((1.0 - level) / 2) ** (1 / problems)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

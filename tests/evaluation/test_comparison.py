@@ -34,7 +34,7 @@ def test_equal_runs_match_and_worse_ones_do_not() -> None:
     first = rng.random(1000) < 0.8
     same = comparison.compare(first, first)
     assert (same.only_first, same.only_second, same.p_value) == (0, 0, 1.0)
-    assert same.difference.interval == [0.0, 0.0]
+    assert same.difference.interval == pytest.approx([-0.0037, 0.0037], abs=1e-4)
     assert same.matches(0.01)
     worse = first & (rng.random(1000) < 0.9)
     found = comparison.compare(worse, first)
@@ -53,6 +53,18 @@ def test_few_problems_show_no_match() -> None:
     assert (found.p_value, found.difference.value) == (1.0, 0.0)
     # No difference is seen, and yet one of two points may be there.
     assert not found.matches(0.02)
+
+
+def test_a_match_needs_enough_problems_even_where_none_differs() -> None:
+    few, many = np.ones(20, bool), np.ones(2000, bool)
+    assert not comparison.compare(few, few).matches(0.05)
+    assert comparison.compare(many, many).matches(0.01)
+    # A truth in which a share of this size is as likely to stay unseen as the level allows.
+    assert (1 - comparison.unseen(300)) ** 300 == pytest.approx(0.025)
+    # Where each alone has some right, the bootstrap has seen both kinds.
+    one, two = np.arange(300) < 290, np.arange(300) >= 10
+    both = comparison.compare(one, two)
+    assert both.difference.low == pytest.approx(-both.difference.high, abs=0.01)
 
 
 def test_chance_is_found_as_often_as_the_level_says() -> None:

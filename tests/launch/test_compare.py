@@ -70,10 +70,10 @@ def test_a_match_a_difference_and_neither(compared: Compare, tmp_path: pathlib.P
     assert said.splitlines() == [
         f"a: 90.0% right (900 of 1,000), 2.0 passes a problem: {same}",
         f"b: 90.0% right (900 of 1,000), 8.0 passes a problem: {b}",
-        "difference +0.0% [+0.0%, +0.0%]; right in the first alone 0, in the second alone 0; "
+        "difference +0.0% [-0.4%, +0.4%]; right in the first alone 0, in the second alone 0; "
         "McNemar p = 1",
         "passes, a over b: 0.25 [0.25, 0.25]",
-        "a matches b: no difference was found, and it is at most 0.00 points worse, less than the "
+        "a matches b: no difference was found, and it is at most 0.37 points worse, less than the "
         "margin of 1.00 points.",
     ]
     worse = run(tmp_path / "worse", (right & (np.arange(1000) >= 60)).tolist())
