@@ -286,10 +286,20 @@ def _project(states: States, rows: jax.Array) -> tuple[jax.Array, jax.Array]:
     return hidden, constrain(logits, (None, "vocab"))
 
 
-def confidence(states: States, wanted: jax.Array, mask_id: int) -> jax.Array:
-    """Probability of the best token at the wanted positions, 0 elsewhere: ``[tokens]`` float32.
+class Proposals(NamedTuple):
+    """What a decoder would commit, and how sure it would be of it.
 
-    As sure as the decoder would be, which never proposes the mask; in chunks, as the loss.
+    Attributes:
+        token: ``[tokens]`` int32, the best.
+        confidence: ``[tokens]`` float32, its probability; 0 where nothing was asked.
+    """
+
+    token: jax.Array
+    confidence: jax.Array
+
+
+def proposals(states: States, wanted: jax.Array, mask_id: int) -> Proposals:
+    """The best token of the wanted positions, never the mask; in chunks, as the loss.
 
     Args:
         states: of a model.
@@ -297,7 +307,7 @@ def confidence(states: States, wanted: jax.Array, mask_id: int) -> jax.Array:
         mask_id: its mask token.
     """
     axes = _position_axes(wanted.shape[0])
-    run = functools.partial(_own_confidence, axes, mask_id)
+    run = functools.partial(_own_proposals, axes, mask_id)
     if axes:
         own, same = PartitionSpec(axes), PartitionSpec()
         given: Any = (States(own, same), own)  # type: ignore[arg-type]
@@ -307,19 +317,31 @@ def confidence(states: States, wanted: jax.Array, mask_id: int) -> jax.Array:
     return run(_whole_kernel(states), wanted)
 
 
-def _own_confidence(
+def _own_proposals(
     axes: tuple[str, ...], mask_id: int, states: States, wanted: jax.Array
-) -> jax.Array:
+) -> Proposals:
     """Loops over chunks of a device's wanted positions."""
     width, vocab = states.kernel.shape
     chunk = chunk_size(wanted.shape[0], width, vocab)
     order, chunks = _in_chunks(wanted, chunk, axes)
+    ids = jnp.arange(vocab, dtype=jnp.int32)
 
-    def body(i: jax.Array, found: jax.Array) -> jax.Array:
+    def body(i: jax.Array, found: Proposals) -> Proposals:
         rows = lax.dynamic_slice_in_dim(order, i * chunk, chunk)
-        logits = jnp.where(jnp.arange(vocab) == mask_id, -jnp.inf, _project(states, rows)[1])
-        best = jnp.exp(logits.max(axis=1) - jax.nn.logsumexp(logits, axis=1))
-        return found.at[rows].set(best, mode="drop", unique_indices=True)
+        logits = jnp.where(ids == mask_id, -jnp.inf, _project(states, rows)[1])
+        most = logits.max(axis=1, keepdims=True)
+        # Compared, as the loss does: an argmax would gather a vocabulary that is sharded.
+        best = Proposals(
+            token=jnp.where(logits == most, ids, vocab).min(axis=1),
+            confidence=jnp.exp(most[:, 0] - jax.nn.logsumexp(logits, axis=1)),
+        )
+        return jax.tree.map(
+            lambda all_rows, these: all_rows.at[rows].set(these, mode="drop", unique_indices=True),
+            found,
+            best,
+        )
 
-    found = lax.fori_loop(0, chunks, body, jnp.zeros(wanted.shape, jnp.float32))
-    return jnp.where(wanted, found, 0.0)
+    nothing = Proposals(jnp.zeros(wanted.shape, jnp.int32), jnp.zeros(wanted.shape, jnp.float32))
+    found = lax.fori_loop(0, chunks, body, nothing)
+    # The last chunk has rows that nobody asked for.
+    return jax.tree.map(lambda array: jnp.where(wanted, array, 0), found)

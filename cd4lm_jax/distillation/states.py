@@ -7,7 +7,8 @@ kept between steps: the states follow from parameters, seed, step and example, f
 mesh and after any restart, at the cost of those passes.
 
 On a model's own answers these are exactly the states of its own decode. On other text, the order is
-the model's and the tokens are the text's, as in d3LLM's pseudo-trajectories (2601.07568).
+the model's and the tokens are the text's, as in d3LLM's pseudo-trajectories (2601.07568); or the
+tokens are the model's too.
 """
 
 from __future__ import annotations
@@ -41,6 +42,18 @@ class Start(NamedTuple):
     threshold: jax.Array
 
 
+class State(NamedTuple):
+    """Where the rows of a batch are.
+
+    Attributes:
+        tokens: ``[batch, length]`` int32, what stands where nothing is hidden.
+        hidden: ``[batch, length]`` bool.
+    """
+
+    tokens: jax.Array
+    hidden: jax.Array
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Visited:
     """The states of a model's own CAD on the text (on-policy: Agarwal et al., GKD, 2306.13649).
@@ -51,6 +64,10 @@ class Visited:
 
     Attributes:
         by: whose passes: ``student`` (its own states, which change as it learns) or ``teacher``.
+        shows: what stands where a token was committed: the ``text``'s, or the model's ``own``. Of
+            several things that could be said a model then settles on one, for the teacher goes on
+            from what the student began; the text, which may say another, is best left out (a
+            lambda of 1).
         passes: states to draw from: those before the first so many passes. A step costs up to
             ``passes - 1`` forward passes for them, and with a teacher its distance's.
         threshold: of CAD, the range that each row's is drawn from.
@@ -58,6 +75,7 @@ class Visited:
     """
 
     by: Literal["student", "teacher"] = "student"
+    shows: Literal["text", "own"] = "text"
     passes: int = 3
     threshold: tuple[float, float] = (0.5, 0.95)
     block_length: int = 32
@@ -86,32 +104,33 @@ class Visited:
             threshold=low + (high - low) * surely,
         )
 
-    def student(self, model: Transformer, batch: Batch, start: Start) -> jax.Array:
-        """``[batch, length]`` bool, what is hidden after the passes that each row has behind it.
+    def student(self, model: Transformer, batch: Batch, start: Start) -> State:
+        """After the passes that each row has behind it.
 
         A row whose text would be complete stops before.
         """
         text = _text(batch, model.config.end_ids)
 
-        def step(i: jax.Array, hidden: jax.Array) -> jax.Array:
-            after = self._advance(model, batch, hidden, start.threshold)
-            go_on = (i < start.behind) & (after & text).any(axis=1, keepdims=True)
-            return jnp.where(go_on, after, hidden)
+        def step(i: jax.Array, state: State) -> State:
+            after = self._advance(model, batch, state, start.threshold)
+            go_on = (i < start.behind) & (after.hidden & text).any(axis=1, keepdims=True)
+            return jax.tree.map(lambda new, old: jnp.where(go_on, new, old), after, state)
 
-        return lax.fori_loop(0, start.behind.max(), step, start.hidden)
+        begun = State(batch.tokens, start.hidden)
+        return lax.fori_loop(0, start.behind.max(), step, begun)
 
     def teacher(
         self,
         model: Transformer,
         batch: Batch,
         start: Start,
-        student: jax.Array,
+        student: State,
         distance: jax.Array | int,
-    ) -> jax.Array:
-        """What is hidden so many passes after the student's state: less, in any row with text."""
+    ) -> State:
+        """So many passes after the student's state: less is hidden, in any row with text."""
 
-        def step(_: jax.Array, hidden: jax.Array) -> jax.Array:
-            return self._advance(model, batch, hidden, start.threshold)
+        def step(_: jax.Array, state: State) -> State:
+            return self._advance(model, batch, state, start.threshold)
 
         return lax.fori_loop(0, distance, step, student)
 
@@ -129,15 +148,19 @@ class Visited:
         return hidden & (block == active)
 
     def _advance(
-        self, model: Transformer, batch: Batch, hidden: jax.Array, threshold: jax.Array
-    ) -> jax.Array:
-        """What is hidden after a pass of CAD: less by what is sure, the surest at least."""
-        eligible = self._open(batch.answer, hidden)
-        states = of_masked(model, batch, hidden)
-        sure = objectives.confidence(states, eligible.reshape(-1), model.config.mask_id)
-        sure = sure.reshape(hidden.shape)
-        surest = jnp.arange(hidden.shape[1]) == sure.argmax(axis=1, keepdims=True)
-        return hidden & ~(eligible & ((sure >= threshold) | surest))
+        self, model: Transformer, batch: Batch, state: State, threshold: jax.Array
+    ) -> State:
+        """After a pass of CAD: what is sure is committed, the surest at least."""
+        eligible = self._open(batch.answer, state.hidden)
+        seen = of_masked(model, dataclasses.replace(batch, tokens=state.tokens), state.hidden)
+        found = objectives.proposals(seen, eligible.reshape(-1), model.config.mask_id)
+        token, sure = (array.reshape(eligible.shape) for array in found)
+        surest = jnp.arange(eligible.shape[1]) == sure.argmax(axis=1, keepdims=True)
+        commit = eligible & ((sure >= threshold) | surest)
+        tokens = state.tokens
+        if self.shows == "own":
+            tokens = jnp.where(commit, token, tokens)
+        return State(tokens, state.hidden & ~commit)
 
 
 def _text(batch: Batch, end_ids: tuple[int, ...]) -> jax.Array:

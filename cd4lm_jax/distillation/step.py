@@ -146,28 +146,30 @@ class Learner:
         batch: Batch,
         key: jax.Array,
         distance: jax.Array | int = 1,
-    ) -> masking.Views:
-        """The masks of a batch: drawn by ``key``, and with :class:`Visited` states, decoded."""
+    ) -> tuple[Batch, masking.Views]:
+        """What a batch shows, and its masks: drawn by ``key``, with :class:`Visited` decoded."""
         states = self.corruption
         if isinstance(states, masking.Corruption):
-            return states.views(key, batch.index, batch.answer)
+            return batch, states.views(key, batch.index, batch.answer)
         follows = student if states.by == "student" else teacher
         assert follows is not None  # TrainConfig checks
 
-        def masks(part: tuple[Batch, Start]) -> tuple[jax.Array, jax.Array]:
+        def decoded(part: tuple[Batch, Start]) -> tuple[jax.Array, jax.Array, jax.Array]:
             batch, start = part
-            hidden = states.student(follows, batch, start)
+            behind = states.student(follows, batch, start)
             if teacher is None:
-                return hidden, jnp.zeros_like(hidden)
-            return hidden, states.teacher(follows, batch, start, hidden, distance)
+                return behind.tokens, behind.hidden, jnp.zeros_like(behind.hidden)
+            ahead = states.teacher(follows, batch, start, behind, distance)
+            return ahead.tokens, behind.hidden, ahead.hidden
 
         start = states.start(key, batch, follows.config.end_ids)
         if self.accumulate == 1:
-            both = masks((batch, start))
+            found = decoded((batch, start))
         else:  # a forward pass of the whole batch may not fit either
             parts = jax.tree.map(self._split, (batch, start))
-            both = jax.tree.map(self._joined, lax.map(masks, parts))
-        return states.views(batch, *both)
+            found = jax.tree.map(self._joined, lax.map(decoded, parts))
+        tokens, *masks = found
+        return dataclasses.replace(batch, tokens=tokens), states.views(batch, *masks)
 
     def loss_and_gradient(
         self,
@@ -180,7 +182,7 @@ class Learner:
         distance: jax.Array | int = 1,
     ) -> tuple[objectives.Terms, Trained]:
         """Loss terms of a batch under the masks that ``key`` draws, and the gradient."""
-        views = self.views(self.student(trained, base), teacher, batch, key, distance)
+        batch, views = self.views(self.student(trained, base), teacher, batch, key, distance)
 
         def part(batch: Batch, views: masking.Views) -> tuple[objectives.Terms, Trained]:
             def total(trained: Trained) -> tuple[jax.Array, objectives.Terms]:

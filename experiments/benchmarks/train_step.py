@@ -55,7 +55,7 @@ def step_of(config: TrainConfig) -> tuple[Callable[[], Any], int]:
     model = Transformer(config.model, key, config.execution)
     state = learner.init(model)
     update = jax.jit(lambda state: learner.update(state, None, batch))
-    views = learner.views(model, None, batch, jax.random.key(0))
+    _, views = learner.views(model, None, batch, jax.random.key(0))
     return lambda: update(state), int(views.student.sum())
 
 

@@ -49,11 +49,11 @@ def arguments() -> tuple[Any, ...]:
 
 
 def loss(student: States, teacher: States, *rest: Any) -> Any:
-    """All objectives in unlike shares; each one's terms, and how sure the student is."""
+    """All objectives in unlike shares; each one's terms, and what the student proposes."""
     terms = [objectives.loss(objective, student, teacher, *rest) for objective in OBJECTIVES]
-    sure = objectives.confidence(student, rest[-1], MASK)
+    proposals = objectives.proposals(student, rest[-1], MASK)
     total = sum((n + 1) * each.total for n, each in enumerate(terms))
-    return total, (terms, sure)
+    return total, (terms, proposals)
 
 
 def run(mesh: Mesh) -> dict[str, Any]:

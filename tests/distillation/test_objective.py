@@ -137,14 +137,16 @@ def test_every_divergence_in_chunks_as_in_one(
     assert_close(ours(p.student), plain(p.student))
 
 
-def test_confidence_is_the_decoders(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_proposals_are_the_decoders(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(objectives, "MAX_CHUNK", 7)
     p, mask_id = problem(scale=2.0), 3
     wanted = p.weight > 0
-    found = jax.jit(objectives.confidence, static_argnums=2)(p.student, wanted, mask_id)
-    logits = np.delete(np.asarray(p.student.hidden @ p.student.kernel), mask_id, axis=1)
+    found = jax.jit(objectives.proposals, static_argnums=2)(p.student, wanted, mask_id)
+    logits = np.array(p.student.hidden @ p.student.kernel)
+    logits[:, mask_id] = -np.inf
     best = np.asarray(jax.nn.softmax(logits)).max(axis=1)
-    np.testing.assert_allclose(found, np.where(wanted, best, 0), rtol=1e-5)
+    np.testing.assert_allclose(found.confidence, np.where(wanted, best, 0), rtol=1e-5)
+    np.testing.assert_array_equal(found.token, np.where(wanted, logits.argmax(axis=1), 0))
 
 
 def test_where_the_teacher_sees_the_token_the_text_is_learnt() -> None:

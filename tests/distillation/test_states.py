@@ -18,7 +18,7 @@ from cd4lm_jax.distillation.batch import Batch
 from cd4lm_jax.distillation.curriculum import Distance, LambdaCurriculum
 from cd4lm_jax.distillation.objective import Objective
 from cd4lm_jax.distillation.optimizer import OptimizerConfig
-from cd4lm_jax.distillation.states import Start, Visited
+from cd4lm_jax.distillation.states import Start, State, Visited
 from cd4lm_jax.distillation.step import Learner
 from cd4lm_jax.model.transformer import Execution
 from tests.models import TINY_TALKER, parameters, tiny_model
@@ -63,7 +63,7 @@ draw = jax.jit(Learner.views, static_argnums=0)
 
 def views(learner: Learner = LEARNER, rows: Batch | None = None, distance: int = 1) -> Any:
     rows = batch() if rows is None else rows
-    return jax.device_get(draw(learner, MODEL, TEACHER, rows, KEY, distance))
+    return jax.device_get(draw(learner, MODEL, TEACHER, rows, KEY, distance)[1])
 
 
 def with_states(**changes: Any) -> Learner:
@@ -75,7 +75,7 @@ def from_the_start(passes: int, threshold: float, rows: Batch) -> np.ndarray:
     start = Start(
         rows.answer, jnp.full((ROWS, 1), passes), jnp.full((ROWS, 1), threshold, jnp.float32)
     )
-    return np.asarray(jax.jit(VISITED.student)(MODEL, rows, start))
+    return np.asarray(jax.jit(VISITED.student)(MODEL, rows, start).hidden)
 
 
 def test_on_its_own_answers_they_are_the_states_of_the_decoder() -> None:
@@ -98,6 +98,38 @@ def test_on_its_own_answers_they_are_the_states_of_the_decoder() -> None:
             compared += 1
     assert compared > 2 * ROWS
     assert decoded.nfe.max() > 4
+
+
+def test_with_its_own_tokens_they_are_those_states_on_any_text() -> None:
+    rows, threshold = batch(), 0.5
+    own = dataclasses.replace(VISITED, shows="own")
+    options = DecodeOptions(gen_length=ANSWER, block_length=BLOCK, stop_at_eos=False)
+    decoded = decoding.decode(
+        MODEL,
+        np.asarray(rows.tokens)[:, :PROMPT].tolist(),
+        ConfidenceAdaptive(threshold=threshold),
+        options,
+    ).trajectory
+    assert (decoded.tokens != np.asarray(rows.tokens)[:, PROMPT:]).any(axis=1).all()
+    advance = jax.jit(own.teacher)
+    begin = State(rows.tokens, rows.answer)
+    start = Start(rows.answer, jnp.zeros((ROWS, 1), jnp.int32), jnp.full((ROWS, 1), threshold))
+    for passes in range(int(decoded.nfe.max()) + 1):
+        tokens, hidden = (
+            np.asarray(array)[:, PROMPT:] for array in advance(MODEL, rows, start, begin, passes)
+        )
+        there = decoded.committed_at <= passes
+        np.testing.assert_array_equal(hidden, ~there)
+        np.testing.assert_array_equal(tokens[there], decoded.tokens[there])
+    assert not hidden.any()
+    # An update shows them to the student, and what the teacher sees beyond it is learnt.
+    learner = with_states(shows="own")
+    shown, masks = jax.device_get(draw(learner, MODEL, TEACHER, rows, KEY, 2))
+    text = jax.device_get(rows)
+    np.testing.assert_array_equal(shown.tokens[masks.teacher], text.tokens[masks.teacher])
+    told = masks.student & ~masks.teacher
+    assert (shown.tokens[told] != text.tokens[told]).any()
+    np.testing.assert_array_equal(shown.tokens[:, :PROMPT], text.tokens[:, :PROMPT])
 
 
 def test_each_state_holds_the_next_and_the_end_is_never_reached() -> None:
