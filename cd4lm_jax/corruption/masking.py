@@ -82,8 +82,8 @@ def nested(settings: Corruption, keys: jax.Array, answer: jax.Array) -> Views:
     """
     length = answer.sum(axis=1)
     draws = per_row(keys, 0, 3)
-    student_ratio = _between(draws[:, 0], settings.student_ratio)
-    teacher_ratio = student_ratio * _between(draws[:, 1], settings.teacher_share)
+    student_ratio = between(draws[:, 0], settings.student_ratio)
+    teacher_ratio = student_ratio * between(draws[:, 1], settings.teacher_share)
     teacher_ratio = jnp.clip(teacher_ratio, *settings.teacher_ratio)
     n_student, n_teacher = ratios.nested_counts(length, student_ratio, teacher_ratio)
     n_teacher = jnp.where(length >= 2, jnp.minimum(n_teacher, n_student - 1), n_teacher)
@@ -103,8 +103,8 @@ def independent(settings: Corruption, keys: jax.Array, answer: jax.Array) -> Vie
         return late, jax.random.randint(early_key, (), 0, late)
 
     late, early = jax.vmap(times)(keys)
-    student = _per_position(keys, 1, answer) < ratios.cosine_ratio(late, settings.horizon)[:, None]
-    teacher = _per_position(keys, 2, answer) < ratios.cosine_ratio(early, settings.horizon)[:, None]
+    student = per_position(keys, 1, answer) < ratios.cosine_ratio(late, settings.horizon)[:, None]
+    teacher = per_position(keys, 2, answer) < ratios.cosine_ratio(early, settings.horizon)[:, None]
     return Views(answer & student, answer & teacher, mean_weight(answer))
 
 
@@ -119,7 +119,7 @@ def diffusion(settings: Corruption, keys: jax.Array, answer: jax.Array) -> Views
     ratio = ratios.uniform_ratio(draws[:, :1])
     blockwise = draws[:, 2:] < settings.blockwise
     order = _order(keys, answer, jnp.where(blockwise, settings.block_length, answer.shape[1])[:, 0])
-    uniform = (_per_position(keys, 2, answer) < ratio) | (order == 0)
+    uniform = (per_position(keys, 2, answer) < ratio) | (order == 0)
     hidden = length - jnp.floor(draws[:, 1:2] * length).astype(jnp.int32)
     student = answer & jnp.where(blockwise, order < hidden, uniform)
     if settings.weighting == "mean":
@@ -141,7 +141,8 @@ def mean_weight(masked: jax.Array) -> jax.Array:
     return masked / jnp.maximum(masked.sum(), 1).astype(jnp.float32)
 
 
-def _between(draw: jax.Array, bounds: tuple[float, float]) -> jax.Array:
+def between(draw: jax.Array, bounds: tuple[float, float]) -> jax.Array:
+    """A uniform number of 0 to 1 as one between bounds."""
     low, high = bounds
     return low + (high - low) * draw
 
@@ -162,7 +163,7 @@ def per_row(keys: jax.Array, stream: int, count: int) -> jax.Array:
     return draw(keys)
 
 
-def _per_position(keys: jax.Array, stream: int, answer: jax.Array) -> jax.Array:
+def per_position(keys: jax.Array, stream: int, answer: jax.Array) -> jax.Array:
     """Uniform numbers that belong to the position within the answer, however it is padded."""
     draws = per_row(keys, stream, answer.shape[1])
     return jnp.take_along_axis(draws, answer_position(answer), axis=1)
@@ -175,5 +176,5 @@ def _order(keys: jax.Array, answer: jax.Array, block_length: jax.Array) -> jax.A
     one block for all that is a random order.
     """
     blocks_from_last = jnp.where(answer, -(answer_position(answer) // block_length[:, None]), 1)
-    hidden_first = jnp.lexsort((_per_position(keys, 1, answer), blocks_from_last))
+    hidden_first = jnp.lexsort((per_position(keys, 1, answer), blocks_from_last))
     return jnp.argsort(hidden_first, axis=1)

@@ -35,11 +35,14 @@ class Start(NamedTuple):
         hidden: ``[batch, length]`` bool.
         behind: ``[batch, 1]`` int32, passes to take.
         threshold: ``[batch, 1]`` float32, of CAD.
+        told: ``[batch, length]`` float32, 0 or more where the teacher is told what is committed
+            in the passes that it is ahead; of a row's positions the highest first.
     """
 
     hidden: jax.Array
     behind: jax.Array
     threshold: jax.Array
+    told: jax.Array
 
 
 class State(NamedTuple):
@@ -66,8 +69,11 @@ class Visited:
         by: whose passes: ``student`` (its own states, which change as it learns) or ``teacher``.
         shows: what stands where a token was committed: the ``text``'s, or the model's ``own``. Of
             several things that could be said a model then settles on one, for the teacher goes on
-            from what the student began; the text, which may say another, is best left out (a
-            lambda of 1).
+            from what the student began. Learnt is what the teacher guesses, not what it was told;
+            the text, which may say another thing, is best left out (a lambda of 1).
+        tell: range of the share of what is committed in the passes ahead that the teacher sees; a
+            row's is drawn from it. Of its ``own`` tokens a student could never learn better were
+            all of them told.
         passes: states to draw from: those before the first so many passes. A step costs up to
             ``passes - 1`` forward passes for them, and with a teacher its distance's.
         threshold: of CAD, the range that each row's is drawn from.
@@ -76,6 +82,7 @@ class Visited:
 
     by: Literal["student", "teacher"] = "student"
     shows: Literal["text", "own"] = "text"
+    tell: tuple[float, float] = (1.0, 1.0)
     passes: int = 3
     threshold: tuple[float, float] = (0.5, 0.95)
     block_length: int = 32
@@ -86,22 +93,25 @@ class Visited:
                 f"corruption.passes={self.passes} and corruption.block_length={self.block_length}; "
                 "give 1 or more of each"
             )
-        low, high = self.threshold
-        if not 0 <= low <= high <= 1:
-            raise ValueError(
-                f"corruption.threshold={self.threshold}; give two probabilities, the lower first"
-            )
+        for name in ("threshold", "tell"):
+            low, high = getattr(self, name)
+            if not 0 <= low <= high <= 1:
+                raise ValueError(
+                    f"corruption.{name}={(low, high)}; give two shares of 0 to 1, the lower first"
+                )
 
     def start(self, key: jax.Array, batch: Batch, end_ids: tuple[int, ...]) -> Start:
         """Draws where every row is, from the key of the step."""
         keys = masking.row_keys(key, batch.index)
         block_at, pass_at, surely = masking.per_row(keys, 0, 3).T[..., None]
-        block, (low, high) = self._block(batch.answer), self.threshold
+        share = masking.between(masking.per_row(keys, 1, 1), self.tell)
+        block = self._block(batch.answer)
         blocks = 1 + jnp.where(_text(batch, end_ids), block, 0).max(axis=1, keepdims=True)
         return Start(
             hidden=batch.answer & (block >= jnp.floor(block_at * blocks).astype(jnp.int32)),
             behind=jnp.floor(pass_at * self.passes).astype(jnp.int32),
-            threshold=low + (high - low) * surely,
+            threshold=masking.between(surely, self.threshold),
+            told=share - masking.per_position(keys, 2, batch.answer),
         )
 
     def student(self, model: Transformer, batch: Batch, start: Start) -> State:
@@ -127,16 +137,29 @@ class Visited:
         student: State,
         distance: jax.Array | int,
     ) -> State:
-        """So many passes after the student's state: less is hidden, in any row with text."""
+        """So many passes after the student's state, as far as the teacher is told of them.
+
+        Less is hidden in any row with text: one token is told at least.
+        """
 
         def step(_: jax.Array, state: State) -> State:
             return self._advance(model, batch, state, start.threshold)
 
-        return lax.fori_loop(0, distance, step, student)
+        ahead = lax.fori_loop(0, distance, step, student)
+        new = student.hidden & ~ahead.hidden
+        told = jnp.where(new, start.told, -jnp.inf)
+        first = jnp.arange(new.shape[1]) == told.argmax(axis=1, keepdims=True)
+        shown = new & ((told >= 0) | first)
+        return State(
+            tokens=jnp.where(shown, ahead.tokens, student.tokens), hidden=student.hidden & ~shown
+        )
 
     def views(self, batch: Batch, student: jax.Array, teacher: jax.Array) -> Views:
         """Both masks, and the weight of what the student's next pass can commit."""
-        return Views(student, teacher, masking.mean_weight(self._open(batch.answer, student)))
+        learnt = self._open(batch.answer, student)
+        if self.shows == "own":
+            learnt &= teacher
+        return Views(student, teacher, masking.mean_weight(learnt))
 
     def _block(self, answer: jax.Array) -> jax.Array:
         return masking.answer_position(answer) // self.block_length

@@ -295,7 +295,7 @@ class Learner:
         if isinstance(self.corruption, Visited):
             teacher = None
             start = self.corruption.start(key, batch, student.config.end_ids)
-            views = self.corruption.views(batch, start.hidden, jnp.zeros_like(start.hidden))
+            views = self.corruption.views(batch, start.hidden, start.hidden)
         else:
             views = self.corruption.views(key, batch.index, batch.answer)
         terms = self.loss(student, teacher, batch, views, lam)

@@ -135,12 +135,17 @@ class TrainConfig:
                 f"the student: give the same folder as init and teacher, not {self.init} and "
                 f"{self.teacher}"
             )
-        by_teacher = isinstance(self.corruption, Visited) and self.corruption.by == "teacher"
-        if by_teacher and self.teacher is None:
-            raise TrainingError(
-                "corruption.by=teacher takes the teacher's passes, and there is none: give "
-                "teacher, its folder, or corruption.by=student"
-            )
+        if isinstance(self.corruption, Visited) and self.teacher is None:
+            if self.corruption.by == "teacher":
+                raise TrainingError(
+                    "corruption.by=teacher takes the teacher's passes, and there is none: give "
+                    "teacher, its folder, or corruption.by=student"
+                )
+            if self.corruption.shows == "own":
+                raise TrainingError(
+                    "corruption.shows=own leaves the text, and there is no teacher to go on from "
+                    "what the student said: give teacher, its folder, or corruption.shows=text"
+                )
         for name in ("steps", "log_every", "eval_every", "max_bad_steps"):
             if getattr(self, name) < 1:
                 raise TrainingError(f"{name}={getattr(self, name)}; give 1 or more")

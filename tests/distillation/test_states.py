@@ -70,11 +70,19 @@ def with_states(**changes: Any) -> Learner:
     return dataclasses.replace(LEARNER, corruption=dataclasses.replace(VISITED, **changes))
 
 
+def start_of(rows: Batch, passes: int, threshold: float) -> Start:
+    """All is hidden, and of so many passes everything is told."""
+    return Start(
+        hidden=rows.answer,
+        behind=jnp.full((ROWS, 1), passes),
+        threshold=jnp.full((ROWS, 1), threshold, jnp.float32),
+        told=jnp.zeros(rows.answer.shape),
+    )
+
+
 def from_the_start(passes: int, threshold: float, rows: Batch) -> np.ndarray:
     """What is hidden so many passes after all was."""
-    start = Start(
-        rows.answer, jnp.full((ROWS, 1), passes), jnp.full((ROWS, 1), threshold, jnp.float32)
-    )
+    start = start_of(rows, passes, threshold)
     return np.asarray(jax.jit(VISITED.student)(MODEL, rows, start).hidden)
 
 
@@ -113,7 +121,7 @@ def test_with_its_own_tokens_they_are_those_states_on_any_text() -> None:
     assert (decoded.tokens != np.asarray(rows.tokens)[:, PROMPT:]).any(axis=1).all()
     advance = jax.jit(own.teacher)
     begin = State(rows.tokens, rows.answer)
-    start = Start(rows.answer, jnp.zeros((ROWS, 1), jnp.int32), jnp.full((ROWS, 1), threshold))
+    start = start_of(rows, 0, threshold)
     for passes in range(int(decoded.nfe.max()) + 1):
         tokens, hidden = (
             np.asarray(array)[:, PROMPT:] for array in advance(MODEL, rows, start, begin, passes)
@@ -174,6 +182,24 @@ def test_the_teacher_stands_further_on_with_the_distance() -> None:
     for nearer, farther in itertools.pairwise([student, *hidden]):
         assert not (farther & ~nearer).any()
         assert farther.sum() < nearer.sum()
+
+
+def test_the_teacher_is_told_a_share_of_what_comes_and_the_rest_is_learnt() -> None:
+    whole, part, least = (
+        views(with_states(shows="own", tell=tell), distance=3)
+        for tell in ((1.0, 1.0), (0.4, 0.6), (0.0, 0.0))
+    )
+    for some in (part, least):
+        np.testing.assert_array_equal(some.student, whole.student)
+        assert not (whole.teacher & ~some.teacher).any()
+        assert not (some.teacher & ~some.student).any()
+    new = (whole.student & ~whole.teacher).sum(axis=1)
+    assert ((part.student & ~part.teacher).sum() / new.sum()) == pytest.approx(0.5, abs=0.15)
+    np.testing.assert_array_equal((least.student & ~least.teacher).sum(axis=1), 1)
+    # What the teacher was told is the student's own word.
+    for some in (whole, part, least):
+        assert not some.weight[~some.teacher].any()
+        assert some.weight.sum() == pytest.approx(1)
 
 
 def test_whose_passes_they_are_and_how_sure_matters() -> None:
@@ -252,8 +278,11 @@ def test_the_distance_grows_in_equal_stretches() -> None:
 def test_says_what_does_not_fit() -> None:
     with pytest.raises(ValueError, match=r"corruption\.passes=0 and .*; give 1 or more of each"):
         Visited(passes=0)
-    with pytest.raises(ValueError, match=r"corruption\.threshold=\(0\.9, 0\.5\); give two prob"):
-        Visited(threshold=(0.9, 0.5))
+    for name in ("threshold", "tell"):
+        with pytest.raises(
+            ValueError, match=rf"corruption\.{name}=\(0\.9, 0\.5\); give two shares"
+        ):
+            Visited(**{name: (0.9, 0.5)})  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"distance\.initial=2 and distance\.final=1; give 1"):
         Distance(initial=2)
     with pytest.raises(ValueError, match=r"average=1\.0; give a share of 0 or more and below 1"):
