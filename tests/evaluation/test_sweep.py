@@ -103,6 +103,23 @@ def test_compares_teacher_and_student(config: SweepConfig) -> None:
     assert 0 < summary["overhead"]["decoding_share"] < 1
 
 
+def test_another_student_stands_beside_it(config: SweepConfig, tmp_path: pathlib.Path) -> None:
+    both = dataclasses.replace(config, best=config.teacher, output=str(tmp_path))
+    summary = sweep(both)
+    rows = {row["name"]: row for row in summary["rows"]}
+    after = {"student fixed:4": ["best fixed:4"]}
+    expected = [name for first in NAMES for name in (first, *after.get(first, []))]
+    assert list(rows) == [*expected, "best confidence:0.5", "best confidence:0.9"]
+    for setting in ("confidence:0.5", "confidence:0.9"):
+        assert rows[f"best {setting}"]["nfe"] == rows[f"teacher {setting}"]["nfe"]
+    starts = [note.partition(" was chosen")[0] for note in summary["notes"][::2]]
+    assert starts[:2] == ["student confidence:0.5", "best confidence:0.5"]
+    # All are equally wrong, so the faster of the two it is; they were timed on validation.
+    fewest = min(starts[:2], key=lambda name: rows[name]["nfe"])
+    assert summary["chosen"] == fewest
+    assert len(summary["notes"]) == 5
+
+
 def test_goes_on_without_comparing_times_of_two_starts(
     config: SweepConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -156,9 +173,11 @@ def test_says_so_when_no_threshold_reaches_the_teacher(
     assert scored == [6] * (3 + len(NAMES))
     assert summary["chosen"] is None
     assert summary["notes"] == [
-        "No threshold of the student reached the fixed-step teacher's accuracy on the "
-        "6 validation problems that thresholds are chosen on."
+        "No threshold of student reached the fixed-step teacher's accuracy on the 6 validation "
+        "problems that thresholds are chosen on.",
+        summary["notes"][-1],
     ]
+    assert summary["notes"][-1].startswith("Fixed-step runs fill")
     assert (tmp_path / "report.html").is_file()
 
 
