@@ -113,8 +113,8 @@ CONTROLS: dict[str, Change] = {"cross_entropy": text_alone, "diffusion": diffusi
 
 
 def eval_config() -> SweepConfig:
-    """The demo's lengths and problems, one threshold more."""
-    return dataclasses.replace(gsm_mini_eval.get_config(), thresholds=(*THRESHOLDS, 0.99))
+    """The demo's lengths and problems, more thresholds at both ends."""
+    return dataclasses.replace(gsm_mini_eval.get_config(), thresholds=(0.3, 0.4, *THRESHOLDS, 0.99))
 
 
 def problems(split: str) -> list[Example]:
@@ -126,18 +126,17 @@ def problems(split: str) -> list[Example]:
 
 def decoded(model: LanguageModel, split: str, folder: pathlib.Path) -> Sweep:
     """A model's sweep (one seed) over a split's problems, kept in ``folder``."""
-    kept, config = folder / f"{split}.npz", eval_config()
-    if not kept.exists():
-        asked = problems(split)
-        done = [runs.confidence(model, "", asked, config.decode, t) for t in config.thresholds]
-        folder.mkdir(parents=True, exist_ok=True)
-        np.savez(
-            kept,
-            correct=np.stack([run.correct for run in done]),
-            nfe=np.stack([run.trajectory.nfe for run in done]),
-        )
-    saved = np.load(kept)
-    return Sweep(saved["correct"][None], saved["nfe"][None])
+    config, asked = eval_config(), problems(split)
+    folder.mkdir(parents=True, exist_ok=True)
+    found = []
+    for threshold in config.thresholds:
+        kept = folder / f"{split}_{threshold}.npz"
+        if not kept.exists():
+            run = runs.confidence(model, "", asked, config.decode, threshold)
+            np.savez(kept, correct=run.correct, nfe=run.trajectory.nfe)
+        saved = np.load(kept)
+        found.append((saved["correct"], saved["nfe"]))
+    return Sweep(*(np.stack(parts)[None] for parts in zip(*found, strict=True)))
 
 
 def teacher(split: str) -> Sweep:

@@ -5,8 +5,8 @@
 Arms, three seeds each: ``dscd`` (the demo's recipe), ``cross_entropy`` (the same with lambda 0:
 text alone), ``diffusion`` (LLaDA's own loss on the same text) and ``published`` (DSCD as the paper
 has it: the dataset's text, uniform masks, T 2, the teacher's output also where it sees the token,
-no certainty term). Every student is decoded with CAD over the demo's thresholds and 0.99 on the
-demo's test problems. Passes are compared at equal accuracy: that of the fixed-step teacher on the
+no certainty term). Every student is decoded with CAD over ten thresholds on the demo's
+test problems. Passes are compared at equal accuracy: that of the fixed-step teacher on the
 same problems, or the highest that DSCD and both controls reach if that is lower; and at 95 %, which
 is away from that edge. Metrics: ``passes_ratio`` of DSCD against the better control (text alone or
 LLaDA's loss), with a bootstrap interval over problems, ``passes_ratio_95`` likewise, and the passes

@@ -13,6 +13,9 @@ TINY = (
     "--config.distill.steps=2",
     "--config.distill.data.batch_size=4",
     "--config.distill.eval_every=2",
+    "--config.best.steps=2",
+    "--config.best.data.batch_size=4",
+    "--config.best.eval_every=2",
     "--config.evaluate.problems=4",
     "--config.evaluate.selection_problems=4",
     "--config.evaluate.thresholds=0.5,0.9",
@@ -27,8 +30,10 @@ def test_the_demo_distils_evaluates_and_reports(
     monkeypatch.chdir(pathlib.Path(__file__).parents[2])  # where the bundled teacher is
     paths = (
         f"--config.distill.output={tmp_path}/student",
+        f"--config.best.output={tmp_path}/best",
         f"--config.evaluate.output={tmp_path}",
         f"--config.evaluate.student={tmp_path}/student/model",
+        f"--config.evaluate.best={tmp_path}/best/model",
         f"--config.evaluate.training={tmp_path}/student",
     )
     with pytest.raises(SystemExit) as exit_:
@@ -44,10 +49,13 @@ def test_the_demo_distils_evaluates_and_reports(
         ("teacher", "fixed:1"),
         ("teacher", "fixed:4"),
         ("student", "fixed:4"),
+        ("best", "fixed:4"),
         ("teacher", "confidence:0.5"),
         ("teacher", "confidence:0.9"),
         ("student", "confidence:0.5"),
         ("student", "confidence:0.9"),
+        ("best", "confidence:0.5"),
+        ("best", "confidence:0.9"),
     ]
     assert summary["rows"][0]["speedup"] == 1.0
     assert summary["rows"][0]["nfe"] == summary["gen_length"]
