@@ -158,10 +158,10 @@ def _teacher_folder() -> pathlib.Path:
     return pathlib.Path(RUNS.value) / "teacher"
 
 
-def trained(name: str, change: Change, split: str) -> Sweep:
-    """An arm's sweep, all seeds; what is missing is trained, and keeps its sweep in its folder."""
+def trained(name: str, change: Change, split: str, seeds: int) -> Sweep:
+    """An arm's sweep; runs that are missing are trained, and keep it in their folders."""
     sweeps = []
-    for seed in range(SEEDS.value):
+    for seed in range(seeds):
         config = run(name, change, seed, pathlib.Path(RUNS.value))
         sweeps.append(decoded(load(train(config).folder), split, pathlib.Path(config.output)))
     return Sweep(*(np.concatenate(parts) for parts in zip(*sweeps, strict=True)))

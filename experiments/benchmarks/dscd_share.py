@@ -48,8 +48,8 @@ ARMS = {"dscd": arms.dscd, **arms.CONTROLS, "published": published}
 def main(argv: list[str]) -> None:
     """Trains what is missing, decodes, compares, writes."""
     del argv
-    config = arms.eval_config()
-    sweeps = {arm: arms.trained(arm, change, "test") for arm, change in ARMS.items()}
+    config, seeds = arms.eval_config(), arms.SEEDS.value
+    sweeps = {arm: arms.trained(arm, change, "test", seeds) for arm, change in ARMS.items()}
     sweeps["teacher"] = arms.teacher("test")
     fixed = arms.teacher_accuracy("test")
 
@@ -68,13 +68,13 @@ def main(argv: list[str]) -> None:
         } | {f"passes{suffix}_{arm}": value for arm, value in passes.items()}
         details[f"better_control{suffix}"] = control
         details[f"reached{suffix}"] = ratio.reached
-        print(f"passes at {target:.1%} (mean of {arms.SEEDS.value} seeds)")
+        print(f"passes at {target:.1%} (mean of {seeds} seeds)")
         for arm, sweep in sweeps.items():
             needed = f"{passes[arm]:6.2f}" if arm in passes else "     -"
             print(f"  {arm:14} {needed}   highest accuracy {sweep.highest:.1%}")
         print(f"  dscd / {control}: {ratio.value:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]")
     details |= {
-        "seeds": arms.SEEDS.value,
+        "seeds": seeds,
         "problems": config.problems,
         "thresholds": list(config.thresholds),
         "points": {arm: [[p.accuracy, p.nfe] for p in of.points] for arm, of in sweeps.items()},

@@ -63,8 +63,14 @@ def test_arms_are_compared_with_the_better_control_at_each_accuracy() -> None:
         "poor": sweep((0.96, 9.0)),
     }
     found = recipes.compared(sweeps, teacher=0.99)
-    assert [at.control for at in found.values()] == ["diffusion", "cross_entropy", "plain"]
-    edge, high, low = found.values()
+    assert [at.control for at in found.values()] == [
+        "diffusion",
+        "diffusion",
+        "cross_entropy",
+        "plain",
+    ]
+    edge, same, high, low = found.values()
+    assert same == edge  # 99 % both
     assert (edge.accuracy, edge.passes["good"], edge.passes["diffusion"]) == (0.99, 2.0, 5.5)
     assert edge.ratios["good"].value == pytest.approx(2 / 5.5)
     assert "poor" not in edge.passes
