@@ -11,6 +11,8 @@ from __future__ import annotations
 import dataclasses
 
 from cd4lm_jax.distillation.curriculum import LambdaCurriculum
+from cd4lm_jax.distillation.divergence import ReverseKL
+from cd4lm_jax.distillation.objective import Objective
 from cd4lm_jax.distillation.states import Visited
 from cd4lm_jax.distillation.trainer import TrainConfig
 from experiments.configs import gsm_mini
@@ -19,16 +21,18 @@ OUTPUT = "runs/demo/best"
 
 
 def own_words(config: TrainConfig) -> TrainConfig:
-    """Another distillation's rows, updates and certainty; what it learns is the student's to begin.
+    """Another distillation's rows and updates; what it learns is what the student begins to say.
 
     The student decodes up to two passes of a block and one beyond. The teacher sees a random part
     of the tokens that the last one committed, and the student learns what it makes of the rest. No
     text is learnt: of several phrasings that are right it would teach all, and a student that says
-    a block in one pass would mix them.
+    a block in one pass would mix them. Reverse KL lets it settle on one of those that the teacher
+    allows, certainty makes it sure of what the text says too.
     """
     return dataclasses.replace(
         config,
         corruption=Visited(by="student", shows="own", tell=(0.0, 1.0)),
+        objective=Objective(divergence=ReverseKL(), temperature=1.0, certainty=3.0),
         curriculum=LambdaCurriculum(initial=1.0, final=1.0),
     )
 

@@ -36,7 +36,9 @@ LEARNER = Learner(
     total_steps=STEPS,
     seed=0,
 )
-MOVING = dataclasses.replace(LEARNER, corruption=Visited(block_length=6), average=0.9)
+MOVING = dataclasses.replace(
+    LEARNER, corruption=Visited(block_length=6, shows="own", tell=(0.2, 0.8)), average=0.9
+)
 ADAPTED = dataclasses.replace(LEARNER, lora=LoraConfig(rank=4))
 
 

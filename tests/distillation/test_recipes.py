@@ -125,3 +125,5 @@ def test_says_which_teacher_is_missing(config: TrainConfig) -> None:
         dataclasses.replace(config, teacher=None)
     with pytest.raises(TrainingError, match=r"corruption\.by=teacher takes the teacher's passes"):
         dataclasses.replace(config, teacher=None, average=None, corruption=Visited(by="teacher"))
+    with pytest.raises(TrainingError, match=r"corruption\.shows=own leaves the text, and there is"):
+        dataclasses.replace(config, teacher=None, average=None, corruption=Visited(shows="own"))

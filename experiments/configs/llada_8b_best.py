@@ -1,0 +1,26 @@
+r"""LLaDA-8B-Instruct distilled as gsm_mini_best.py distils: on the student's own words.
+
+    python -m launch.distill --config=experiments/configs/llada_8b_best.py \
+        --config.init=DIR --config.teacher=DIR
+
+DIR is a LLaDA-8B-Instruct folder as it comes from its hub. Rows, updates and optimizer are those
+of llada_8b_gsm8k.py; of the text questions, lengths and blocks before the one that is learnt count.
+
+Hardware and time: as llada_8b_gsm8k.py, and one to five forward passes of a row more in an update.
+
+Expected: on gsm_mini what experiments/results/recipes.md says; nothing is published of LLaDA-8B.
+Not run by us: no such machine and no weights were at hand.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from cd4lm_jax.distillation.trainer import TrainConfig
+from experiments.configs import llada_8b_gsm8k
+from experiments.configs.gsm_mini_best import own_words
+
+
+def get_config() -> TrainConfig:
+    """Ten epochs as there; blocks of 32, as they are decoded."""
+    return dataclasses.replace(own_words(llada_8b_gsm8k.get_config()), output="runs/llada_8b_best")
