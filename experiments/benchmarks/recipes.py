@@ -63,6 +63,10 @@ CONTROLS: dict[str, Change] = {
 RECIPES: dict[str, Change] = {"dscd": arms.dscd, "own_words": gsm_mini_best.own_words}
 
 LOOKS: dict[str, Change] = {
+    # Twice the updates: as many forward passes as own_words takes, and then some.
+    "cross_entropy_twice": lambda config: dataclasses.replace(
+        arms.text_alone(config), steps=2 * config.steps
+    ),
     # What own_words is without a part of it.
     "own_words_forward": lambda config: objective(
         gsm_mini_best.own_words(config), divergence=ForwardKL()

@@ -20,7 +20,7 @@ def test_recipes_differ_in_how_they_learn_alone() -> None:
     demo = gsm_mini.get_config()
     for name, config in CONFIGS.items():
         assert (config.output, config.seed, config.data.seed) == (f"runs/{name}_2", 2, 2)
-        assert config.steps == config.eval_every == demo.steps
+        assert config.steps == config.eval_every == demo.steps * (1 + ("twice" in name))
         assert (config.init, config.optimizer, config.execution) == (
             demo.init,
             demo.optimizer,
@@ -32,7 +32,8 @@ def test_recipes_differ_in_how_they_learn_alone() -> None:
     assert all(CONFIGS[name].teacher is None for name in recipes.CONTROLS)
     assert CONFIGS["dscd"].objective == demo.objective
     learnt = [
-        (c.corruption, c.objective, c.teacher, c.average, c.curriculum) for c in CONFIGS.values()
+        (c.corruption, c.objective, c.teacher, c.average, c.curriculum, c.steps)
+        for c in CONFIGS.values()
     ]
     assert len(set(learnt)) == len(learnt)
 
