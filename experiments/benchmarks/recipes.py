@@ -67,6 +67,7 @@ LOOKS: dict[str, Change] = {
     "cross_entropy_twice": lambda config: dataclasses.replace(
         arms.text_alone(config), steps=2 * config.steps
     ),
+    "surer": lambda config: objective(arms.text_alone(config), certainty=9.0),
     # What own_words is without a part of it.
     "own_words_forward": lambda config: objective(
         gsm_mini_best.own_words(config), divergence=ForwardKL()
