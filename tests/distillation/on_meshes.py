@@ -65,7 +65,7 @@ def train(mesh: Mesh, learner: Learner) -> dict[str, Any]:
     with jax.set_mesh(mesh):
         rows = batch(mesh)
         model, teacher, losses = placed(mesh, 0), placed(mesh, 1), []
-        views = jax.jit(learner.views)(model, teacher, rows, jax.random.key(3))
+        shown, views = jax.jit(learner.views)(model, teacher, rows, jax.random.key(3))
         base = None if learner.lora is None else placed(mesh, 0)
         state = program.create(model)
         for _ in range(STEPS):
@@ -73,6 +73,7 @@ def train(mesh: Mesh, learner: Learner) -> dict[str, Any]:
             losses.append([float(metrics[name]) for name in ("loss", "kl", "ce")])
     leaves = named_leaves(state.model)
     return {
+        "shown": np.asarray(shown.tokens).tolist(),
         "masks": np.packbits(np.stack([views.student, views.teacher])).tolist(),
         "losses": losses,
         "parameters": {name: np.asarray(leaf).ravel().tolist() for name, leaf in leaves.items()},

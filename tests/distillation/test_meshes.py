@@ -25,8 +25,9 @@ def runs(run_python: Callable[..., subprocess.CompletedProcess[str]]) -> dict[st
 def test_eight_devices_compute_what_one_does(name: str, learner: str, runs: dict[str, Any]) -> None:
     one, other = runs[f"{learner}one"], runs[f"{learner}{name}"]
     assert one["split"] != other["split"]  # the parameters really are split
-    assert other["masks"] == one["masks"]
-    np.testing.assert_allclose(other["losses"], one["losses"], rtol=1e-5)
+    assert (other["masks"], other["shown"]) == (one["masks"], one["shown"])
+    # A divergence of two models that are nearly one is a small difference of large terms.
+    np.testing.assert_allclose(other["losses"], one["losses"], rtol=1e-5, atol=1e-6)
     for leaf, values in one["parameters"].items():
         # Adam divides by the gradient's size, so rounding moves what hardly has a gradient.
         np.testing.assert_allclose(
