@@ -18,9 +18,9 @@ import dataclasses
 
 from cd4lm_jax.distillation.trainer import TrainConfig
 from experiments.configs import llada_8b_gsm8k
-from experiments.configs.gsm_mini_best import own_words
+from experiments.configs.gsm_mini_best import recipe
 
 
 def get_config() -> TrainConfig:
     """Ten epochs as there; blocks of 32, as they are decoded."""
-    return dataclasses.replace(own_words(llada_8b_gsm8k.get_config()), output="runs/llada_8b_best")
+    return dataclasses.replace(recipe(llada_8b_gsm8k.get_config()), output="runs/llada_8b_best")

@@ -61,6 +61,7 @@ def test_arms_are_compared_with_the_better_control_at_each_accuracy() -> None:
         "plain": sweep((0.95, 1.0), (0.97, 3.0)),
         "diffusion": sweep((0.9, 1.0), (1.0, 6.0)),
         "sure": sweep((0.5, 9.0)),
+        "surer": sweep((0.4, 9.0)),
         "good": sweep((0.96, 1.0), (0.99, 2.0), (1.0, 3.0)),
         "poor": sweep((0.96, 9.0)),
     }
