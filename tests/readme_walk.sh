@@ -35,7 +35,8 @@ decide() {
     'python -m launch.pretrain '*) run 60 'validation loss [0-9.]+ at step' ;;
     "pip install 'jax[tpu]'"*) run 2 ;;
     'python -m launch.plan '*) run 5 'GiB' ;;
-    'python -m experiments.benchmarks.dscd_share') skip 'fifteen trainings, hours' ;;
+    'python -m experiments.benchmarks.dscd_share') skip 'twelve trainings, an hour' ;;
+    'python -m experiments.benchmarks.recipes') skip 'some thirty trainings, two hours' ;;
     'python -m experiments.benchmarks.plans') skip 'seven compilations of 8B, an hour' ;;
     'python -m launch.convert '* | 'python -m launch.distill '* | *=runs/llada_8b_gsm8k/*)
       skip 'needs the weights of LLaDA-8B'
