@@ -2,8 +2,9 @@
 
     python -m launch.distill --config=experiments/configs/gsm_mini_best.py
 
-Hardware and time: two CPU cores, a part of `make demo`. What it was measured against, and why it
-works: experiments/results/recipes.md.
+Hardware and time: two CPU cores, a part of the 6.7 minutes of `make demo`. Measured: 99.2 % of 500
+test problems in 1.4 passes by CAD at 0.6 (README.md). What it was compared with, and why it works:
+experiments/results/recipes.md.
 """
 
 from __future__ import annotations
