@@ -200,7 +200,7 @@ def main(argv: list[str]) -> None:
         for name in RECIPES:
             if name in at.ratios:
                 metrics |= named(f"validation_{name}{suffix}", at.ratios[name])
-    write_plot(sweeps, [*CONTROLS, "dscd", chosen])
+    write_plot(sweeps, ["cross_entropy", validation[""].control, "dscd", chosen])
     path = results.write(
         "recipes",
         metrics,
