@@ -74,9 +74,12 @@ LOOKS: dict[str, Change] = {
     "cross_entropy_twice": lambda config: dataclasses.replace(
         arms.text_alone(config), steps=2 * config.steps
     ),
-    # What own_words is with less certainty, and in the text's words instead of its own.
+    # What own_words is with less certainty, and in the text's words instead of its own (what the
+    # teacher was told is then the text, and learnt as such).
     "own_words_certainty_1": lambda config: own_words(config, ReverseKL(), 1.0),
-    "own_words_as_text": lambda config: states(own_words(config, ReverseKL(), 3.0), shows="text"),
+    "own_words_as_text": lambda config: objective(
+        states(own_words(config, ReverseKL(), 3.0), shows="text"), visible="text"
+    ),
     # On-policy states alone: what the student itself leaves open, in the text's words.
     "own_states": own_states,
     "own_states_text": lambda config: arms.text_alone(own_states(config)),
