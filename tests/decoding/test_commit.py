@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 import pathlib
 from collections.abc import Callable
@@ -165,3 +166,17 @@ def test_the_numbers_of_a_rule_are_traced() -> None:
     found = [count(cd.ConfidenceAdaptive(threshold=t), given)[0] for t in (0.0, 0.9, 0.99)]
     assert [int(n) for n in found] == [4, 3, 1]
     assert len(traces) == 1
+
+
+def test_rules_with_fields_of_the_same_names_are_never_taken_for_each_other() -> None:
+    rules = cd.ConfidenceAdaptive, cd.NegativeEntropy, cd.Margin
+    same = [rule(threshold=0.0) for rule in rules]
+    structures: list[Any] = [jax.tree.structure(rule) for rule in same]
+    # Not as a set: their hashes differ in any case.
+    assert not any(one == other for one, other in itertools.combinations(structures, 2))
+    leaves = jax.tree.leaves_with_path(same[0])
+    assert [jax.tree_util.keystr(path) for path, _ in leaves] == [
+        ".threshold",
+        ".min_tokens",
+        ".max_tokens",
+    ]
