@@ -95,6 +95,7 @@ def decode(
             an id outside the vocabulary.
     """
     shape, queues = _queues(model, prompts, options, given, first)
+    model = model.by_layer()
 
     def run(queue: Queue, before: int = 0) -> Results:
         slots = min(options.batch_size, len(queue.tokens))
@@ -142,6 +143,7 @@ def decode_stream(
     if every < 1:
         raise ValueError(f"every={every} passes; give 1 or more")
     shape, queues = _queues(model, prompts, options, given)
+    model = model.by_layer()
     for numbers, queue in queues:
         slots = min(options.batch_size, len(numbers))
         state = decoder.begin(model, queue, shape=shape, slots=slots)

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from cd4lm_jax.model.transformer import KeyValues, Transformer, Window
+from cd4lm_jax.model.transformer import KeyValues, Past, Transformer, Window
 
 Mode = Literal["none", "prefix", "dual"]
 
@@ -42,11 +42,14 @@ class Inputs(NamedTuple):
         return Inputs(self.tokens[index], self.valid[index], groups)
 
 
-def empty(model: Transformer, rows: int, length: int) -> KeyValues:
+def empty(model: Transformer, rows: int, length: int) -> Past:
     """A cache that nothing has been written to."""
     config = model.config
     shape = (config.num_layers, rows, config.num_kv_heads, length, config.head_dim)
-    return KeyValues(*(jnp.zeros(shape, model.execution.dtype) for _ in range(2)))
+    past = KeyValues(*(jnp.zeros(shape, model.execution.dtype) for _ in range(2)))
+    if model.execution.scan_layers:
+        return past
+    return [KeyValues(*layer) for layer in zip(*past, strict=True)]
 
 
 def predict(
@@ -55,11 +58,11 @@ def predict(
     window: Window,
     entering: jax.Array,
     inside: jax.Array,
-    past: KeyValues,
+    past: Past,
     *,
     suffixes: tuple[int, ...],
     together: int,
-) -> tuple[jax.Array, KeyValues]:
+) -> tuple[jax.Array, Past]:
     """Logits of the rows' blocks, from the cache where it serves.
 
     Args:
@@ -79,8 +82,8 @@ def predict(
     rows, length = inputs.tokens.shape
 
     def refresh(
-        carry: tuple[jax.Array, KeyValues, jax.Array],
-    ) -> tuple[jax.Array, KeyValues, jax.Array]:
+        carry: tuple[jax.Array, Past, jax.Array],
+    ) -> tuple[jax.Array, Past, jax.Array]:
         # XLA would move what does not change out of the loop, to be computed where no row enters:
         # the weights of each layer, and with a single row the whole forward pass.
         weights, (logits, past, entering) = lax.optimization_barrier((model, carry))
@@ -89,11 +92,12 @@ def predict(
         some = inputs.rows(chosen)
         part = Window(start=window.start[chosen], length=window.length)
         hidden, own = weights.remember(some.tokens, some.valid, part, some.groups)
-        past = KeyValues(
-            *(
-                kept.at[:, place].set(new, mode="drop", unique_indices=True)
-                for kept, new in zip(past, own, strict=True)
-            )
+        past = jax.tree.map(
+            lambda kept, new: kept.at[..., place, :, :, :].set(
+                new, mode="drop", unique_indices=True
+            ),
+            past,
+            own,
         )
         logits = logits.at[place].set(weights.logits(hidden), mode="drop", unique_indices=True)
         return logits, past, entering.at[place].set(False, mode="drop")

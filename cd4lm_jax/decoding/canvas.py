@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cd4lm_jax.decoding.reason import Reason
-from cd4lm_jax.model.transformer import KeyValues
+from cd4lm_jax.model.transformer import Past
 
 NO_BUDGET = np.iinfo(np.int32).max
 """Passes of a row that may take as many as it likes."""
@@ -126,10 +126,10 @@ class State(NamedTuple):
     row: jax.Array
     upcoming: jax.Array
     results: Results
-    past: KeyValues | None
+    past: Past | None
 
     @classmethod
-    def start(cls, queue: Queue, slots: int, block_length: int, past: KeyValues | None) -> State:
+    def start(cls, queue: Queue, slots: int, block_length: int, past: Past | None) -> State:
         """The first ``slots`` prompts of a queue, before their first pass."""
         region = queue.masked.shape
         row = jnp.arange(slots, dtype=jnp.int32)

@@ -19,7 +19,7 @@ from cd4lm_jax.decoding.canvas import Canvas, Queue, Results, State
 from cd4lm_jax.decoding.commit import CommitRule, FixedStep, Proposal, surely
 from cd4lm_jax.decoding.options import Limits, Shape
 from cd4lm_jax.decoding.reason import Reason
-from cd4lm_jax.model.transformer import KeyValues, Transformer, Window
+from cd4lm_jax.model.transformer import Past, Transformer, Window
 
 
 @functools.partial(jax.jit, static_argnames=("shape", "slots"))
@@ -143,8 +143,8 @@ def advance(
     limits: Limits,
     shape: Shape,
     canvas: Canvas,
-    past: KeyValues | None = None,
-) -> tuple[Canvas, KeyValues | None]:
+    past: Past | None = None,
+) -> tuple[Canvas, Past | None]:
     """One forward pass and what it commits. Finished rows stay as they are."""
     size, prompt_length = shape.window_length, canvas.tokens.shape[1] - shape.gen_length
     # A finished row's block lies past the end; it looks at the last one and changes nothing.
@@ -230,8 +230,8 @@ def _logits(
     window: Window,
     limits: Limits,
     shape: Shape,
-    past: KeyValues | None,
-) -> tuple[jax.Array, KeyValues | None]:
+    past: Past | None,
+) -> tuple[jax.Array, Past | None]:
     """Float32 ``[batch, block, vocab]``, guided if asked, and the cache."""
     tokens, entering = canvas.tokens, canvas.step == 0
     interval = jnp.asarray(limits.refresh_interval)

@@ -35,7 +35,7 @@ def propose(logits: jax.Array, noisy: jax.Array) -> Guess:
 
     Logits that are not finite give confidence 0.
     """
-    token = jnp.argmax(noisy, axis=-1).astype(jnp.int32)
+    token = _best(noisy)
     centred = logits - logits.max(axis=-1, keepdims=True)
     total = jnp.exp(centred).sum(axis=-1)
     # Not exp(log_softmax): through the logarithm, probabilities near one round to ties.
@@ -47,6 +47,16 @@ def propose(logits: jax.Array, noisy: jax.Array) -> Guess:
     lost = jnp.isnan(confidence)
     confidence, margin = (jnp.where(lost, 0.0, share) for share in (confidence, margin))
     return Guess(token, confidence, jnp.where(lost, -jnp.inf, neg_entropy), margin)
+
+
+def _best(logits: jax.Array) -> jax.Array:
+    """As ``argmax`` over the vocabulary: the first best, or the first that is not a number.
+
+    In two plain reductions, which XLA on CPU runs many times as fast as one over pairs.
+    """
+    best = (logits == logits.max(axis=-1, keepdims=True)) | jnp.isnan(logits)
+    ids = jnp.arange(logits.shape[-1], dtype=jnp.int32)
+    return jnp.where(best, ids, logits.shape[-1]).min(axis=-1)
 
 
 def perturb(logits: jax.Array, keys: jax.Array, temperature: jax.Array | float) -> jax.Array:

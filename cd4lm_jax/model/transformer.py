@@ -6,6 +6,7 @@ modules, so ``jax.jit``, ``jax.grad`` and ``jax.lax.scan`` take them as they are
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from typing import Any, Literal, NamedTuple
 
@@ -37,11 +38,12 @@ class Execution:
 
     @classmethod
     def for_decoding(cls, config: ModelConfig, dtype: str = "float32") -> Execution:
-        """A few layers unrolled, which is quicker; more scanned.
+        """Up to eight layers unrolled, which is quicker; more scanned.
 
-        Unrolled, each layer is copied out of the stack, and memory holds the weights twice.
+        An unrolled decode copies its layers out of the stack, see :meth:`Transformer.by_layer`:
+        memory holds the weights twice.
         """
-        return cls(dtype=dtype, scan_layers=config.num_layers >= 8)
+        return cls(dtype=dtype, scan_layers=config.num_layers > 8)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,10 +67,14 @@ class Window:
 
 
 class KeyValues(NamedTuple):
-    """Keys (rotated) and values of every layer, ``[layers, batch, kv_heads, length, head_dim]``."""
+    """Keys (rotated) and values, ``[layers, batch, kv_heads, length, head_dim]``."""
 
     keys: jax.Array
     values: jax.Array
+
+
+Past = KeyValues | list[KeyValues]
+"""Of all layers: scanned in one, unrolled one each (without the axis of the layers)."""
 
 
 class Block(nnx.Module):
@@ -160,6 +166,14 @@ class Transformer(nnx.Module):
             draw = jax.random.normal(head_key, table[::-1])
             self.head = nnx.Param(draw * config.embed_dim**-0.5)
 
+    def by_layer(self) -> Transformer:
+        """The model for a loop that runs it in every turn: an unrolled stack comes apart.
+
+        XLA lifts no slice out of a loop: taken from the stack there, all weights would be copied
+        in every turn. A model that scans its layers stays as it is.
+        """
+        return self if self.execution.scan_layers else _apart(self)
+
     @property
     def head_kernel(self) -> jax.Array:
         """``[embed, vocab]``, whether or not it is tied to the embedding."""
@@ -193,7 +207,7 @@ class Transformer(nnx.Module):
         valid: jax.Array,
         window: Window,
         groups: jax.Array | None = None,
-    ) -> tuple[jax.Array, KeyValues]:
+    ) -> tuple[jax.Array, Past]:
         """As :meth:`hidden`, with the keys and values of all positions for :meth:`recall`."""
         hidden, past = self._whole(tokens, valid, window, groups, keep=True)
         assert past is not None
@@ -204,7 +218,7 @@ class Transformer(nnx.Module):
         tokens: jax.Array,
         valid: jax.Array,
         window: Window,
-        past: KeyValues,
+        past: Past,
         *,
         suffix: int = 0,
         groups: jax.Array | None = None,
@@ -250,7 +264,7 @@ class Transformer(nnx.Module):
         groups: jax.Array | None,
         *,
         keep: bool,
-    ) -> tuple[jax.Array, KeyValues | None]:
+    ) -> tuple[jax.Array, Past | None]:
         if window is not None and self._shift:
             window = dataclasses.replace(window, start=jnp.maximum(window.start - 1, 0))
         seen = valid if groups is None else _up_to(groups, groups, valid)
@@ -295,10 +309,10 @@ class Transformer(nnx.Module):
         angles: tuple[jax.Array, jax.Array],
         seen: jax.Array,
         window: Window | None,
-        past: KeyValues | None = None,
+        past: Past | None = None,
         *,
         keep: bool = False,
-    ) -> tuple[jax.Array, KeyValues | None]:
+    ) -> tuple[jax.Array, Past | None]:
         """All blocks; with ``keep``, also the keys and values that they computed."""
 
         def run(
@@ -315,7 +329,7 @@ class Transformer(nnx.Module):
             middle = jax.checkpoint(run, policy=policy)
 
         def layer(index: Any) -> tuple[Block, KeyValues | None]:
-            return jax.tree.map(lambda leaf: leaf[index], (self.blocks, past))
+            return _layer(self.blocks, index), _layer(past, index)
 
         last = self.config.num_layers - 1
 
@@ -324,13 +338,13 @@ class Transformer(nnx.Module):
             return run(block, x, before, window) if window else middle(block, x, before)
 
         if not self.execution.scan_layers:
-            kept = []
+            kept: list[Any] = []
             for index in range(last):
                 block, before = layer(index)
                 x, own = middle(block, x, before)
                 kept.append(own)
             x, own = end(x)
-            return x, jax.tree.map(lambda *parts: jnp.stack(parts), *kept, own)
+            return x, [*kept, own] if keep else None
         if window is None and past is None and not keep:
             return lax.scan(lambda x, block: middle(block, x, None), x, self.blocks)[0], None
 
@@ -343,6 +357,20 @@ class Transformer(nnx.Module):
         x, most = lax.scan(step, x, jnp.arange(last))
         x, own = end(x)
         return x, jax.tree.map(lambda some, one: jnp.concatenate([some, one[None]]), most, own)
+
+
+@jax.jit
+def _apart(model: Transformer) -> Transformer:
+    apart, layers = copy.copy(model), range(model.config.num_layers)
+    apart.blocks = nnx.List(_layer(model.blocks, i) for i in layers)  # type: ignore[assignment]
+    return apart
+
+
+def _layer(stack: Any, index: Any) -> Any:
+    """One layer of a stack of them, or of a list."""
+    if isinstance(stack, list | nnx.List):
+        return stack[index]
+    return jax.tree.map(lambda leaf: leaf[index], stack)
 
 
 def _up_to(groups: jax.Array, key_groups: jax.Array, seen: jax.Array) -> jax.Array:

@@ -73,7 +73,7 @@ class Timed:
         self._queue = queue
         self._run = functools.partial(
             decoder.run,
-            model,
+            model.by_layer(),
             rule=FixedStep(steps=gen // per_pass),
             limits=options.limits,
             shape=options.shape(model.config),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import Any
 
 import jax
@@ -11,10 +12,10 @@ import numpy as np
 import pytest
 
 import cd4lm_jax as cd
-from cd4lm_jax.decoding import batch, cache
+from cd4lm_jax.decoding import batch, cache, canvas, decoder
 from cd4lm_jax.decoding.options import DecodeOptions
 from cd4lm_jax.decoding.trajectory import Trajectory
-from cd4lm_jax.model.transformer import Execution, KeyValues, Transformer, Window
+from cd4lm_jax.model.transformer import Execution, Past, Transformer, Window
 from tests.models import TINY_TALKER, tiny_model
 
 pytestmark = pytest.mark.slow
@@ -29,9 +30,19 @@ LAYOUTS = {
     "unrolled": tiny_model(TINY_TALKER, Execution(scan_layers=False), seed=1, sharpness=2.5),
 }
 layouts = pytest.mark.parametrize("name", ["same", "shifted"])
+UNROLLED = LAYOUTS["unrolled"]
 
 rng = np.random.default_rng(3)
 PROMPTS = [rng.integers(0, 12, length).tolist() for length in (5, 16, 2, 11, 8, 3)]
+
+QUEUE = canvas.Queue(
+    tokens=jnp.zeros((1, 8 + GEN), jnp.int32),
+    valid=jnp.ones((1, 8 + GEN), bool),
+    masked=jnp.ones((1, GEN), bool),
+    budget=jnp.full(1, canvas.NO_BUDGET, jnp.int32),
+    keys=jax.random.split(jax.random.key(0), 1),
+    pending=jnp.int32(1),
+)
 
 
 def decode(model: Transformer, prompts: list[list[int]] = PROMPTS, **changes: Any) -> Trajectory:
@@ -113,14 +124,14 @@ def test_recalling_what_was_just_remembered_computes_the_same(name: str) -> None
 @jax.jit
 def enter(
     model: Transformer, tokens: jax.Array, valid: jax.Array, at: jax.Array
-) -> tuple[jax.Array, KeyValues]:
+) -> tuple[jax.Array, Past]:
     hidden, past = model.remember(tokens, valid, Window(start=at, length=BLOCK))
     return model.logits(hidden), past
 
 
 @jax.jit
 def stay(
-    model: Transformer, tokens: jax.Array, valid: jax.Array, at: jax.Array, past: KeyValues
+    model: Transformer, tokens: jax.Array, valid: jax.Array, at: jax.Array, past: Past
 ) -> jax.Array:
     return model.logits(model.recall(tokens, valid, Window(start=at, length=BLOCK), past))
 
@@ -159,6 +170,24 @@ def test_dual_keeps_what_lies_outside_the_block_as_it_was() -> None:
     assert found.tokens[0].tolist() == tokens[0, start:].tolist()
     assert found.committed_at[0].tolist() == committed_at.tolist()
     assert found.nfe[0] == passes
+
+
+@pytest.mark.parametrize("kind", ["none", "prefix", "dual"])
+def test_unrolled_layers_decode_as_scanned_ones_and_are_not_copied_in_every_pass(
+    kind: cache.Mode,
+) -> None:
+    same(decode(UNROLLED, cache=kind), decode(LAYOUTS["same"], cache=kind))
+
+    def kernels_copied(model: Transformer) -> list[str]:
+        options = dataclasses.replace(FILL, cache=kind)
+        program = decoder.run.lower(
+            model, QUEUE, RULE, options.limits, shape=options.shape(TINY_TALKER), slots=1
+        )
+        kernel = f"f32[{TINY_TALKER.embed_dim},{TINY_TALKER.mlp_dim}]"
+        return re.findall(rf"= {re.escape(kernel)}\S* .*slice.*", str(program.compile().as_text()))
+
+    assert not kernels_copied(UNROLLED.by_layer())
+    assert kernels_copied(UNROLLED)  # taken from the stack in every pass
 
 
 def test_guidance_keeps_a_cache_for_both_its_inputs() -> None:

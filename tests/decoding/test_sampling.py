@@ -16,6 +16,8 @@ from tests.models import TINY_TALKER, forward, tiny_model
 
 pytestmark = pytest.mark.slow
 
+rng = np.random.default_rng(0)
+
 MODEL = tiny_model(TINY_TALKER, seed=3)
 OPTIONS = DecodeOptions(gen_length=4, block_length=2, eos_token_ids=(), stop_at_eos=False)
 RULE = ConfidenceAdaptive(threshold=0.9)
@@ -96,3 +98,13 @@ def test_what_is_suppressed_is_never_generated() -> None:
     found = sample(temperature=0.0, suppress=(never,))
     assert never not in found.tokens
     assert (found.confidence > 0).all()
+
+
+def test_the_best_token_is_that_of_argmax_also_where_logits_are_broken() -> None:
+    logits = rng.integers(-2, 3, (6, 5, 7)).astype(np.float32)  # full of ties
+    logits[0, :, 2:4] = np.nan
+    logits[1] = -np.inf
+    logits[2, :, 5] = np.inf
+    logits[3] = np.nan
+    token = sampling.propose(jnp.asarray(logits), jnp.asarray(logits)).token
+    np.testing.assert_array_equal(token, logits.argmax(axis=-1))
