@@ -26,6 +26,9 @@ REPORT_PASSES = 16
 PROMPT_BUCKET = 16
 """The narrowest bucket of prompts, in tokens."""
 
+QUEUE_ROWS = 512
+"""Rows of a queue that is longer than the batch; a power of two above where they do not do."""
+
 Given = Sequence[Sequence[int | None]]
 """For each prompt its generation positions from the first: a fixed token, or None to decode."""
 
@@ -203,11 +206,10 @@ def _queues(
             buckets[wider] = sorted(buckets.pop(width) + buckets[wider])
     queues = []
     for width, numbers in buckets.items():
-        # What is compiled depends on the rows of a queue: a power of two serves many numbers of
-        # prompts, and idle rows are never started.
+        # What is compiled depends on the rows of a queue; idle rows are never started.
         rows = len(numbers)
         if rows > options.batch_size:
-            rows = 1 << (rows - 1).bit_length()
+            rows = max(1 << (rows - 1).bit_length(), QUEUE_ROWS)
         laid_out = canvas.layout(
             [prompts[number] for number in numbers],
             [given[number] for number in numbers],
@@ -216,12 +218,12 @@ def _queues(
             mask_id=model.config.mask_id,
         )
         tokens, valid, masked = (
-            jnp.pad(array, ((0, rows - len(array)), (0, 0))) for array in laid_out
+            np.pad(array, ((0, rows - len(array)), (0, 0))) for array in laid_out
         )
         queue = Queue(
-            tokens=tokens,
-            valid=valid,
-            masked=masked,
+            tokens=jnp.asarray(tokens),
+            valid=jnp.asarray(valid),
+            masked=jnp.asarray(masked),
             budget=jnp.full(rows, options.max_passes or canvas.NO_BUDGET, jnp.int32),
             keys=_keys(options.seed, np.resize(numbers, rows) + first),
             pending=jnp.int32(len(numbers)),

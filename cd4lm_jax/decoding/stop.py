@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -64,6 +65,7 @@ def is_any_of(tokens: jax.Array, ids: tuple[int, ...]) -> jax.Array:
     return found
 
 
+@functools.partial(jax.jit, static_argnames="ends")
 def answer_length(generated: jax.Array, given: jax.Array, ends: Ends) -> jax.Array:
     """``[batch]`` int32: tokens before the first end, all of them where there is none."""
     begins, _ = ends.found(generated, jnp.zeros(generated.shape, bool), given)

@@ -153,10 +153,12 @@ def _run(
     fills: bool,
 ) -> Run:
     name, asked = f"{who} {label}", cast(Sequence[Problem], problems)
+    prompts = [model.prompt_ids(p.get("prompt_ids", p["question"])) for p in asked]
     journal, parts = None, []
     size = len(asked)
     if recorder is not None:
-        journal = recorder.journal(name, _settings(model, asked, settings, label), len(asked))
+        followed = _settings(model, asked, prompts, settings, label)
+        journal = recorder.journal(name, followed, len(asked))
         size, earlier = recorder.chunk, journal.earlier()
         parts = [] if earlier is None else [earlier]
     begun, seconds = len(parts) > 0, 0.0
@@ -165,7 +167,7 @@ def _run(
         before = time.perf_counter()
         decoded = decode(
             model,
-            [problem.get("prompt_ids", problem["question"]) for problem in chunk],
+            prompts[start : start + size],
             commit=rule,
             first=start,
             gen_length=settings.gen_length,
@@ -211,10 +213,13 @@ def _run(
 
 
 def _settings(
-    model: LanguageModel, problems: Sequence[Problem], settings: DecodeSettings, label: str
+    model: LanguageModel,
+    problems: Sequence[Problem],
+    prompts: Sequence[Sequence[int]],
+    settings: DecodeSettings,
+    label: str,
 ) -> dict[str, Any]:
     """What a run's lines follow from; models and problems by their sums, so that folders move."""
-    prompts = [model.prompt_ids(p.get("prompt_ids", p["question"])) for p in problems]
     references = [[p["id"], p["question"], p["answer"], p["target"]] for p in problems]
     return {
         "model": model.fingerprint,

@@ -326,7 +326,7 @@ def test_queues_of_many_lengths_share_one_compile() -> None:
     prompts = [[*PROMPTS[0][:1], row] for row in range(8)]
     whole = decode(MODELS[0], prompts, SHY, options)
     before = decoder.run._cache_size()  # type: ignore[attr-defined]
-    for count in (5, 6, 7):
+    for count in (3, 5, 7):
         part = decode(MODELS[0], prompts[:count], SHY, options)
         np.testing.assert_array_equal(part.tokens, whole.tokens[:count])
         np.testing.assert_array_equal(part.nfe, whole.nfe[:count])
@@ -341,7 +341,7 @@ def test_prompts_that_do_not_fill_the_batch_join_the_next_longer_ones() -> None:
     alone = decode(MODELS[0], long, SHY, options)
     before = decoder.run._cache_size()  # type: ignore[attr-defined]
     mixed = decode(MODELS[0], [long[0], PROMPTS[0], *long[1:3], PROMPTS[1]], SHY, options)
-    assert decoder.run._cache_size() == before + 1  # type: ignore[attr-defined]
+    assert decoder.run._cache_size() == before  # type: ignore[attr-defined]
     places = [0, 2, 3]
     np.testing.assert_array_equal(mixed.tokens[places], alone.tokens[:3])
     np.testing.assert_array_equal(mixed.nfe[places], alone.nfe[:3])

@@ -30,7 +30,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     answer = TOKENIZER.encode("so that is 8\n#### 8")
     tokens = [*answer, *[TOKENIZER.eos_id] * (32 - len(answer))]
 
-    def decode(model: cd.LanguageModel, prompts: list[str], **settings: Any) -> cd.Decoded:
+    def decode(model: cd.LanguageModel, prompts: list[list[int]], **settings: Any) -> cd.Decoded:
         calls.append({"prompts": prompts, **settings})
         trajectory = cd.Trajectory(
             tokens=np.array([tokens] * 2),
@@ -49,7 +49,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
 
 SHARED = {
-    "prompts": [problem["question"] for problem in PROBLEMS],
+    "prompts": [MODEL.prompt_ids(problem["question"]) for problem in PROBLEMS],
     "gen_length": 32,
     "block_length": 16,
     "batch_size": 2,

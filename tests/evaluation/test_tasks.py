@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -78,14 +79,16 @@ def half(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """Instead of the decoder: answers every second prompt with what it asks for."""
     calls: list[dict[str, Any]] = []
 
-    def decode(model: cd.LanguageModel, prompts: Sequence[str], **settings: Any) -> cd.Decoded:
+    def decode(
+        model: cd.LanguageModel, prompts: Sequence[list[int]], **settings: Any
+    ) -> cd.Decoded:
         calls.append({"prompts": prompts, **settings})
         assert model.tokenizer is not None
         length = settings["gen_length"]
         tokens = np.full((len(prompts), length), model.tokenizer.eos_id)
         lengths = []
         for row, prompt in enumerate(prompts):
-            number = int(prompt.split()[-1]) + row % 2
+            number = int(re.findall(r"\d+", model.tokenizer.decode(prompt))[-1]) + row % 2
             answer = model.tokenizer.encode(f"#### {number}")
             tokens[row, : len(answer)] = answer
             lengths.append(len(answer))
@@ -119,7 +122,7 @@ def test_half_of_the_answers_right_is_one_half(
         assert run.accuracy == 0.5
         assert run.correct.tolist() == [True, False] * 4
         assert run.name == f"student {commit}"
-    assert half[0]["prompts"] == [row["question"] for row in rows[:8]]
+    assert half[0]["prompts"] == [MODEL.prompt_ids(row["question"]) for row in rows[:8]]
     assert half[0]["commit"] == cd.ConfidenceAdaptive(threshold=0.95, max_tokens=32)
     assert half[1]["commit"] == cd.FixedStep(steps=64)
 
