@@ -1,6 +1,6 @@
 r"""What the decoder costs beside the model, and what its cache, batches and queue bring.
 
-    python -m experiments.benchmarks.decode                 # 20 minutes on two cores
+    python -m experiments.benchmarks.decode                 # 10 minutes on two cores
     python -m experiments.benchmarks.decode --llada_8b      # on a GPU: milliseconds a pass
 
 Random weights, for time does not depend on them; answers of a chosen length are made by giving all
@@ -95,7 +95,7 @@ def loop_overhead(metrics: dict[str, float], spreads: dict[str, Any]) -> None:
         for rows in (1, 8):
             queue = queue_of(config, [positions - gen] * rows, [gen] * rows, gen)
             queue = queue._replace(budget=jnp.full(rows, passes, jnp.int32))
-            inputs = (model, queue, jnp.full(rows, positions - gen))
+            inputs = (model.by_layer(), queue, jnp.full(rows, positions - gen))
 
             def forwarded(inputs: Any = inputs) -> None:
                 for _ in range(passes):
