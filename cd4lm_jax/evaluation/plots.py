@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -56,6 +56,8 @@ DARK = Theme(
     colours=("#94a3b8", "#2dd4bf", "#fb923c", "#a78bfa", "#fb7185"),
 )
 
+_MARKER = 5.5  # points
+
 # A fixed schedule and CAD look the same for every model: square and dashed, round and solid.
 _STYLES = {"fixed": ("s", (0, (4, 2))), "confidence": ("o", "-")}
 _OTHER_STYLES = (("^", (0, (1, 1.5))), ("D", (0, (5, 1, 1, 1))), ("v", (0, (8, 2))))
@@ -88,16 +90,15 @@ def pareto_png(rows: Rows, *, chosen: str | None = None, theme: Theme = LIGHT) -
             if bounds := point.get("accuracy_interval"):
                 ends = [100 * bound for bound in bounds]
                 axes.plot([at, at], ends, color=colour, alpha=0.3, lw=1.6, solid_capstyle="butt")
-        axes.plot(x, y, color=colour, ls=line, marker=marker, ms=5.5, mec=theme.paper, mew=0.8)
+        axes.plot(x, y, color=colour, ls=line, marker=marker, ms=_MARKER, mec=theme.paper, mew=0.8)
         # The series' name first: it is placed before, hence nearer than, the settings.
         ends_at = -1 if rule == "fixed" else 0
         labels.insert(
             0, Label(text=f"{model}, {rule}", x=x[ends_at], y=y[ends_at], colour=colour, bold=True)
         )
-        for point, at, value in zip(points, x, y, strict=True):
-            setting = point["commit"].partition(":")[2]
-            labels.append(Label(text=setting, x=at, y=value, colour=colour, size=7.5))
     accuracy_over(axes, [row["nfe"] for row in rows])
+    for (model, _), points in series.items():
+        labels += _settings(axes, points, theme.colours[models.index(model) % len(theme.colours)])
     axes.set_xlabel(PASSES)
     for row in rows:
         if row["name"] == chosen:
@@ -208,6 +209,19 @@ def accuracy_over(axes: Axes, values: Sequence[float]) -> None:
     axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+def _settings(axes: Axes, points: Rows, colour: str) -> Iterator[Label]:
+    """A label for every point of a line; those that lie on one another share one."""
+    places = axes.transData.transform([(row["nfe"], 100 * row["accuracy"]) for row in points])
+    gaps = np.hypot(*np.diff(places, axis=0).T)
+    apart = np.flatnonzero(gaps > _MARKER * axes.figure.dpi / 72) + 1
+    for group in np.split(np.arange(len(points)), apart):
+        ends = dict.fromkeys(points[at]["commit"].partition(":")[2] for at in group[[0, -1]])
+        row = points[group[len(group) // 2]]
+        yield Label(
+            text=" to ".join(ends), x=row["nfe"], y=100 * row["accuracy"], colour=colour, size=7.5
+        )
 
 
 def _mark(axes: Axes, row: Mapping[str, Any], theme: Theme) -> Label:

@@ -56,6 +56,15 @@ def test_the_pareto_plot_takes_any_rows(rows: list[dict[str, Any]]) -> None:
     assert plots.pareto_png(rows).startswith(b"\x89PNG")
 
 
+def test_points_that_lie_on_one_another_share_a_label(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Label] = []
+    monkeypatch.setattr(plots, "place", lambda axes, labels, paper: drawn.extend(labels))
+    close = [row("best", f"confidence:{at}", 0.99, 2 + at / 100) for at in (0.5, 0.7, 0.9)]
+    plots.pareto_png([*ROWS, *close, row("best", "confidence:0.98", 0.99, 3.0)])
+    settings = sorted(label.text for label in drawn if not label.bold)
+    assert settings == ["0.5 to 0.9", "0.9", "0.9", "0.98", "1", "4"]
+
+
 def test_training_curves_take_gaps_and_resumed_steps() -> None:
     curves: list[dict[str, Any]] = [
         {"step": step, "loss": 5 / step, "kl": 2 / step, "lambda": 0.1, "learning_rate": 1e-4}
