@@ -1,6 +1,6 @@
 r"""What the decoder costs beside the model, and what its cache, batches and queue bring.
 
-    python -m experiments.benchmarks.decode                 # 10 minutes on two cores
+    python -m experiments.benchmarks.decode                 # 6 minutes on two cores
     python -m experiments.benchmarks.decode --llada_8b      # on a GPU: milliseconds a pass
 
 Random weights, for time does not depend on them; answers of a chosen length are made by giving all
