@@ -10,8 +10,10 @@ print(out.text[0], out.nfe[0])
 ```
 """
 
-from cd4lm_jax.decoding.batch import Update
-from cd4lm_jax.decoding.commit import (
+from cd4lm_jax.decoding.batching import Update
+from cd4lm_jax.decoding.config import DecodeOptions
+from cd4lm_jax.decoding.reason import Reason
+from cd4lm_jax.decoding.rules import (
     CommitRule,
     ConfidenceAdaptive,
     EntropyBounded,
@@ -23,8 +25,6 @@ from cd4lm_jax.decoding.commit import (
     RandomStep,
     rule,
 )
-from cd4lm_jax.decoding.options import DecodeOptions
-from cd4lm_jax.decoding.reason import Reason
 from cd4lm_jax.decoding.trajectory import Trajectory
 from cd4lm_jax.language_model import Decoded, LanguageModel, decode, decode_stream, load
 

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cd4lm_jax.decoding import batch, page, terminal
-from cd4lm_jax.decoding.commit import CommitRule
-from cd4lm_jax.decoding.options import DecodeOptions
+from cd4lm_jax.checkpoints.loading import load_config, load_model
+from cd4lm_jax.decoding import batching
+from cd4lm_jax.decoding.config import DecodeOptions
+from cd4lm_jax.decoding.rules import CommitRule
 from cd4lm_jax.decoding.trajectory import Trajectory
-from cd4lm_jax.model.loading import load_config, load_model
-from cd4lm_jax.model.transformer import Execution, Transformer
+from cd4lm_jax.models.transformer import Execution, Transformer
+from cd4lm_jax.replay import page, terminal
 from cd4lm_jax.runtime import checksums
 
 if TYPE_CHECKING:
@@ -158,7 +159,7 @@ def decode(
     prompts: Sequence[str | Sequence[int]],
     *,
     commit: CommitRule,
-    given: batch.Given | None = None,
+    given: batching.Given | None = None,
     first: int = 0,
     report: Callable[[int], None] | None = None,
     **options: Any,
@@ -175,7 +176,7 @@ def decode(
             seed and number.
         report: told every few passes how many prompts are finished.
         options: ``gen_length``, ``block_length`` and the other fields of
-            :class:`cd4lm_jax.decoding.options.DecodeOptions`.
+            :class:`cd4lm_jax.decoding.config.DecodeOptions`.
 
     Raises:
         ValueError: prompts or lengths that do not fit the model or each other.
@@ -183,7 +184,7 @@ def decode(
     """
     settings = DecodeOptions(**options)
     ids = [model.prompt_ids(prompt) for prompt in prompts]
-    trajectory, seconds = batch.decode(
+    trajectory, seconds = batching.decode(
         model.transformer, ids, commit, settings, given, first=first, report=report
     )
     return Decoded(
@@ -196,10 +197,10 @@ def decode_stream(
     prompts: Sequence[str | Sequence[int]],
     *,
     commit: CommitRule,
-    given: batch.Given | None = None,
+    given: batching.Given | None = None,
     every: int = 1,
     **options: Any,
-) -> Iterator[batch.Update]:
+) -> Iterator[batching.Update]:
     """As :func:`decode`, yielding what was committed after every so many passes.
 
     Args:
@@ -213,4 +214,4 @@ def decode_stream(
     """
     settings = DecodeOptions(**options)
     ids = [model.prompt_ids(prompt) for prompt in prompts]
-    return batch.decode_stream(model.transformer, ids, commit, settings, given, every=every)
+    return batching.decode_stream(model.transformer, ids, commit, settings, given, every=every)

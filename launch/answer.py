@@ -1,22 +1,6 @@
-"""Writes a model's own right answers to the questions of a dataset, to distil on.
+"""`cd4lm answer` of a clone: `python -m launch.answer --help`."""
 
-    python -m launch.answer --config=experiments/configs/gsm_mini_answers.py
-
-The output folder gets a JSONL file for each split, which a config names as its data.source.
-"""
-
-from __future__ import annotations
-
-from cd4lm_jax.evaluation.answers import AnswersConfig, write_answers
-from launch import common
-
-
-def main(config: AnswersConfig) -> None:
-    """Answers, keeps what is right, says how much that is."""
-    for split, count in write_answers(config).items():
-        kept, asked = count["kept"], count["asked"]
-        print(f"{config.output}/{split}.jsonl: {kept:,} right answers to {asked:,} questions")
-
+from cd4lm_jax.commands import answer
 
 if __name__ == "__main__":
-    common.run(main, AnswersConfig)
+    answer.run()

@@ -1,26 +1,6 @@
-"""Distils a student from a frozen teacher with DSCD.
+"""`cd4lm distill` of a clone: `python -m launch.distill --help`."""
 
-    python -m launch.distill --config=experiments/configs/gsm_mini.py
-
-Started again with the same output folder, it continues where it stopped. On a cluster, the same
-command runs on every host; the output folder is one that they share.
-"""
-
-from __future__ import annotations
-
-from cd4lm_jax.distillation.trainer import TrainConfig
-from launch import common, training
-
-
-def main(config: TrainConfig) -> None:
-    """Distils and says where the student is."""
-    if config.teacher is None:
-        raise ValueError(
-            "this config names no teacher, so there is nothing to distil; set config.teacher, or "
-            "use launch.pretrain to train on text alone"
-        )
-    training.run(config)
-
+from cd4lm_jax.commands import distill
 
 if __name__ == "__main__":
-    common.run(main, TrainConfig)
+    distill.run()

@@ -1,50 +1,6 @@
-r"""Overlays evaluations, and figures that others published, as curves of accuracy against speed.
+"""`cd4lm frontier` of a clone: `python -m launch.frontier --help`."""
 
-    python -m launch.frontier --runs=runs/demo,runs/other \
-        --peers=experiments/peers/llada_8b_gsm8k.json --output=runs/frontier
-
-Prints a table for each task, with the points that nothing beats and the AUP (accuracy under
-parallelism) of each curve, and writes frontier.png and frontier.html. Only curves of the same task
-are compared; published figures are marked as such and never ranked with measured ones.
-"""
-
-from __future__ import annotations
-
-import pathlib
-
-from absl import flags
-
-from cd4lm_jax.evaluation import curves, overlay
-from launch import common, output
-
-_RUNS = flags.DEFINE_list("runs", [], "Output folders of launch.evaluate, comma-separated.")
-_PEERS = flags.DEFINE_list(
-    "peers", [], "JSON files of published figures, such as those in experiments/peers."
-)
-
-
-def main() -> None:
-    """Reads, prints, writes."""
-    target = common.given(output.OUTPUT)
-    if not _RUNS.value and not _PEERS.value:
-        raise common.UsageError("give --runs or --peers; --help tells what they are")
-    found = []
-    for folder, label in zip(_RUNS.value, _labels(_RUNS.value), strict=True):
-        found += curves.read_evaluation(folder, label)
-    for file in _PEERS.value:
-        found += curves.read_peers(file)
-    overlay.print_frontier(found)
-    overlay.write(target, found)
-    print(f"page: {target}/frontier.html")
-
-
-def _labels(folders: list[str]) -> list[str]:
-    """What tells evaluations apart: nothing for a single one, else their folders' names."""
-    if len(folders) == 1:
-        return [""]
-    names = [pathlib.Path(folder).name for folder in folders]
-    return names if len(set(names)) == len(names) else folders
-
+from cd4lm_jax.commands import frontier
 
 if __name__ == "__main__":
-    common.run(main)
+    frontier.run()

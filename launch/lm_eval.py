@@ -1,18 +1,6 @@
-r"""lm-evaluation-harness's own command, with this project's models under the name cd4lm.
+"""`cd4lm lm_eval` of a clone: `python -m launch.lm_eval --help`."""
 
-    python -m launch.lm_eval --model cd4lm \
-        --model_args pretrained=experiments/checkpoints/gsm_mini_teacher,gen_length=64 \
-        --include_path FOLDER --tasks NAME
-
-What follows is what `lm_eval` takes; `--model_args` also takes mc_num, dtype, seed and the fields
-of `cd4lm_jax.evaluation.lm_harness.Generation`. Tasks of a folder of YAML files need no network.
-"""
-
-from __future__ import annotations
-
-from lm_eval.__main__ import cli_evaluate
-
-import cd4lm_jax.evaluation.lm_harness  # noqa: F401  (registers the name)
+from cd4lm_jax.commands import lm_eval
 
 if __name__ == "__main__":
-    cli_evaluate()
+    lm_eval.run()

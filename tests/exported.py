@@ -8,11 +8,11 @@ import pathlib
 import shutil
 from collections.abc import Sequence
 
+from cd4lm_jax.checkpoints.folder import write_model
 from cd4lm_jax.data.gsm_mini import vocabulary
 from cd4lm_jax.data.tokenizer import LLADA, train_tokenizer
-from cd4lm_jax.model.config import ModelConfig
-from cd4lm_jax.model.folder import write_model
-from tests.models import TINY, tiny_model
+from cd4lm_jax.models.config import ModelConfig
+from tests.tiny import TINY, tiny_model
 
 
 def config() -> ModelConfig:

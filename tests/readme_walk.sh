@@ -31,7 +31,7 @@ decide() {
     'python -m launch.evaluate '* | 'python -m launch.compare '*)
       skip 'needs a file of GSM8K; tests/launch/test_evaluate.py, test_compare.py'
       ;;
-    'python -m launch.frontier '*) skip 'needs two evaluations; tests/evaluation/test_overlay.py' ;;
+    'python -m launch.frontier '*) skip 'needs two evaluations; tests/evaluation/report/test_overlay.py' ;;
     'python -m launch.pretrain '*) run 60 'validation loss [0-9.]+ at step' ;;
     "pip install 'jax[tpu]'"*) run 2 ;;
     'python -m launch.plan '*) run 5 'GiB' ;;
@@ -41,7 +41,7 @@ decide() {
     'python -m launch.convert '* | 'python -m launch.distill '* | *=runs/llada_8b_gsm8k/*)
       skip 'needs the weights of LLaDA-8B'
       ;;
-    'python -m launch.lm_eval '*) skip 'the start of a command; tests/evaluation/test_lm_harness.py' ;;
+    'python -m launch.lm_eval '*) skip 'the start of a command; tests/evaluation/harness/test_adapter.py' ;;
     'pip install .['*) skip 'other machines; tests/test_packaging.py builds and installs the wheel' ;;
     'make docs') run 1 'build/docs/index\.html' ;;
     'make setup') skip 'the first half of make demo' ;;

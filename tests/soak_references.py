@@ -13,8 +13,8 @@ import pathlib
 import sys
 import time
 
-from cd4lm_jax.evaluation import tasks
-from tests.evaluation.references import spoilt
+from cd4lm_jax.evaluation.tasks import registry
+from tests.evaluation.judges.references import spoilt
 
 # (task, file, split) and how many references are right: all. Two of MBPP (367, 927) are wrong
 # where their set-up code is left out or run before the answer; others count 972 of 974.
@@ -34,7 +34,7 @@ def main() -> None:
     data = parser.parse_args().data
     good = True
     for (name, file, split), expected in EXPECTED.items():
-        task = tasks.task(name)
+        task = registry.task(name)
         problems = task.problems(None if file is None else str(data / file), split)
         start = time.perf_counter()
         judge = task.judge(allow_code_execution=True)

@@ -7,9 +7,9 @@ import re
 import pytest
 from absl import flags
 
+from cd4lm_jax.commands import plan, training
 from cd4lm_jax.distillation.trainer import TrainConfig
-from cd4lm_jax.runtime.config import describe
-from launch import plan, training
+from cd4lm_jax.settings.config import describe
 from tests.conftest import ROOT
 
 TEXT = (ROOT / "docs" / "runbook.md").read_text()

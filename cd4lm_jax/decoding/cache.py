@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from cd4lm_jax.model.transformer import KeyValues, Past, Transformer, Window
+from cd4lm_jax.models.transformer import KeyValues, Past, Transformer, Window
 
 Mode = Literal["none", "prefix", "dual"]
 

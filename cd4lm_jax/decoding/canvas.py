@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cd4lm_jax.decoding.reason import Reason
-from cd4lm_jax.model.transformer import Past
+from cd4lm_jax.models.transformer import Past
 
 NO_BUDGET = np.iinfo(np.int32).max
 """Passes of a row that may take as many as it likes."""

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cd4lm_jax.decoding import page
 from cd4lm_jax.decoding.reason import Reason
-from cd4lm_jax.decoding.replay import Replay
+from cd4lm_jax.replay import page
+from cd4lm_jax.replay.boards import Replay
 
 Int32 = npt.NDArray[np.int32]
 Float32 = npt.NDArray[np.float32]

@@ -14,11 +14,11 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh, Mesh, NamedSharding
 
+from cd4lm_jax.checkpoints.folder import abstract_model
 from cd4lm_jax.distillation.batch import Batch
 from cd4lm_jax.distillation.step import Learner, TrainState, placed
-from cd4lm_jax.model.config import ModelConfig
-from cd4lm_jax.model.folder import abstract_model
-from cd4lm_jax.model.transformer import Execution, Transformer
+from cd4lm_jax.models.config import ModelConfig
+from cd4lm_jax.models.transformer import Execution, Transformer
 from cd4lm_jax.runtime.sharding import HostRows, spec
 
 

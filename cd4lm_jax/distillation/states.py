@@ -25,7 +25,7 @@ from cd4lm_jax.corruption.masking import Views
 from cd4lm_jax.decoding import stop
 from cd4lm_jax.distillation import objective as objectives
 from cd4lm_jax.distillation.batch import Batch
-from cd4lm_jax.model.transformer import Transformer
+from cd4lm_jax.models.transformer import Transformer
 
 
 class Start(NamedTuple):

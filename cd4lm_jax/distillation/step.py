@@ -17,9 +17,9 @@ from cd4lm_jax.distillation.batch import Batch
 from cd4lm_jax.distillation.curriculum import Distance, LambdaCurriculum
 from cd4lm_jax.distillation.optimizer import OptimizerConfig
 from cd4lm_jax.distillation.states import Start, Visited, of_masked
-from cd4lm_jax.model import lora
-from cd4lm_jax.model.lora import LoraConfig
-from cd4lm_jax.model.transformer import Transformer
+from cd4lm_jax.models import lora
+from cd4lm_jax.models.lora import LoraConfig
+from cd4lm_jax.models.transformer import Transformer
 from cd4lm_jax.runtime.sharding import LogicalAxes, constrain, spec
 from cd4lm_jax.runtime.trees import leaf_name
 

@@ -16,6 +16,10 @@ from typing import Any, Literal
 import jax
 from jax.sharding import AbstractMesh, Mesh
 
+from cd4lm_jax.checkpoints.folder import write_model
+from cd4lm_jax.checkpoints.loading import load_config, load_model
+from cd4lm_jax.checkpoints.training import RunCheckpoints
+from cd4lm_jax.checkpoints.tree_files import DamagedError
 from cd4lm_jax.corruption.masking import Corruption
 from cd4lm_jax.data import pipeline
 from cd4lm_jax.data.tokenizer import Tokenizer
@@ -26,22 +30,18 @@ from cd4lm_jax.distillation.optimizer import OptimizerConfig
 from cd4lm_jax.distillation.program import Program, frozen_execution
 from cd4lm_jax.distillation.states import Visited
 from cd4lm_jax.distillation.step import Learner, Trained, TrainState
-from cd4lm_jax.model.config import ModelConfig
-from cd4lm_jax.model.folder import write_model
-from cd4lm_jax.model.loading import load_config, load_model
-from cd4lm_jax.model.lora import LoraConfig
-from cd4lm_jax.model.transformer import Execution, Transformer
+from cd4lm_jax.models.config import ModelConfig
+from cd4lm_jax.models.lora import LoraConfig
+from cd4lm_jax.models.transformer import Execution, Transformer
 from cd4lm_jax.runtime import cluster, files
-from cd4lm_jax.runtime.checkpoint import RunCheckpoints
-from cd4lm_jax.runtime.config import config_to_json, to_plain
 from cd4lm_jax.runtime.interrupt import Interrupted, stop_requests
 from cd4lm_jax.runtime.mesh import MeshConfig, make_mesh
 from cd4lm_jax.runtime.metrics import Writers
 from cd4lm_jax.runtime.profiling import StepTrace
 from cd4lm_jax.runtime.progress import Progress
 from cd4lm_jax.runtime.sharding import HostRows
-from cd4lm_jax.runtime.tree_files import DamagedError
 from cd4lm_jax.runtime.trees import named_leaves, with_leaves
+from cd4lm_jax.settings.config import config_to_json, to_plain
 
 CONFIG_FILE = "config.json"
 MODEL_FOLDER = "model"

@@ -13,7 +13,7 @@ import json
 import pathlib
 
 from cd4lm_jax.data.sources import Example, open_source
-from cd4lm_jax.evaluation import runs
+from cd4lm_jax.evaluation.runs import run as runs
 from cd4lm_jax.language_model import LanguageModel, load
 from cd4lm_jax.runtime import files
 from cd4lm_jax.runtime.progress import Progress

@@ -7,8 +7,9 @@ import time
 from typing import Any
 
 from cd4lm_jax.data.benchmarks import Problem
-from cd4lm_jax.evaluation import output, tasks
-from cd4lm_jax.evaluation.tasks import Setting
+from cd4lm_jax.evaluation import output
+from cd4lm_jax.evaluation.tasks import registry
+from cd4lm_jax.evaluation.tasks.registry import Setting
 from cd4lm_jax.language_model import LanguageModel, load
 
 
@@ -21,7 +22,7 @@ class BenchmarkConfig(output.EvaluationConfig):
     Attributes:
         output, chunk: see :class:`~cd4lm_jax.evaluation.output.EvaluationConfig`.
         model: model folder.
-        task: of :data:`cd4lm_jax.evaluation.tasks.TASKS`.
+        task: of :data:`cd4lm_jax.evaluation.tasks.registry.TASKS`.
         setting: by whom it was published: ``cd4lm`` or ``llada``; gsm_mini has ``demo`` and
             ``fixed``.
         source: path of the problems; None for where the task finds them by itself.
@@ -75,7 +76,7 @@ class BenchmarkConfig(output.EvaluationConfig):
         Raises:
             TaskError: no such task, or none of its settings.
         """
-        published = tasks.task(self.task).setting(self.setting)
+        published = registry.task(self.task).setting(self.setting)
         changed = {
             name: getattr(self, name)
             for name in ("gen_length", "block_length")
@@ -103,13 +104,13 @@ def benchmark(config: BenchmarkConfig, *, allow_code_execution: bool = False) ->
             or a folder that is not free.
     """
     start = time.perf_counter()
-    task, settings = tasks.task(config.task), config.settings
+    task, settings = registry.task(config.task), config.settings
     task.judge(allow_code_execution=allow_code_execution)
     problems = task.problems(config.source, config.split, config.problems)
     with output.opened(config, len(settings) * len(problems), start) as evaluation:
         model = load(config.model, dtype=config.dtype)
         done = [
-            tasks.run(
+            registry.run(
                 task,
                 model,
                 config.label,
@@ -122,7 +123,7 @@ def benchmark(config: BenchmarkConfig, *, allow_code_execution: bool = False) ->
             for setting in settings
         ]
         baseline = done[0] if settings[0].threshold is None else None
-        asked = tasks.asked(model, problems, settings[0], truncate=config.truncate_prompts)
+        asked = registry.asked(model, problems, settings[0], truncate=config.truncate_prompts)
         cut = sum("prompt_ids" in problem for problem in asked)
         decode = settings[0].decode
         summary = {

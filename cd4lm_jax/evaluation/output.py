@@ -20,12 +20,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from cd4lm_jax.evaluation.journal import PROBLEMS_FILE, RUNS_FOLDER
-from cd4lm_jax.evaluation.recorder import Recorder
-from cd4lm_jax.evaluation.report import write_report
+from cd4lm_jax.evaluation.report.report import write_report
+from cd4lm_jax.evaluation.runs.journal import PROBLEMS_FILE, RUNS_FOLDER
+from cd4lm_jax.evaluation.runs.recorder import Recorder
 from cd4lm_jax.runtime import files, provenance
-from cd4lm_jax.runtime.config import config_to_json
 from cd4lm_jax.runtime.progress import Progress
+from cd4lm_jax.settings.config import config_to_json
 
 CONFIG_FILE = "config.json"
 ENVIRONMENT_FILE = "environment.json"

@@ -10,8 +10,10 @@ from typing import Any
 
 from cd4lm_jax.data import benchmarks
 from cd4lm_jax.data.benchmarks import Problem
-from cd4lm_jax.evaluation import frontier, output, runs
-from cd4lm_jax.evaluation.recorder import Recorder
+from cd4lm_jax.evaluation import output
+from cd4lm_jax.evaluation.runs import run as runs
+from cd4lm_jax.evaluation.runs.recorder import Recorder
+from cd4lm_jax.evaluation.statistics import frontier
 from cd4lm_jax.language_model import LanguageModel, load
 from cd4lm_jax.runtime.metrics import METRICS_FILE, read_jsonl
 

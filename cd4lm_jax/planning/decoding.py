@@ -6,18 +6,18 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from cd4lm_jax.decoding import decoder
+from cd4lm_jax.checkpoints.folder import abstract_model
+from cd4lm_jax.decoding import loop
 from cd4lm_jax.decoding.canvas import Queue
-from cd4lm_jax.decoding.commit import CommitRule
-from cd4lm_jax.decoding.options import DecodeOptions
-from cd4lm_jax.model.config import ModelConfig
-from cd4lm_jax.model.folder import abstract_model
-from cd4lm_jax.model.transformer import Execution
+from cd4lm_jax.decoding.config import DecodeOptions
+from cd4lm_jax.decoding.rules import CommitRule
+from cd4lm_jax.models.config import ModelConfig
+from cd4lm_jax.models.transformer import Execution
+from cd4lm_jax.planning import hlo
+from cd4lm_jax.planning.hlo import Collective, Cost
 from cd4lm_jax.planning.plan import Plan, bytes_of, compiled
-from cd4lm_jax.runtime import hlo
-from cd4lm_jax.runtime.hlo import Collective, Cost
+from cd4lm_jax.planning.topology import Topology
 from cd4lm_jax.runtime.mesh import MeshConfig, make_mesh
-from cd4lm_jax.runtime.topology import Topology
 
 
 def plan(
@@ -60,7 +60,7 @@ def plan(
     model = abstract_model(architecture, Execution(dtype="bfloat16"), dtype="bfloat16", mesh=mesh)
     waiting = queue(mesh, rows, length, options.gen_length)
     with jax.set_mesh(mesh):
-        lowered = decoder.run.lower(model, waiting, rule, options.limits, shape=shape, slots=rows)
+        lowered = loop.run.lower(model, waiting, rule, options.limits, shape=shape, slots=rows)
     cached = options.cache != "none"
     held = {"parameters": bytes_of(model), "queue": bytes_of(waiting)}
     done = compiled(

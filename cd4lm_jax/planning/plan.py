@@ -21,9 +21,9 @@ from typing import Any
 
 import jax
 
-from cd4lm_jax.runtime.hlo import Cost
+from cd4lm_jax.planning.hlo import Cost
+from cd4lm_jax.planning.topology import GIB, Topology
 from cd4lm_jax.runtime.mesh import MeshConfig
-from cd4lm_jax.runtime.topology import GIB, Topology
 
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 

@@ -9,13 +9,13 @@ from collections.abc import Iterator
 
 from cd4lm_jax.distillation.objective import chunk_size
 from cd4lm_jax.distillation.trainer import TrainConfig
-from cd4lm_jax.model.config import ModelConfig
-from cd4lm_jax.model.transformer import Remat
+from cd4lm_jax.models.config import ModelConfig
+from cd4lm_jax.models.transformer import Remat
+from cd4lm_jax.planning import hlo
 from cd4lm_jax.planning.plan import Plan, bytes_of, compiled
-from cd4lm_jax.runtime import hlo
+from cd4lm_jax.planning.topology import Topology
 from cd4lm_jax.runtime.mesh import MeshConfig, make_mesh
 from cd4lm_jax.runtime.sharding import spec
-from cd4lm_jax.runtime.topology import Topology
 
 _POLICIES: tuple[Remat, ...] = ("full", "dots", "none")
 

@@ -20,7 +20,8 @@ from cd4lm_jax.data.sources import Example, open_source
 from cd4lm_jax.distillation.curriculum import LambdaCurriculum
 from cd4lm_jax.distillation.objective import Objective
 from cd4lm_jax.distillation.trainer import TrainConfig, train
-from cd4lm_jax.evaluation import frontier, runs
+from cd4lm_jax.evaluation.runs import run as runs
+from cd4lm_jax.evaluation.statistics import frontier
 from cd4lm_jax.evaluation.sweep import THRESHOLDS, SweepConfig
 from cd4lm_jax.language_model import LanguageModel, load
 from cd4lm_jax.runtime import files

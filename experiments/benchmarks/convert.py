@@ -33,12 +33,12 @@ import ml_dtypes
 import numpy as np
 from absl import app, flags
 
-from cd4lm_jax.model import huggingface
-from cd4lm_jax.model.config import ModelConfig, llada_8b
-from cd4lm_jax.model.families import LLADA
-from cd4lm_jax.model.huggingface import Checkpoint
-from cd4lm_jax.model.tensor_files import write_file
-from cd4lm_jax.model.tensors import Tensor, all_tensors
+from cd4lm_jax.checkpoints import huggingface
+from cd4lm_jax.checkpoints.families import LLADA
+from cd4lm_jax.checkpoints.huggingface import Checkpoint
+from cd4lm_jax.checkpoints.tensor_files import write_file
+from cd4lm_jax.checkpoints.tensors import Tensor, all_tensors
+from cd4lm_jax.models.config import ModelConfig, llada_8b
 from experiments.benchmarks import results
 
 SHARDS = 6

@@ -37,11 +37,11 @@ from absl import app, flags
 
 import cd4lm_jax as cd
 from cd4lm_jax.data.sources import open_source
-from cd4lm_jax.decoding import batch, cache, canvas, decoder
-from cd4lm_jax.decoding.options import DecodeOptions
-from cd4lm_jax.evaluation import scoring
-from cd4lm_jax.model.config import ModelConfig, llada_8b
-from cd4lm_jax.model.transformer import Transformer, Window
+from cd4lm_jax.decoding import batching, cache, canvas, loop
+from cd4lm_jax.decoding.config import DecodeOptions
+from cd4lm_jax.evaluation.judges import numbers
+from cd4lm_jax.models.config import ModelConfig, llada_8b
+from cd4lm_jax.models.transformer import Transformer, Window
 from experiments.benchmarks import results, timed_decode
 from experiments.benchmarks.timed_decode import BLOCK, Timed, queue_of, random_model
 from experiments.configs import gsm_mini_eval
@@ -137,7 +137,7 @@ def dual(metrics: dict[str, float], spreads: dict[str, Any]) -> None:
             batch_size=settings.decode.batch_size,
             cache=kind,
         )
-        right = scoring.score(out.text, [problem["answer"] for problem in problems])
+        right = numbers.score(out.text, [problem["answer"] for problem in problems])
         accuracy[kind] = 100 * float(right.mean())
     metrics["dual_accuracy_loss_gsm_mini"] = accuracy["none"] - accuracy["dual"]
     spreads["gsm_mini_accuracy"] = accuracy
@@ -177,10 +177,12 @@ def compiles(metrics: dict[str, float], spreads: dict[str, Any]) -> None:
     del spreads  # a count has none
     model = random_model(SMALL)
     options = DecodeOptions(gen_length=2 * BLOCK, block_length=BLOCK)
-    before = decoder.run._cache_size()  # type: ignore[attr-defined]
+    before = loop.run._cache_size()  # type: ignore[attr-defined]
     for threshold in np.linspace(0.05, 1.0, 20):
-        batch.decode(model, [[1, 2, 3]], cd.ConfidenceAdaptive(threshold=float(threshold)), options)
-    metrics["compiles_for_20_thresholds"] = decoder.run._cache_size() - before  # type: ignore[attr-defined]
+        batching.decode(
+            model, [[1, 2, 3]], cd.ConfidenceAdaptive(threshold=float(threshold)), options
+        )
+    metrics["compiles_for_20_thresholds"] = loop.run._cache_size() - before  # type: ignore[attr-defined]
 
 
 def main(argv: list[str]) -> None:

@@ -35,12 +35,12 @@ from cd4lm_jax.distillation.objective import Objective
 from cd4lm_jax.distillation.optimizer import OptimizerConfig
 from cd4lm_jax.distillation.program import Program
 from cd4lm_jax.distillation.step import Learner
-from cd4lm_jax.model.config import ModelConfig, llada_8b
-from cd4lm_jax.model.layers import attention
-from cd4lm_jax.model.lora import LoraConfig
-from cd4lm_jax.model.transformer import Execution
+from cd4lm_jax.models.config import ModelConfig, llada_8b
+from cd4lm_jax.models.layers import attention
+from cd4lm_jax.models.lora import LoraConfig
+from cd4lm_jax.models.transformer import Execution
+from cd4lm_jax.planning.topology import GIB, GPUS
 from cd4lm_jax.runtime.mesh import MeshConfig, make_mesh
-from cd4lm_jax.runtime.topology import GIB, GPUS
 from experiments.benchmarks import results
 from experiments.benchmarks.timed_decode import in_turn, large, random_model
 

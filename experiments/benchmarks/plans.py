@@ -27,14 +27,14 @@ from typing import Literal
 
 from absl import app, flags, logging
 
-from cd4lm_jax.decoding.commit import ConfidenceAdaptive
-from cd4lm_jax.decoding.options import DecodeOptions
+from cd4lm_jax.decoding.config import DecodeOptions
+from cd4lm_jax.decoding.rules import ConfidenceAdaptive
 from cd4lm_jax.distillation.trainer import TrainConfig
-from cd4lm_jax.model.config import llada_8b
+from cd4lm_jax.models.config import llada_8b
 from cd4lm_jax.planning import decoding, training
 from cd4lm_jax.planning.plan import Plan
+from cd4lm_jax.planning.topology import GIB, Topology
 from cd4lm_jax.runtime.mesh import MeshConfig
-from cd4lm_jax.runtime.topology import GIB, Topology
 from experiments.benchmarks import results
 from experiments.configs import llada_8b_gsm8k, llada_8b_lora
 

@@ -31,10 +31,10 @@ from cd4lm_jax.distillation.curriculum import Distance
 from cd4lm_jax.distillation.divergence import ForwardKL, JensenShannon, ReverseKL
 from cd4lm_jax.distillation.states import Visited
 from cd4lm_jax.distillation.trainer import TrainConfig
-from cd4lm_jax.evaluation import plots
-from cd4lm_jax.evaluation.frontier import PassesRatio
+from cd4lm_jax.evaluation.report import plots
+from cd4lm_jax.evaluation.statistics.frontier import PassesRatio
 from cd4lm_jax.runtime import files
-from cd4lm_jax.runtime.config import to_plain
+from cd4lm_jax.settings.config import to_plain
 from experiments.benchmarks import arms, results
 from experiments.benchmarks.arms import Change, Sweep
 from experiments.configs.gsm_mini_best import own_words

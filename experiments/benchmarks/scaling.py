@@ -30,9 +30,9 @@ from cd4lm_jax.distillation.objective import Objective
 from cd4lm_jax.distillation.optimizer import OptimizerConfig
 from cd4lm_jax.distillation.program import Program
 from cd4lm_jax.distillation.step import Learner
-from cd4lm_jax.model.config import ModelConfig
-from cd4lm_jax.model.transformer import Execution
-from cd4lm_jax.runtime import hlo
+from cd4lm_jax.models.config import ModelConfig
+from cd4lm_jax.models.transformer import Execution
+from cd4lm_jax.planning import hlo
 from cd4lm_jax.runtime.mesh import AXES, MeshConfig, make_mesh
 from experiments.benchmarks import results
 

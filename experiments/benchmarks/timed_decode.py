@@ -15,11 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cd4lm_jax.decoding import cache, canvas, decoder
-from cd4lm_jax.decoding.commit import FixedStep
-from cd4lm_jax.decoding.options import DecodeOptions
-from cd4lm_jax.model.config import ModelConfig
-from cd4lm_jax.model.transformer import Execution, Transformer
+from cd4lm_jax.decoding import cache, canvas, loop
+from cd4lm_jax.decoding.config import DecodeOptions
+from cd4lm_jax.decoding.rules import FixedStep
+from cd4lm_jax.models.config import ModelConfig
+from cd4lm_jax.models.transformer import Execution, Transformer
 from experiments.benchmarks import results
 
 BLOCK = 32
@@ -72,7 +72,7 @@ class Timed:
         options = DecodeOptions(gen_length=gen, block_length=BLOCK, stop_at_eos=False, cache=cache)
         self._queue = queue
         self._run = functools.partial(
-            decoder.run,
+            loop.run,
             model.by_layer(),
             rule=FixedStep(steps=gen // per_pass),
             limits=options.limits,

@@ -19,7 +19,7 @@ from absl import app
 
 from cd4lm_jax.distillation.batch import Batch
 from cd4lm_jax.distillation.trainer import TrainConfig
-from cd4lm_jax.model.transformer import Transformer
+from cd4lm_jax.models.transformer import Transformer
 from experiments.benchmarks import results
 from experiments.configs import gsm_mini_teacher
 

@@ -15,7 +15,7 @@ from cd4lm_jax.distillation.curriculum import LambdaCurriculum
 from cd4lm_jax.distillation.objective import Objective
 from cd4lm_jax.distillation.optimizer import OptimizerConfig
 from cd4lm_jax.distillation.trainer import TrainConfig
-from cd4lm_jax.model.transformer import Execution
+from cd4lm_jax.models.transformer import Execution
 
 TEACHER = "experiments/checkpoints/gsm_mini_teacher"
 ANSWERS = "experiments/data/gsm_mini_answers"

@@ -13,8 +13,8 @@ from cd4lm_jax.data.gsm_mini import vocabulary
 from cd4lm_jax.data.pipeline import DataConfig
 from cd4lm_jax.distillation.optimizer import OptimizerConfig
 from cd4lm_jax.distillation.trainer import TrainConfig
-from cd4lm_jax.model.config import gsm_mini
-from cd4lm_jax.model.transformer import Execution
+from cd4lm_jax.models.config import gsm_mini
+from cd4lm_jax.models.transformer import Execution
 
 
 def get_config() -> TrainConfig:

@@ -20,7 +20,7 @@ from __future__ import annotations
 from cd4lm_jax.data.pipeline import DataConfig
 from cd4lm_jax.distillation.optimizer import OptimizerConfig
 from cd4lm_jax.distillation.trainer import TrainConfig
-from cd4lm_jax.model.transformer import Execution
+from cd4lm_jax.models.transformer import Execution
 from cd4lm_jax.runtime.mesh import MeshConfig
 
 LLADA = "checkpoints/LLaDA-8B-Instruct"

@@ -18,7 +18,7 @@ from __future__ import annotations
 import dataclasses
 
 from cd4lm_jax.distillation.trainer import TrainConfig
-from cd4lm_jax.model.lora import LoraConfig
+from cd4lm_jax.models.lora import LoraConfig
 from experiments.configs import llada_8b_gsm8k
 
 

@@ -181,10 +181,12 @@ distilled
 # %%
 from IPython.display import Image
 
-from cd4lm_jax.evaluation import plots, runs, tasks
-from cd4lm_jax.evaluation.table import print_table
+from cd4lm_jax.evaluation.report import plots
+from cd4lm_jax.evaluation.report.table import print_table
+from cd4lm_jax.evaluation.runs import run as runs
+from cd4lm_jax.evaluation.tasks import registry
 
-problems = tasks.task("gsm_mini").problems(split="test", count=PROBLEMS)
+problems = registry.task("gsm_mini").problems(split="test", count=PROBLEMS)
 settings = runs.DecodeSettings(**shape)
 first = runs.fixed_step(teacher, "teacher", problems, settings, tokens_per_pass=1)
 sweep = [

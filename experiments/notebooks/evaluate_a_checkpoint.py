@@ -49,12 +49,12 @@ OUTPUT = "runs/evaluation"
 
 # %%
 import cd4lm_jax as cd
-from cd4lm_jax.evaluation import tasks
+from cd4lm_jax.evaluation.tasks import registry
 
 model = cd.load(CHECKPOINT, dtype=DTYPE)
 print(f"{model.transformer.config.num_parameters:,} parameters")
 
-task = tasks.task(TASK)
+task = registry.task(TASK)
 setting = task.setting(SETTING)
 choose_on = task.problems(SOURCE, CHOOSE_ON, PROBLEMS)
 report_on = task.problems(SOURCE, REPORT_ON, PROBLEMS)
@@ -82,14 +82,14 @@ import dataclasses
 
 from IPython.display import Image
 
-from cd4lm_jax.evaluation import plots
-from cd4lm_jax.evaluation.table import print_table
+from cd4lm_jax.evaluation.report import plots
+from cd4lm_jax.evaluation.report.table import print_table
 
 
 def evaluate(threshold, problems):
     """All problems at a threshold, judged; None for the fixed-step baseline."""
     chosen = dataclasses.replace(setting, threshold=threshold)
-    return tasks.run(task, model, "model", problems, chosen)
+    return registry.run(task, model, "model", problems, chosen)
 
 
 baseline = evaluate(None, choose_on)
@@ -110,7 +110,7 @@ print_table(rows)
 # problems that are then reported, the best of many would look better than it is.
 
 # %%
-from cd4lm_jax.evaluation import frontier
+from cd4lm_jax.evaluation.statistics import frontier
 
 points = [frontier.Point.from_row(row) for row in rows]
 for point in frontier.pareto(points):
@@ -151,8 +151,8 @@ summary = benchmark(
 print_table(summary["rows"])
 
 # %%
-from cd4lm_jax.evaluation import bootstrap
-from cd4lm_jax.evaluation.comparison import compare, read_pair
+from cd4lm_jax.evaluation.statistics import bootstrap
+from cd4lm_jax.evaluation.statistics.comparison import compare, read_pair
 
 fixed_name, adaptive_name = (f"{OUTPUT}/runs/{row['name']}" for row in summary["rows"])
 adaptive, fixed = read_pair(adaptive_name, fixed_name)
@@ -182,7 +182,7 @@ import pathlib
 
 from IPython.display import HTML
 
-from cd4lm_jax.decoding.page import frame
+from cd4lm_jax.replay.page import frame
 
 HTML(frame((pathlib.Path(OUTPUT) / "report.html").read_text(), height=900))
 

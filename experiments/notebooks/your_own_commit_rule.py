@@ -150,9 +150,9 @@ cd.decode(model, [question], commit=Easing(threshold=0.95, slope=0.1), **shape)
 # The first is easy to check: the same tokens in the same passes, alone or in company.
 
 # %%
-from cd4lm_jax.evaluation import tasks
+from cd4lm_jax.evaluation.tasks import registry
 
-problems = tasks.task("gsm_mini").problems(split="validation", count=PROBLEMS)
+problems = registry.task("gsm_mini").problems(split="validation", count=PROBLEMS)
 questions = [problem["question"] for problem in problems]
 rule = Easing(threshold=0.95, slope=0.1)
 together = cd.decode(model, questions[:8], commit=rule, **shape)
@@ -169,7 +169,8 @@ assert alone.text[0] == together.text[3]
 # %%
 import matplotlib.pyplot as plt
 
-from cd4lm_jax.evaluation import frontier, scoring
+from cd4lm_jax.evaluation.judges import numbers
+from cd4lm_jax.evaluation.statistics import frontier
 
 answers = [problem["answer"] for problem in problems]
 right, passes = {}, {}
@@ -178,7 +179,7 @@ for name, make in {
     "Easing": lambda threshold: Easing(threshold=threshold, slope=0.1),
 }.items():
     decoded = [cd.decode(model, questions, commit=make(t), **shape) for t in THRESHOLDS]
-    right[name] = [scoring.score(out.text, answers) for out in decoded]  # [thresholds, problems]
+    right[name] = [numbers.score(out.text, answers) for out in decoded]  # [thresholds, problems]
     passes[name] = [out.nfe for out in decoded]
     x = [nfe.mean() for nfe in passes[name]]
     y = [100 * correct.mean() for correct in right[name]]
@@ -211,5 +212,5 @@ print(
 # before you believe the winner, compare it once on `split="test"`, as in [Evaluate a
 # checkpoint](evaluate_a_checkpoint.ipynb).
 #
-# The rules that come with the project, each with its paper, are in `cd4lm_jax/decoding/commit.py`;
+# The rules that come with the project, each with its paper, are in `cd4lm_jax/decoding/rules.py`;
 # a rule of yours belongs there too once it has earned it.

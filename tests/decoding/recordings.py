@@ -1,4 +1,4 @@
-"""What the published code decoded, as recorded in shared/golden."""
+"""What the published code decoded, as recorded in tests/golden."""
 
 from __future__ import annotations
 

@@ -13,7 +13,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from cd4lm_jax.decoding.commit import (
+from cd4lm_jax.decoding.config import DecodeOptions
+from cd4lm_jax.decoding.reason import Reason
+from cd4lm_jax.decoding.rules import (
     CommitRule,
     ConfidenceAdaptive,
     EntropyBounded,
@@ -22,9 +24,7 @@ from cd4lm_jax.decoding.commit import (
     Margin,
     NegativeEntropy,
 )
-from cd4lm_jax.decoding.options import DecodeOptions
-from cd4lm_jax.decoding.reason import Reason
-from cd4lm_jax.model.config import ModelConfig
+from cd4lm_jax.models.config import ModelConfig
 
 Logits = Callable[[list[int]], np.ndarray]
 """``tokens`` to ``[len(tokens), vocab]``."""

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 import cd4lm_jax as cd
-from cd4lm_jax.decoding import batch, cache, canvas, decoder
-from cd4lm_jax.decoding.options import DecodeOptions
+from cd4lm_jax.decoding import batching, cache, canvas, loop
+from cd4lm_jax.decoding.config import DecodeOptions
 from cd4lm_jax.decoding.trajectory import Trajectory
-from cd4lm_jax.model.transformer import Execution, Past, Transformer, Window
-from tests.models import TINY_TALKER, tiny_model
+from cd4lm_jax.models.transformer import Execution, Past, Transformer, Window
+from tests.tiny import TINY_TALKER, tiny_model
 
 pytestmark = pytest.mark.slow
 
@@ -47,7 +47,7 @@ QUEUE = canvas.Queue(
 
 def decode(model: Transformer, prompts: list[list[int]] = PROMPTS, **changes: Any) -> Trajectory:
     options = dataclasses.replace(FILL, **changes)
-    return batch.decode(model, prompts, RULE, options).trajectory
+    return batching.decode(model, prompts, RULE, options).trajectory
 
 
 def same(first: Trajectory, second: Trajectory) -> None:
@@ -140,9 +140,9 @@ def test_dual_keeps_what_lies_outside_the_block_as_it_was() -> None:
     """The definition (Fast-dLLM, section 3.2) pass by pass in plain words, for one row."""
     model, prompt = LAYOUTS["same"], PROMPTS[0]
     found = decode(model, [prompt], cache="dual")
-    length = batch.PROMPT_BUCKET + GEN
+    length = batching.PROMPT_BUCKET + GEN
     tokens = np.zeros((1, length), np.int32)
-    start = batch.PROMPT_BUCKET
+    start = batching.PROMPT_BUCKET
     tokens[0, start - len(prompt) : start] = prompt
     tokens[0, start:] = TINY_TALKER.mask_id
     valid = np.arange(length)[None] >= start - len(prompt)
@@ -180,7 +180,7 @@ def test_unrolled_layers_decode_as_scanned_ones_and_are_not_copied_in_every_pass
 
     def kernels_copied(model: Transformer) -> list[str]:
         options = dataclasses.replace(FILL, cache=kind)
-        program = decoder.run.lower(
+        program = loop.run.lower(
             model, QUEUE, RULE, options.limits, shape=options.shape(TINY_TALKER), slots=1
         )
         kernel = f"f32[{TINY_TALKER.embed_dim},{TINY_TALKER.mlp_dim}]"

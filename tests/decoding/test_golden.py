@@ -1,4 +1,4 @@
-"""The same tokens in the same passes as the published CD4LM code (recorded in shared/golden).
+"""The same tokens in the same passes as the published CD4LM code (recorded in tests/golden).
 
 Where the mask token is a position's best token, the published code chooses it, and the position
 stays masked: the pass is wasted, or the mask is returned. This decoder never proposes it unless

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cd4lm_jax.decoding import batch, sampling
-from cd4lm_jax.decoding.commit import ConfidenceAdaptive
-from cd4lm_jax.decoding.options import DecodeOptions
+from cd4lm_jax.decoding import batching, sampling
+from cd4lm_jax.decoding.config import DecodeOptions
+from cd4lm_jax.decoding.rules import ConfidenceAdaptive
 from cd4lm_jax.decoding.trajectory import Trajectory
-from tests.models import TINY_TALKER, forward, tiny_model
+from tests.tiny import TINY_TALKER, forward, tiny_model
 
 pytestmark = pytest.mark.slow
 
@@ -26,7 +26,7 @@ PROMPTS = [[1, 2, 3], [5], [7, 8, 9, 0, 1], [2, 2], [3, 1]]
 
 def sample(prompts: list[list[int]] = PROMPTS, **changes: Any) -> Trajectory:
     options = {"temperature": 1.0, "batch_size": 2} | changes
-    return batch.decode(MODEL, prompts, RULE, dataclasses.replace(OPTIONS, **options)).trajectory
+    return batching.decode(MODEL, prompts, RULE, dataclasses.replace(OPTIONS, **options)).trajectory
 
 
 def test_draws_follow_seed_and_prompt_number_and_nothing_else() -> None:

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
+from cd4lm_jax.checkpoints.folder import abstract_model
 from cd4lm_jax.corruption.masking import Corruption
 from cd4lm_jax.distillation.batch import Batch
 from cd4lm_jax.distillation.curriculum import LambdaCurriculum
@@ -18,13 +19,12 @@ from cd4lm_jax.distillation.optimizer import OptimizerConfig
 from cd4lm_jax.distillation.program import Program
 from cd4lm_jax.distillation.states import Visited
 from cd4lm_jax.distillation.step import Learner
-from cd4lm_jax.model.folder import abstract_model
-from cd4lm_jax.model.lora import LoraConfig
-from cd4lm_jax.model.transformer import Execution, Transformer
+from cd4lm_jax.models.lora import LoraConfig
+from cd4lm_jax.models.transformer import Execution, Transformer
 from cd4lm_jax.runtime.mesh import MeshConfig, make_mesh
 from cd4lm_jax.runtime.sharding import spec
 from cd4lm_jax.runtime.trees import named_leaves
-from tests.models import TINY, tiny_model
+from tests.tiny import TINY, tiny_model
 
 STEPS = 3
 EXECUTION = Execution(scan_layers=False)

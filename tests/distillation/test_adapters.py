@@ -9,16 +9,16 @@ import jax
 import numpy as np
 import pytest
 
+from cd4lm_jax.checkpoints.folder import read_model
+from cd4lm_jax.checkpoints.training import RunCheckpoints
 from cd4lm_jax.distillation import trainer
 from cd4lm_jax.distillation.trainer import TrainConfig, TrainingError, train
-from cd4lm_jax.model import lora
-from cd4lm_jax.model.folder import read_model
-from cd4lm_jax.model.lora import LoraConfig
-from cd4lm_jax.runtime.checkpoint import RunCheckpoints
+from cd4lm_jax.models import lora
+from cd4lm_jax.models.lora import LoraConfig
 from cd4lm_jax.runtime.mesh import make_mesh
 from cd4lm_jax.runtime.trees import named_leaves
 from tests import exported, pens
-from tests.models import parameters
+from tests.tiny import parameters
 
 pytestmark = pytest.mark.slow
 

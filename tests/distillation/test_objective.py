@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cd4lm_jax.checkpoints import huggingface
 from cd4lm_jax.distillation import objective as objectives
 from cd4lm_jax.distillation.divergence import (
     Divergence,
@@ -18,9 +19,8 @@ from cd4lm_jax.distillation.divergence import (
     TotalVariation,
 )
 from cd4lm_jax.distillation.objective import Objective, States, Terms
-from cd4lm_jax.model import huggingface
-from cd4lm_jax.model.transformer import Transformer
-from tests.models import parameters
+from cd4lm_jax.models.transformer import Transformer
+from tests.tiny import parameters
 
 TOKENS, WIDTH, VOCAB = 50, 8, 11
 

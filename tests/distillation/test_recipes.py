@@ -15,11 +15,11 @@ from cd4lm_jax.distillation.divergence import JensenShannon
 from cd4lm_jax.distillation.objective import Objective
 from cd4lm_jax.distillation.states import Visited
 from cd4lm_jax.distillation.trainer import TrainConfig, TrainingError, train
-from cd4lm_jax.model.lora import LoraConfig
-from cd4lm_jax.model.transformer import Execution
-from cd4lm_jax.runtime.config import override
+from cd4lm_jax.models.lora import LoraConfig
+from cd4lm_jax.models.transformer import Execution
 from cd4lm_jax.runtime.metrics import read_jsonl
 from cd4lm_jax.runtime.progress import Progress
+from cd4lm_jax.settings.config import override
 from tests import crashes, exported, pens
 
 pytestmark = pytest.mark.slow

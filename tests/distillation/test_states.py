@@ -11,17 +11,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cd4lm_jax.decoding import batch as decoding
-from cd4lm_jax.decoding.commit import ConfidenceAdaptive
-from cd4lm_jax.decoding.options import DecodeOptions
+from cd4lm_jax.decoding import batching as decoding
+from cd4lm_jax.decoding.config import DecodeOptions
+from cd4lm_jax.decoding.rules import ConfidenceAdaptive
 from cd4lm_jax.distillation.batch import Batch
 from cd4lm_jax.distillation.curriculum import Distance, LambdaCurriculum
 from cd4lm_jax.distillation.objective import Objective
 from cd4lm_jax.distillation.optimizer import OptimizerConfig
 from cd4lm_jax.distillation.states import Start, State, Visited
 from cd4lm_jax.distillation.step import Learner
-from cd4lm_jax.model.transformer import Execution
-from tests.models import TINY_TALKER, parameters, tiny_model
+from cd4lm_jax.models.transformer import Execution
+from tests.tiny import TINY_TALKER, parameters, tiny_model
 
 pytestmark = pytest.mark.slow
 

@@ -16,9 +16,9 @@ from cd4lm_jax.distillation.curriculum import LambdaCurriculum
 from cd4lm_jax.distillation.objective import Objective
 from cd4lm_jax.distillation.optimizer import OptimizerConfig
 from cd4lm_jax.distillation.step import Learner, TrainState, placed
-from cd4lm_jax.model.transformer import Execution, Transformer
+from cd4lm_jax.models.transformer import Execution, Transformer
 from cd4lm_jax.runtime.mesh import MeshConfig, make_mesh
-from tests.models import TINY, model_of, parameters, tiny_model
+from tests.tiny import TINY, model_of, parameters, tiny_model
 
 SMALL = dataclasses.replace(TINY, num_layers=1)
 EXECUTION = Execution(scan_layers=False)

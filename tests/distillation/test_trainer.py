@@ -14,21 +14,21 @@ import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
+from cd4lm_jax.checkpoints.folder import read_model, write_model
+from cd4lm_jax.checkpoints.tree_files import CheckpointError
 from cd4lm_jax.corruption.masking import Corruption
 from cd4lm_jax.data.gsm_mini import vocabulary
 from cd4lm_jax.data.tokenizer import Tokenizer
 from cd4lm_jax.distillation import trainer
 from cd4lm_jax.distillation.optimizer import OptimizerConfig
 from cd4lm_jax.distillation.trainer import TrainConfig, TrainingError, TrainResult, train
-from cd4lm_jax.model.folder import read_model, write_model
-from cd4lm_jax.model.transformer import Transformer
+from cd4lm_jax.models.transformer import Transformer
 from cd4lm_jax.runtime import files
 from cd4lm_jax.runtime.interrupt import Interrupted
 from cd4lm_jax.runtime.metrics import read_jsonl
 from cd4lm_jax.runtime.progress import Progress
-from cd4lm_jax.runtime.tree_files import CheckpointError
 from tests import crashes, pens
-from tests.models import model_of, parameters, tiny_model
+from tests.tiny import model_of, parameters, tiny_model
 
 pytestmark = pytest.mark.slow
 

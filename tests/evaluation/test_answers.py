@@ -7,8 +7,9 @@ import pathlib
 import pytest
 
 from cd4lm_jax.data.gsm_mini.generate import generate
-from cd4lm_jax.evaluation import answers, scoring
+from cd4lm_jax.evaluation import answers
 from cd4lm_jax.evaluation.answers import AnswersConfig, write_answers
+from cd4lm_jax.evaluation.judges import numbers
 from cd4lm_jax.language_model import LanguageModel, load
 from experiments.configs import gsm_mini
 from tests import exported
@@ -35,7 +36,7 @@ def test_right_answers_are_kept_in_the_models_own_words(config: AnswersConfig) -
     kept = [json.loads(line) for line in lines]
     assert [row["question"] for row in kept] == [row["question"] for row in PROBLEMS]
     references = [row["answer"] for row in PROBLEMS]
-    assert scoring.score([row["answer"] for row in kept], references).all()
+    assert numbers.score([row["answer"] for row in kept], references).all()
     # There are four voices to answer in, and the model has one for each question.
     assert [row["answer"] for row in kept] != references
 

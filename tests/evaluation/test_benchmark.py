@@ -9,8 +9,12 @@ import pytest
 
 import cd4lm_jax as cd
 from cd4lm_jax.data.gsm_mini.generate import generate
-from cd4lm_jax.evaluation import journal, output, runs, scoring, tasks
+from cd4lm_jax.evaluation import output
 from cd4lm_jax.evaluation.benchmark import BenchmarkConfig, benchmark
+from cd4lm_jax.evaluation.judges import numbers
+from cd4lm_jax.evaluation.runs import journal
+from cd4lm_jax.evaluation.runs import run as runs
+from cd4lm_jax.evaluation.tasks import registry
 from tests import exported
 from tests.conftest import ROOT
 
@@ -195,7 +199,7 @@ def test_a_model_that_has_half_of_them_right_scores_one_half_here_and_in_the_har
         block_length=32,
         batch_size=8,
     )
-    numbers = [scoring.answer_number(text) for text in said.text]
+    numbers = [numbers.answer_number(text) for text in said.text]
     rows = [int(number) + n % 2 for n, number in enumerate(numbers) if number is not None]
     source = write(tmp_path / "rows.jsonl", asked, rows)
 
@@ -216,8 +220,8 @@ def test_a_model_that_has_half_of_them_right_scores_one_half_here_and_in_the_har
     lm_eval = pytest.importorskip("lm_eval")
     from lm_eval.tasks import TaskManager
 
-    from cd4lm_jax.evaluation.lm_harness import DiffusionLM
-    from tests.evaluation.test_lm_harness import GENERATE
+    from cd4lm_jax.evaluation.harness.adapter import DiffusionLM
+    from tests.evaluation.harness.test_adapter import GENERATE
 
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     (tmp_path / "pens.yaml").write_text(GENERATE.replace("FILE", source))
@@ -243,7 +247,7 @@ def test_gsm8k_with_a_llada_folder(
     golden: pathlib.Path, benchmark_data: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     source = benchmark_data / "gsm8k_test.jsonl"
-    problems = tasks.task("gsm8k").problems(str(source), count=4)
+    problems = registry.task("gsm8k").problems(str(source), count=4)
     texts = [problem["question"] for problem in problems]
     config = BenchmarkConfig(
         output=str(tmp_path / "run"),

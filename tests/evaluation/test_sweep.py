@@ -11,7 +11,8 @@ import pytest
 
 import cd4lm_jax as cd
 from cd4lm_jax.data.gsm_mini.generate import generate
-from cd4lm_jax.evaluation import runs, scoring
+from cd4lm_jax.evaluation.judges import numbers
+from cd4lm_jax.evaluation.runs import run as runs
 from cd4lm_jax.evaluation.sweep import SweepConfig, sweep
 from tests import exported
 
@@ -168,7 +169,7 @@ def test_says_so_when_no_threshold_reaches_the_teacher(
         scored.append(len(outputs))
         return np.full(len(outputs), len(scored) == 1)  # the teacher on validation comes first
 
-    monkeypatch.setattr(scoring, "score", score)
+    monkeypatch.setattr(numbers, "score", score)
     summary = sweep(dataclasses.replace(config, output=str(tmp_path)))
     assert scored == [6] * (3 + len(NAMES))
     assert summary["chosen"] is None

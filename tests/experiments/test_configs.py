@@ -5,16 +5,16 @@ import pathlib
 import jax
 import pytest
 
+from cd4lm_jax.checkpoints.folder import abstract_model
+from cd4lm_jax.commands.common import load_config
 from cd4lm_jax.corruption.masking import Corruption
 from cd4lm_jax.distillation.objective import Objective
 from cd4lm_jax.distillation.trainer import TrainConfig
 from cd4lm_jax.evaluation.answers import AnswersConfig
 from cd4lm_jax.evaluation.output import EvaluationConfig
-from cd4lm_jax.model.config import llada_8b
-from cd4lm_jax.model.folder import abstract_model
+from cd4lm_jax.models.config import llada_8b
 from experiments.benchmarks import arms, dscd_share, train_step
 from experiments.configs import gsm_mini, gsm_mini_teacher
-from launch.common import load_config
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "experiments" / "configs"
 

@@ -16,17 +16,16 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from cd4lm_jax.data.pipeline import DataConfig
 from cd4lm_jax.decoding.cache import Mode
-from cd4lm_jax.decoding.commit import ConfidenceAdaptive
-from cd4lm_jax.decoding.options import DecodeOptions
+from cd4lm_jax.decoding.config import DecodeOptions
+from cd4lm_jax.decoding.rules import ConfidenceAdaptive
 from cd4lm_jax.distillation.trainer import TrainConfig
-from cd4lm_jax.model.config import ModelConfig
-from cd4lm_jax.model.lora import LoraConfig
-from cd4lm_jax.model.transformer import Execution
-from cd4lm_jax.planning import decoding, training
+from cd4lm_jax.models.config import ModelConfig
+from cd4lm_jax.models.lora import LoraConfig
+from cd4lm_jax.models.transformer import Execution
+from cd4lm_jax.planning import decoding, hlo, training
 from cd4lm_jax.planning.plan import Plan
-from cd4lm_jax.runtime import hlo
+from cd4lm_jax.planning.topology import Topology
 from cd4lm_jax.runtime.mesh import MeshConfig, make_mesh
-from cd4lm_jax.runtime.topology import Topology
 
 # A vocabulary that no other size equals, whole or split in four.
 MODEL = ModelConfig(

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
+from cd4lm_jax.planning.hlo import Collective, Cost
 from cd4lm_jax.planning.plan import Plan, _needed
+from cd4lm_jax.planning.topology import GIB, Topology
 from cd4lm_jax.planning.training import ranked
-from cd4lm_jax.runtime.hlo import Collective, Cost
 from cd4lm_jax.runtime.mesh import MeshConfig
-from cd4lm_jax.runtime.topology import GIB, Topology
 from tests.planning.on_chips import CONFIG, DECODES, MODEL
 
 pytestmark = pytest.mark.slow

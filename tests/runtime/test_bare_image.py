@@ -29,9 +29,9 @@ def test_runtime_imports_without_what_a_bare_image_lacks(
         "import sys",
         f"sys.modules.update(dict.fromkeys({ABSENT!r}))",  # None: importing it fails
         *(f"import cd4lm_jax.runtime.{module}" for module in MODULES),
-        "import launch.common",
+        "import cd4lm_jax.commands.common",
         "import launch.convert",
-        "import cd4lm_jax.decoding.page",
+        "import cd4lm_jax.replay.page",
         "print('imported')",
     ]
     done = run_python("-c", "\n".join(code))

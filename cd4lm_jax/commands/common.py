@@ -1,0 +1,250 @@
+"""What every command shares: settings from a file, overrides, one-line errors, exit codes.
+
+A command is a module with a docstring, a `main` and
+
+    if __name__ == "__main__":
+        common.run(main, DistillConfig)
+
+`--config=FILE.py` names a Python file whose `get_config()` returns a `DistillConfig`;
+`--config.optimizer.learning_rate=1e-5` sets a field of it. Other options are absl flags, defined
+in the command's module.
+
+Exit codes: 0 done, 1 it could not be done, 2 the command line is wrong, 75 stopped by SIGTERM
+with what was done saved (EX_TEMPFAIL, "try again": what a scheduler should requeue on), 130
+interrupted by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import inspect
+import os
+import pathlib
+import re
+import sys
+import textwrap
+import traceback
+import types
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+from absl import flags
+
+from cd4lm_jax.runtime import cluster
+from cd4lm_jax.runtime.interrupt import Interrupted
+from cd4lm_jax.settings.config import ConfigError, describe, nearest, override, validate
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+C = TypeVar("C", bound="DataclassInstance")
+
+_CONFIG = flags.DEFINE_string(
+    "config", None, "Python file whose get_config() returns the settings."
+)
+_DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
+
+
+class UsageError(ValueError):
+    """The command line is wrong."""
+
+
+@dataclasses.dataclass(frozen=True)
+class NoSettings:
+    """Of a command that is told everything by plain flags."""
+
+
+def run(
+    main: Callable[..., int | None],
+    config_class: type[DataclassInstance] = NoSettings,
+    argv: Sequence[str] | None = None,
+) -> NoReturn:
+    """Parses the command line, calls `main` with the settings and exits.
+
+    User errors (ValueError, and OSError such as a full disk or a missing file) end in one line
+    on stderr; `--debug` shows where they came from. Anything else is a bug and keeps its
+    traceback.
+
+    Args:
+      main: the command; what it returns is the exit code, None for 0.
+      config_class: what `get_config()` must return and `main` is called with. Without `--config`
+        its defaults serve, if every field has one. With `NoSettings`, `main` takes nothing.
+      argv: the command line, `sys.argv` when None.
+    """
+    argv = list(sys.argv if argv is None else argv)
+    _share_main_module(main)
+    failure = 2  # until `main` runs, it is the command line that is wrong
+    try:
+        plain, overrides = _split(argv)
+        wants_help = any(arg in ("-h", "--help") for arg in plain)
+        _parse_flags([arg for arg in plain if arg not in ("-h", "--help")])
+        if wants_help:
+            print(_help(main, config_class))
+            sys.exit(0)
+        config = override(_base_config(config_class), overrides)
+        failure = 1
+        arguments = () if isinstance(config, NoSettings) else (config,)
+        sys.exit(main(*arguments) or 0)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        cluster.leave(130)
+    except Interrupted as stop:
+        print(stop, file=sys.stderr)
+        sys.exit(stop.exit_code)
+    except (ValueError, OSError) as error:
+        if flags.FLAGS.is_parsed() and _DEBUG.value:
+            traceback.print_exc()
+        else:
+            print(f"error: {_one_line(error)}", file=sys.stderr)
+        cluster.leave(2 if isinstance(error, UsageError) else failure)
+
+
+def restart_with(environment: Mapping[str, str]) -> None:
+    """Starts the command anew where these variables are not set: jax reads them only once."""
+    if any(os.environ.get(name) != value for name, value in environment.items()):
+        sys.stdout.flush()
+        os.execve(sys.executable, sys.orig_argv, {**os.environ, **environment})
+
+
+def given(flag: flags.FlagHolder[str | None]) -> str:
+    """The value of a flag that has no default.
+
+    Raises:
+      UsageError: it was not given.
+    """
+    if flag.value is None:
+        raise UsageError(f"give --{flag.name}; --help tells what it is")
+    return flag.value
+
+
+def load_config(path: str, config_class: type[C]) -> C:
+    """The settings that `get_config()` of a Python file returns, checked.
+
+    Raises:
+      ConfigError: no such file, it fails, or it returns something else.
+    """
+    file = pathlib.Path(path)
+    if not file.is_file():
+        others = sorted(p.name for p in file.parent.glob("[!_]*.py"))
+        hint = f"; in {file.parent}: {nearest(file.name, others)}" if others else ""
+        raise ConfigError(f"no config file {path!r}{hint}")
+    spec = importlib.util.spec_from_file_location(f"config_{file.stem}", file)
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"{path!r} is not a Python file; a config is one with get_config()")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        if not hasattr(module, "get_config"):
+            raise ConfigError(f"{path} has no get_config(); add one that returns the settings")
+        config = module.get_config()
+    except ConfigError:
+        raise
+    except Exception as error:
+        # Whatever went wrong there is the file's own; its last line is what the user can mend.
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [f.lineno for f in frames if pathlib.Path(f.filename) == file.absolute()]
+        at = f"{path}, line {lines[-1]}" if lines else path
+        raise ConfigError(f"{at}: {type(error).__name__}: {error}") from error
+    if not isinstance(config, config_class):
+        got, want = type(config).__name__, config_class.__name__
+        raise ConfigError(f"get_config() of {path} returns {got}, this command needs {want}")
+    return validate(config)
+
+
+def _split(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Takes the `--config.NAME=VALUE` arguments out of a command line."""
+    plain, overrides = [], {}
+    for argument in argv:
+        match = re.fullmatch(r"--?config\.([^=]*)(=?)(.*)", argument, re.DOTALL)
+        if match is None:
+            plain.append(argument)
+        elif not match[2]:
+            raise UsageError(f"{argument} has no value; write {argument}=VALUE")
+        else:
+            overrides[match[1]] = match[3]
+    return plain, overrides
+
+
+def _parse_flags(argv: list[str]) -> None:
+    try:
+        extra = flags.FLAGS(argv)[1:]
+    except flags.Error as error:
+        raise UsageError(f"{str(error).rstrip('.')}; --help lists the flags") from None
+    if extra:
+        raise UsageError(f"unexpected argument {extra[0]!r}; flags look like --name=value")
+
+
+def _base_config(config_class: type[C]) -> C:
+    if _CONFIG.value is not None:
+        return load_config(_CONFIG.value, config_class)
+    try:
+        return config_class()
+    except TypeError:
+        raise UsageError("give --config=FILE.py, such as one of experiments/configs") from None
+
+
+def _share_main_module(main: Callable[..., Any]) -> None:
+    """Lets a config file import the command's module and meet the classes that run already.
+
+    Under `python -m launch.distill` the module is known as `__main__` only; importing it by its
+    name would make a second, different `DistillConfig`.
+    """
+    module = sys.modules[main.__module__]
+    spec = getattr(module, "__spec__", None)
+    if main.__module__ == "__main__" and spec is not None:
+        sys.modules.setdefault(spec.name, module)
+
+
+def _one_line(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    return lines[0] if len(lines) == 1 else f"{lines[0]} (more with --debug)"
+
+
+def _shared_modules(module: types.ModuleType) -> list[str]:
+    """The modules of this package that a command imports, directly or not."""
+    names: list[str] = []
+    waiting = [module]
+    while waiting:
+        for used in vars(waiting.pop(0)).values():
+            name = used.__name__ if inspect.ismodule(used) else ""
+            if name.startswith(f"{__package__}.") and name not in (__name__, *names):
+                names.append(name)
+                waiting.append(used)
+    return names
+
+
+def _help(main: Callable[..., Any], config_class: type[DataclassInstance]) -> str:
+    module = sys.modules[main.__module__]
+    spec = getattr(module, "__spec__", None)
+    by_module = flags.FLAGS.flags_by_module_dict()
+    # absl files the flags of the module that is run under the name of the program.
+    names = [module.__name__, sys.argv[0], *_shared_modules(module), __name__]
+    own = {flag.name: flag for name in names for flag in by_module.get(name, [])}
+    if config_class is NoSettings:
+        del own[_CONFIG.name]
+    lines = [
+        inspect.cleandoc(module.__doc__ or ""),
+        "",
+        f"usage: python -m {spec.name if spec else module.__name__} [--FLAG=VALUE ...]",
+        "",
+        "flags:",
+    ]
+    for flag in own.values():
+        default = "" if flag.default in (None, False) else f" (default {flag.default})"
+        text = textwrap.wrap(f"{flag.help}{default}", 72)
+        lines += [f"  --{flag.name}", *(f"      {line}" for line in text)]
+    if config_class is NoSettings:
+        return "\n".join(lines)
+    values = "with their defaults" if _CONFIG.value is None else f"as {_CONFIG.value} has them"
+    config = None if _CONFIG.value is None else load_config(_CONFIG.value, config_class)
+    given_class = config_class if config is None else type(config)  # may be a kind of it
+    lines += ["", f"settings ({given_class.__name__}), each as --config.NAME=VALUE; {values}:"]
+    for name, kind, value in describe(given_class, config):
+        line = f"  --{name}  {kind}" + ("" if value is ... else f", {value!r}")
+        lines += textwrap.wrap(line, 100, subsequent_indent=" " * 6, break_on_hyphens=False)
+    return "\n".join(lines)

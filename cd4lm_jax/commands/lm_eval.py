@@ -1,0 +1,20 @@
+r"""lm-evaluation-harness's own command, with this project's models under the name cd4lm.
+
+    python -m launch.lm_eval --model cd4lm \
+        --model_args pretrained=experiments/checkpoints/gsm_mini_teacher,gen_length=64 \
+        --include_path FOLDER --tasks NAME
+
+What follows is what `lm_eval` takes; `--model_args` also takes mc_num, dtype, seed and the fields of
+`cd4lm_jax.evaluation.harness.adapter.Generation`. Tasks of a folder of YAML files need no network.
+"""
+
+from __future__ import annotations
+
+from lm_eval.__main__ import cli_evaluate
+
+import cd4lm_jax.evaluation.harness.adapter  # noqa: F401  (registers the name)
+
+
+def run() -> None:
+    """Runs lm-evaluation-harness with the model registered."""
+    cli_evaluate()

@@ -1,0 +1,182 @@
+r"""Says whether a run fits a topology and how long it takes, with no device present.
+
+    python -m launch.plan --config=experiments/configs/llada_8b_gsm8k.py --model=llada_8b \
+        --topology=v5e:4x4 --config.data.batch_size=32
+    python -m launch.plan --config=experiments/configs/llada_8b_lora.py --model=llada_8b \
+        --gpus=1 --gpu=h100
+    python -m launch.plan --config=experiments/configs/llada_8b_gsm8k.py --model=llada_8b \
+        --topology=v5e:2x2 --decode --cache=dual
+
+The update that the trainer would run, or with --decode the loop that the decoder would, is compiled
+ahead of time for that topology: a model of 8B takes minutes. TPU topologies need libtpu
+(pip install '.[tpu]', best in an environment of its own). For GPUs the same program is compiled for
+virtual CPU devices: what it is given is exact, temporaries are an estimate. --search compares
+meshes, rows a chip and remat policies, each a compilation, and ranks what fits.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NoReturn, cast
+
+from absl import flags
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from cd4lm_jax.commands import architecture, common, shapes
+from cd4lm_jax.decoding.cache import Mode
+from cd4lm_jax.decoding.config import DecodeOptions
+from cd4lm_jax.decoding.rules import ConfidenceAdaptive
+from cd4lm_jax.distillation.trainer import TrainConfig
+from cd4lm_jax.models.config import ModelConfig
+from cd4lm_jax.planning import decoding, training
+from cd4lm_jax.planning.plan import Plan, counts, gib
+from cd4lm_jax.planning.topology import GIB, GPUS, TPUS, Topology
+from cd4lm_jax.runtime import files
+
+_TOPOLOGY = flags.DEFINE_string(
+    "topology", None, f"TPU slice, such as v5e:4x4 or v5p:2x2x4; of {', '.join(TPUS)}."
+)
+_GPUS = flags.DEFINE_integer("gpus", 0, "Or so many GPUs.")
+_GPU = flags.DEFINE_string("gpu", "h100", f"What GPUs: {', '.join(GPUS)}.")
+_DECODE = flags.DEFINE_bool(
+    "decode", False, "Plan a pass of the decoding loop, tensor parallel over all chips."
+)
+_ROWS = flags.DEFINE_integer("rows", 1, "With --decode: rows decoded at once.", lower_bound=1)
+_PROMPT = flags.DEFINE_integer("prompt_length", 256, "With --decode: padded.", lower_bound=1)
+_SEARCH = flags.DEFINE_bool("search", False, "Rank meshes, rows a chip and remat policies.")
+_JSON = flags.DEFINE_string("json", None, "File to write the plans to.")
+
+
+def main(config: TrainConfig) -> None:
+    """Compiles, prints, writes."""
+    topology = chosen_topology()
+    common.restart_with(topology.environment)
+    model = architecture.chosen(config)
+    if _SEARCH.value:
+        plans = search(config, model, topology)
+    elif _DECODE.value:
+        options = DecodeOptions(
+            gen_length=shapes.GEN_LENGTH.value,
+            block_length=shapes.BLOCK_LENGTH.value,
+            cache=cast(Mode, shapes.CACHE.value),
+            batch_size=_ROWS.value,
+        )
+        rule = ConfidenceAdaptive(threshold=0.95)
+        plans = [decoding.plan(model, options, rule, topology, prompt_length=_PROMPT.value)]
+    else:
+        plans = [training.plan(config, model, topology)]
+    Console().print(ranking(plans, topology) if _SEARCH.value else summary(plans[0]))
+    if _JSON.value is not None:
+        found = [{"metrics": plan.metrics(), **plan.details()} for plan in plans]
+        files.write_text(_JSON.value, json.dumps(found, indent=2, allow_nan=False) + "\n")
+
+
+def chosen_topology() -> Topology:
+    """The chips that the flags name.
+
+    Raises:
+        ValueError: none, or two kinds, or unknown ones.
+    """
+    if (_TOPOLOGY.value is None) == (_GPUS.value == 0):
+        raise common.UsageError(
+            "give either --topology, such as v5e:4x4, or --gpus=N with --gpu=KIND"
+        )
+    if _TOPOLOGY.value is not None:
+        return Topology.tpu(_TOPOLOGY.value)
+    return Topology.gpu(_GPUS.value, _GPU.value)
+
+
+def search(config: TrainConfig, model: ModelConfig, topology: Topology) -> list[Plan]:
+    """The plans that fit, the best first; says how far it has got.
+
+    Raises:
+        ValueError: nothing fits.
+    """
+    tried = list(training.candidates(config, topology, model))
+    plans = []
+    for number, candidate in enumerate(tried, start=1):
+        plan = training.plan(candidate, model, topology)
+        plans.append(plan)
+        verdict = "fits" if plan.fits else "does not fit"
+        rows, remat = plan.settings["rows"], plan.settings["remat"]
+        print(f"{number} of {len(tried)}: {plan.mesh}, {rows} rows, remat {remat}: {verdict}")
+    best = training.ranked(plans)
+    if not best:
+        raise ValueError(
+            f"none of {len(tried)} ways fits {topology}; give more chips, "
+            "--config.optimizer.moments=factored, or LoRA"
+        )
+    return best
+
+
+def summary(plan: Plan) -> Table:
+    """One plan, line by line."""
+    table = _table("what", "a chip")
+    title = "training update" if plan.program == "update" else "pass of the decoding loop"
+    table.title = f"{title} on {plan.topology}, {plan.mesh}"
+    table.caption = ", ".join(
+        f"{name} {value}" for name, value in plan.settings.items() if value is not None
+    )
+    for name, size in plan.bytes_per_chip.items():
+        estimate = "" if plan.exact or name != "temporaries" else " (CPU's compiler: an estimate)"
+        table.add_row(name + estimate, gib(size))
+    table.add_row("together", gib(plan.total), style="bold")
+    verdict = "fits, to spare" if plan.fits else "does not fit, lacks"
+    table.add_row(f"of {gib(plan.topology.chip.memory)}: {verdict}", gib(abs(plan.spare)))
+    if plan.cost is None:
+        table.add_row("time", "not known: the compiler ran out of memory")
+        return table
+    table.add_section()
+    table.add_row("FLOPs", f"{plan.cost.flops / 1e12:,.2f} T")
+    for kind, size in plan.cost.sent.items():
+        table.add_row(f"sent by {counts(plan.cost)[kind]:,.0f} {kind}", f"{size / 1e6:,.1f} MB")
+    table.add_section()
+    for name, seconds in plan.roofline.items():
+        table.add_row(f"roofline, {name}", milliseconds(seconds))
+    if plan.compiler_seconds is not None:
+        table.add_row("kernels, by the compiler", milliseconds(plan.compiler_seconds))
+    if plan.refresh_seconds is not None:
+        table.add_row("pass that computes a row whole too", milliseconds(plan.refresh_seconds))
+    table.add_section()
+    if plan.program == "update":
+        table.add_row("tokens a second, all chips", f"{plan.tokens_per_second:,.0f}")
+        table.add_row(f"days for {plan.runs:,} updates", f"{plan.days:,.3f}")
+    else:
+        table.add_row("tokens a second at one a pass", f"{plan.tokens_per_second:,.0f}")
+    return table
+
+
+def ranking(plans: list[Plan], topology: Topology) -> Table:
+    """Plans that fit, a row each."""
+    table = _table("mesh", "rows", "remat", "GiB a chip", "seconds", "tokens/s a chip")
+    table.title = f"what fits {topology}"
+    for plan in plans:
+        table.add_row(
+            str(plan.mesh),
+            str(plan.settings["rows"]),
+            str(plan.settings["remat"]),
+            f"{plan.total / GIB:.2f}",
+            f"{plan.seconds:.3f}",
+            f"{(plan.tokens_per_second or 0) / topology.count:,.0f}",
+        )
+    return table
+
+
+def milliseconds(seconds: float) -> str:
+    """A time, for people."""
+    return f"{1000 * seconds:,.2f} ms"
+
+
+def _table(first: str, *others: Any) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
+    table.add_column(first)
+    for title in others:
+        table.add_column(title, justify="right", no_wrap=True)
+    return table
+
+
+def run() -> NoReturn:
+    """Parses the command line and runs the command."""
+    common.run(main, TrainConfig)

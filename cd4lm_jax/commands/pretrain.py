@@ -1,0 +1,24 @@
+"""Trains a masked-diffusion language model from scratch, such as the bundled teacher.
+
+    python -m launch.pretrain --config=experiments/configs/gsm_mini_teacher.py
+
+Started again with the same output folder, it continues where it stopped. On a cluster, the same
+command runs on every host; the output folder is one that they share.
+"""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+from cd4lm_jax.commands import common, training
+from cd4lm_jax.distillation.trainer import TrainConfig
+
+
+def main(config: TrainConfig) -> None:
+    """Trains and says where the model is."""
+    training.run(config)
+
+
+def run() -> NoReturn:
+    """Parses the command line and runs the command."""
+    common.run(main, TrainConfig)

@@ -1,0 +1,293 @@
+"""Decoding any number of prompts of any lengths: buckets, queues, and the time they took."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cd4lm_jax.decoding import canvas, loop, stop
+from cd4lm_jax.decoding.canvas import Queue, Results
+from cd4lm_jax.decoding.config import DecodeOptions, Shape
+from cd4lm_jax.decoding.reason import Reason
+from cd4lm_jax.decoding.rules import CommitRule
+from cd4lm_jax.decoding.trajectory import Trajectory
+from cd4lm_jax.models.transformer import Transformer
+
+REPORT_PASSES = 16
+"""Passes between two reports of how far a decode is."""
+
+PROMPT_BUCKET = 16
+"""The narrowest bucket of prompts, in tokens."""
+
+QUEUE_ROWS = 512
+"""Rows of a queue that is longer than the batch; a power of two above where they do not do."""
+
+Given = Sequence[Sequence[int | None]]
+"""For each prompt its generation positions from the first: a fixed token, or None to decode."""
+
+
+class Decode(NamedTuple):
+    """What came of a decode.
+
+    Attributes:
+        trajectory: one row a prompt, in the order given.
+        seconds: wall clock of all queues, compilation excluded.
+    """
+
+    trajectory: Trajectory
+    seconds: float
+
+
+class Update(NamedTuple):
+    """What some passes of a streamed decode committed; n positions of any rows.
+
+    Attributes:
+        row: int ``[n]``, the number of the prompt.
+        position: int ``[n]``, within the generation.
+        token, committed_at, confidence, reason: ``[n]``, as in Trajectory.
+        finished: int ``[m]``, the prompts that have ended since the update before.
+        nfe: int ``[m]``, their passes.
+    """
+
+    row: np.ndarray
+    position: np.ndarray
+    token: np.ndarray
+    committed_at: np.ndarray
+    confidence: np.ndarray
+    reason: np.ndarray
+    finished: np.ndarray
+    nfe: np.ndarray
+
+
+def decode(
+    model: Transformer,
+    prompts: Sequence[Sequence[int]],
+    rule: CommitRule,
+    options: DecodeOptions,
+    given: Given | None = None,
+    *,
+    first: int = 0,
+    report: Callable[[int], None] | None = None,
+) -> Decode:
+    """Decodes token prompts; a row's result depends on neither its batch nor its place in it.
+
+    Prompts of like length share a queue, of which ``options.batch_size`` are decoded at once. Every
+    shape is compiled before the clock starts. What is random in a prompt's decode follows from the
+    seed and the prompt's number in the list.
+
+    Args:
+        model: parameters.
+        prompts: token ids.
+        rule: what a pass commits.
+        options: everything else.
+        given: for infilling, see :data:`Given`; None decodes every position.
+        first: number of the first prompt, where a list is decoded in parts: each part draws what
+            it would draw within the whole.
+        report: told every few passes how many prompts are finished; between two calls Ctrl-C is
+            heard, which a decode in one piece does not.
+
+    Raises:
+        ValueError: no prompts, an empty prompt, one that leaves no room for the generation, or
+            an id outside the vocabulary.
+    """
+    shape, queues = _queues(model, prompts, options, given, first)
+    model = model.by_layer()
+
+    def run(queue: Queue, before: int = 0) -> Results:
+        slots = min(options.batch_size, len(queue.tokens))
+        if report is None:
+            return loop.run(model, queue, rule, options.limits, shape=shape, slots=slots)
+        state = loop.begin(model, queue, shape=shape, slots=slots)
+        finished = -1
+        while finished < queue.pending:
+            state, results, ended = loop.advance_by(
+                model, queue, rule, options.limits, state, REPORT_PASSES, shape=shape
+            )
+            finished = int(ended.sum())
+            report(before + finished)
+        return results
+
+    for _, queue in queues:  # an empty queue: the loop compiles and ends at once
+        jax.block_until_ready(run(queue._replace(pending=jnp.zeros_like(queue.pending))))
+
+    sizes = [len(numbers) for numbers, _ in queues]
+    before = np.cumsum([0, *sizes[:-1]]).tolist()
+    start = time.perf_counter()
+    ends = jax.block_until_ready(
+        [run(queue, others) for (_, queue), others in zip(queues, before, strict=True)]
+    )
+    seconds = time.perf_counter() - start
+    return Decode(_trajectory(model, shape, [n for n, _ in queues], ends), seconds)
+
+
+def decode_stream(
+    model: Transformer,
+    prompts: Sequence[Sequence[int]],
+    rule: CommitRule,
+    options: DecodeOptions,
+    given: Given | None = None,
+    *,
+    every: int = 1,
+) -> Iterator[Update]:
+    """As :func:`decode`, yielding what was committed after every so many passes.
+
+    Together the updates are what :func:`decode` returns.
+
+    Raises:
+        ValueError: as :func:`decode`, or ``every`` is below 1.
+    """
+    if every < 1:
+        raise ValueError(f"every={every} passes; give 1 or more")
+    shape, queues = _queues(model, prompts, options, given)
+    model = model.by_layer()
+    for numbers, queue in queues:
+        slots = min(options.batch_size, len(numbers))
+        state = loop.begin(model, queue, shape=shape, slots=slots)
+        known = np.zeros((len(numbers), shape.gen_length), bool)
+        over = np.zeros(len(numbers), bool)
+        while not over.all():
+            state, results, ended = loop.advance_by(
+                model, queue, rule, options.limits, state, every, shape=shape
+            )
+            found = {name: _real(array, numbers) for name, array in results._asdict().items()}
+            new, fresh = (found["committed_at"] > 0) & ~known, _real(ended, numbers) & ~over
+            row, position = np.nonzero(new)
+            yield Update(
+                row=numbers[row],
+                position=position,
+                token=found["tokens"][new],
+                committed_at=found["committed_at"][new],
+                confidence=found["confidence"][new],
+                reason=found["reason"][new],
+                finished=numbers[fresh],
+                nfe=found["nfe"][fresh],
+            )
+            known |= new
+            over |= fresh
+
+
+def bucket(length: int) -> int:
+    """What a prompt is padded to: few widths to compile, and at most a quarter of padding.
+
+    >>> [bucket(length) for length in (1, 17, 128, 129, 300)]
+    [16, 32, 128, 160, 320]
+    """
+    octave = 1 << (length - 1).bit_length()
+    step = max(octave // 8, PROMPT_BUCKET)
+    return -(-length // step) * step
+
+
+def _queues(
+    model: Transformer,
+    prompts: Sequence[Sequence[int]],
+    options: DecodeOptions,
+    given: Given | None,
+    first: int = 0,
+) -> tuple[Shape, list[tuple[np.ndarray, Queue]]]:
+    """The shape compiled for, and prompts of like length with their numbers."""
+    shape = options.shape(model.config)
+    given = [()] * len(prompts) if given is None else given
+    _check(model, prompts, given, shape)
+    room = model.config.max_length - shape.gen_length
+    buckets: dict[int, list[int]] = {}
+    for number, prompt in enumerate(prompts):
+        width = min(bucket(len(prompt)), room)
+        buckets.setdefault(width, []).append(number)
+    # A queue shorter than the batch would be compiled for itself and leave slots idle.
+    for width, wider in itertools.pairwise(sorted(buckets)):
+        if len(buckets[width]) < options.batch_size:
+            buckets[wider] = sorted(buckets.pop(width) + buckets[wider])
+    queues = []
+    for width, numbers in buckets.items():
+        # What is compiled depends on the rows of a queue; idle rows are never started.
+        rows = len(numbers)
+        if rows > options.batch_size:
+            rows = max(1 << (rows - 1).bit_length(), QUEUE_ROWS)
+        laid_out = canvas.layout(
+            [prompts[number] for number in numbers],
+            [given[number] for number in numbers],
+            prompt_length=width,
+            gen_length=shape.gen_length,
+            mask_id=model.config.mask_id,
+        )
+        tokens, valid, masked = (
+            np.pad(array, ((0, rows - len(array)), (0, 0))) for array in laid_out
+        )
+        queue = Queue(
+            tokens=jnp.asarray(tokens),
+            valid=jnp.asarray(valid),
+            masked=jnp.asarray(masked),
+            budget=jnp.full(rows, options.max_passes or canvas.NO_BUDGET, jnp.int32),
+            keys=_keys(options.seed, np.resize(numbers, rows) + first),
+            pending=jnp.int32(len(numbers)),
+        )
+        queues.append((np.asarray(numbers), queue))
+    return shape, queues
+
+
+def _real(array: jax.Array, numbers: np.ndarray) -> np.ndarray:
+    """The rows of a queue that are prompts."""
+    return np.asarray(array)[: len(numbers)]
+
+
+def _trajectory(
+    model: Transformer, shape: Shape, numbers: list[np.ndarray], ends: list[Results]
+) -> Trajectory:
+    # Lengths count up to an end token even where rows do not stop there.
+    sequences = shape.ends.sequences if shape.ends else ()
+    ends_at = stop.Ends(tokens=model.config.end_ids, sequences=sequences)
+    parts = [
+        Trajectory(
+            **{name: _real(array, rows) for name, array in end._asdict().items()},
+            length=_real(stop.answer_length(end.tokens, end.reason == Reason.GIVEN, ends_at), rows),
+        )
+        for rows, end in zip(numbers, ends, strict=True)
+    ]
+    return Trajectory.concatenate(parts).rows(np.argsort(np.concatenate(numbers)))
+
+
+@jax.jit
+def _keys(seed: jax.Array, numbers: jax.Array) -> jax.Array:
+    return jax.vmap(functools.partial(jax.random.fold_in, jax.random.key(seed)))(numbers)
+
+
+def _check(
+    model: Transformer,
+    prompts: Sequence[Sequence[int]],
+    given: Given,
+    shape: Shape,
+) -> None:
+    if not prompts:
+        raise ValueError("there are no prompts to decode; give at least one")
+    if len(given) != len(prompts):
+        raise ValueError(
+            f"given has {len(given)} rows for {len(prompts)} prompts; give one of each a prompt"
+        )
+    config = model.config
+    room = config.max_length - shape.gen_length
+    for row, (prompt, fixed) in enumerate(zip(prompts, given, strict=True)):
+        if not prompt:
+            raise ValueError(f"prompt {row} is empty; give at least one token")
+        if len(prompt) > room:
+            raise ValueError(
+                f"prompt {row} has {len(prompt)} tokens; the model's {config.max_length} positions "
+                f"less gen_length={shape.gen_length} leave {room}; shorten the prompt or gen_length"
+            )
+        if len(fixed) > shape.gen_length:
+            raise ValueError(
+                f"given row {row} has {len(fixed)} positions; gen_length={shape.gen_length} is all "
+                "there are"
+            )
+        tokens = [*prompt, *(token for token in fixed if token is not None)]
+        if min(tokens) < 0 or max(tokens) >= config.vocab_size:
+            raise ValueError(
+                f"prompt {row} has an id outside the model's vocabulary of {config.vocab_size}; "
+                "encode it with the model's own tokenizer"
+            )

@@ -1,1 +1,0 @@
-"""What predicts: the masked-diffusion transformer and its weights."""

@@ -1,0 +1,158 @@
+"""Low-rank adapters (LoRA, Hu et al., 2106.09685) on the linear layers of the blocks.
+
+The base stays as it is, and is the teacher's when the teacher is its own start. Adapters are a
+tree by themselves: what is trained, what the optimizer has moments of, what checkpoints hold. A
+kernel with an adapter multiplies like one, so the blocks do not know: no merged copy is made, and
+under `lax.scan` each layer takes its own factors.
+
+Why not qwix: it finds weights by identity while it traces flax layers and adds the factors to the
+module it is in, which plain trees with layers stacked under `lax.scan` do not have.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from cd4lm_jax.models import transformer
+from cd4lm_jax.models.transformer import Transformer
+from cd4lm_jax.runtime.sharding import LogicalAxes
+from cd4lm_jax.runtime.trees import leaf_name, named_leaves
+from cd4lm_jax.settings.config import nearest
+
+TARGETS = ("query", "key", "value", "attention_out", "gate", "up", "down")
+"""All linear layers of a block."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LoraConfig:
+    """Which kernels are adapted, and by how much.
+
+    Attributes:
+        rank: inner size of the two factors.
+        alpha: the product of the factors is scaled by ``alpha / rank``.
+        targets: names of kernels of the blocks.
+    """
+
+    rank: int = 16
+    alpha: float = 32.0
+    targets: tuple[str, ...] = TARGETS
+
+    def __post_init__(self) -> None:
+        if self.rank < 1 or not self.alpha > 0:
+            raise ValueError(
+                f"lora.rank={self.rank} and lora.alpha={self.alpha}; give a rank of 1 or more and "
+                "an alpha above 0"
+            )
+        if not self.targets:
+            raise ValueError(f"lora.targets is empty; name some of {', '.join(TARGETS)}")
+        for name in self.targets:
+            if name not in TARGETS:
+                raise ValueError(
+                    f"lora.targets: no linear layer {name!r} in a block; "
+                    f"{nearest(name, list(TARGETS))}"
+                )
+
+    @property
+    def scale(self) -> float:
+        """What the product of the factors is scaled by."""
+        return self.alpha / self.rank
+
+
+class Adapter(NamedTuple):
+    """The factors of one kernel in every layer: ``[layers, in, rank]``, ``[layers, rank, out]``."""
+
+    lora_a: jax.Array
+    lora_b: jax.Array
+
+
+Adapters = dict[str, Adapter]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class AdaptedKernel:
+    """``kernel + scale * a @ b``, never formed: what a linear layer does with its kernel.
+
+    Attributes:
+        kernel: ``[in, out]``, or with a leading layer axis while it waits in the stack.
+        a: ``[in, rank]``, likewise.
+        b: ``[rank, out]``, likewise.
+        scale: of the product; static.
+    """
+
+    kernel: jax.Array
+    a: jax.Array
+    b: jax.Array
+    scale: float = dataclasses.field(metadata={"static": True})
+
+    def __getitem__(self, key: Any) -> AdaptedKernel:
+        return jax.tree.map(lambda array: array[key], self)
+
+    def __rmatmul__(self, x: jax.Array) -> jax.Array:
+        return x @ self.kernel + self.scale * ((x @ self.a) @ self.b)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """That of the kernel."""
+        return self.kernel.shape
+
+    def astype(self, dtype: Any) -> AdaptedKernel:
+        """All three arrays in ``dtype``."""
+        return jax.tree.map(lambda array: array.astype(dtype), self)
+
+
+def create(config: LoraConfig, base: Transformer, key: jax.Array) -> Adapters:
+    """Fresh float32 adapters, of no effect: the second factor is zero.
+
+    Args:
+        config: which kernels, what rank.
+        base: the model to adapt; only its shapes are looked at.
+        key: draws the first factor.
+    """
+    kernels = named_leaves(base)
+    adapters = {}
+    for name, drawn in zip(config.targets, jax.random.split(key, len(config.targets)), strict=True):
+        layers, fan_in, fan_out = kernels[f"blocks.{name}"].shape
+        a = jax.random.normal(drawn, (layers, fan_in, config.rank)) * fan_in**-0.5
+        adapters[name] = Adapter(a, jnp.zeros((layers, config.rank, fan_out)))
+    return adapters
+
+
+def attach(config: LoraConfig, base: Transformer, adapters: Adapters) -> Transformer:
+    """``base`` with adapters on: its arrays and theirs, nothing copied or computed."""
+
+    def adapted(kernel: jax.Array, adapter: Adapter) -> AdaptedKernel:
+        return AdaptedKernel(kernel, adapter.lora_a, adapter.lora_b, config.scale)
+
+    return _map_kernels(adapted, base, adapters)
+
+
+def merge(config: LoraConfig, base: Transformer, adapters: Adapters) -> Transformer:
+    """An ordinary float32 model that computes what ``base`` with its adapters does."""
+
+    def merged(kernel: jax.Array, adapter: Adapter) -> jax.Array:
+        return kernel + config.scale * (adapter.lora_a @ adapter.lora_b)
+
+    base = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), base)
+    return _map_kernels(merged, base, adapters)
+
+
+def _map_kernels(change: Any, base: Transformer, adapters: Adapters) -> Transformer:
+    def of(path: Any, leaf: Any) -> Any:
+        group, _, name = leaf_name(path).rpartition(".")
+        return change(leaf, adapters[name]) if group == "blocks" and name in adapters else leaf
+
+    return jax.tree_util.tree_map_with_path(of, base)
+
+
+def logical_axes(name: str) -> LogicalAxes:
+    """Logical axes of a factor, of any other parameter, or of a moment of one, by dotted name."""
+    parent, _, factor = name.rpartition(".")
+    if factor not in Adapter._fields:
+        return transformer.logical_axes(name)
+    layers, fan_in, fan_out = transformer.logical_axes(parent)
+    return (layers, fan_in, None) if factor == "lora_a" else (layers, None, fan_out)

@@ -1,0 +1,87 @@
+"""A decode on the terminal, pass by pass, in colour.
+
+rich is imported within the functions: most decodes are never drawn.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from cd4lm_jax.decoding.reason import Reason
+from cd4lm_jax.replay import boards
+from cd4lm_jax.replay.boards import Chip, Replay
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.style import Style
+    from rich.text import Text
+
+# As on the page in light: ink, masked, and confidence from low to high.
+_INK, _MASK = "#1c2128", "#9aa1a9"
+_LOW, _HIGH = (255, 192, 120), (183, 228, 221)
+
+
+def view(replayed: Replay, after: int) -> Text:
+    """What is there after so many passes, as a rich renderable.
+
+    Masked positions are grey blocks of the width that their token will have, so nothing moves;
+    the colour is the confidence. What the last pass committed is inverted, special tokens are
+    dimmed, given ones underlined.
+    """
+    from rich.text import Text
+
+    board = boards.board(replayed)
+    status = f"pass {after} of {replayed.nfe}, {sum(board.bars[:after])} committed"
+    tail = f", {board.tail} positions after the end" if board.tail else ""
+    text = Text().append(f"{status}{tail}\n", "dim")
+    for chip in board.chips:
+        token = f"<{chip.text}>" if chip.special else chip.text
+        if chip.due > after:
+            text.append(_block(token), _MASK)
+        else:
+            text.append(token, _style(chip, after))
+        if chip.breaks:
+            text.append("\n")
+    return text
+
+
+def play(replayed: Replay, *, seconds: float = 0.3, console: Console | None = None) -> None:
+    """Plays a decode, so many seconds a pass, and leaves its last state on the terminal.
+
+    Into a file or a pipe, or where NO_COLOR is set, only the last state is printed.
+    """
+    from rich.console import Console
+    from rich.live import Live
+    from rich.text import Text
+
+    console = console or Console()
+    if replayed.question is not None:
+        console.print(Text(replayed.question.translate(boards.CONTROL)))
+    if not console.is_interactive or console.no_color:
+        console.print(view(replayed, replayed.nfe))
+        return
+    with Live(view(replayed, 0), console=console, auto_refresh=False) as live:
+        for after in range(1, replayed.nfe + 1):
+            time.sleep(seconds)
+            live.update(view(replayed, after), refresh=True)
+
+
+def _block(text: str) -> str:
+    """A block as wide as the text; spaces stay, so that lines break where the text's do."""
+    from rich.cells import cell_len
+
+    return "".join(" " if sign == " " else "\u2591" * cell_len(sign) for sign in text)
+
+
+def _style(chip: Chip, after: int) -> Style:
+    from rich.color import Color
+    from rich.style import Style
+
+    if chip.reason in (Reason.TAIL, Reason.GIVEN):
+        return Style(dim=chip.special or None, underline=chip.reason == Reason.GIVEN or None)
+    now = chip.committed_at == after or None  # None leaves a style as it is
+    heat = (low + (high - low) * chip.heat for low, high in zip(_LOW, _HIGH, strict=True))
+    return Style(
+        color=_INK, bgcolor=Color.from_rgb(*heat), dim=chip.special or None, bold=now, reverse=now
+    )

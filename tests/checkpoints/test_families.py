@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cd4lm_jax.checkpoints import huggingface
+from cd4lm_jax.checkpoints.families import DREAM, LLADA, Family, HuggingFaceError, family_for
+from cd4lm_jax.checkpoints.tensors import PIECE, all_tensors
+from cd4lm_jax.models.config import ModelConfig, dream_7b, llada_8b
+from tests.checkpoints import published
+from tests.checkpoints.dream import logits
+from tests.tiny import TINY, forward
+
+# As Dream-org publishes it, without what only says how it was trained or saved.
+DREAM_CONFIG: dict[str, Any] = {
+    "model_type": "Dream",
+    "hidden_act": "silu",
+    "hidden_size": 3584,
+    "intermediate_size": 18944,
+    "max_position_embeddings": 131072,
+    "num_attention_heads": 28,
+    "num_hidden_layers": 28,
+    "num_key_value_heads": 4,
+    "vocab_size": 152064,
+    "rope_theta": 1000000.0,
+    "rope_scaling": None,
+    "rms_norm_eps": 1e-06,
+    "tie_word_embeddings": False,
+    "use_sliding_window": False,
+    "bos_token_id": 151643,
+    "eos_token_id": 151643,
+    "pad_token_id": 151643,
+    "mask_token_id": 151666,
+}
+LLADA_CONFIG: dict[str, Any] = {
+    "model_type": "llada",
+    "block_type": "llama",
+    "activation_type": "silu",
+    "layer_norm_type": "rms",
+    "d_model": 4096,
+    "n_layers": 32,
+    "n_heads": 32,
+    "n_kv_heads": 32,
+    "mlp_hidden_size": 12288,
+    "mlp_ratio": 4,
+    "vocab_size": 126464,
+    "embedding_size": 126464,
+    "max_sequence_length": 4096,
+    "rope_theta": 500000.0,
+    "rms_norm_eps": 1e-05,
+    "weight_tying": False,
+    "include_bias": False,
+    "include_qkv_bias": False,
+    "eos_token_id": 126081,
+    "pad_token_id": 126081,
+    "mask_token_id": 126336,
+}
+
+
+def read(folder: pathlib.Path, data: dict[str, Any]) -> ModelConfig:
+    (folder / "config.json").write_text(json.dumps(data))
+    return huggingface.read_config(folder)
+
+
+@pytest.mark.parametrize(
+    ("data", "config", "family"),
+    [(LLADA_CONFIG, llada_8b(), LLADA), (DREAM_CONFIG, dream_7b(), DREAM)],
+)
+def test_the_published_descriptions_are_read_and_written(
+    tmp_path: pathlib.Path, data: dict[str, Any], config: ModelConfig, family: Family
+) -> None:
+    assert read(tmp_path, data) == config
+    assert family_for(config) is family
+    described = family.describe(config, "bfloat16")
+    assert data.items() <= described.items()
+    assert described["torch_dtype"] == "bfloat16"
+    assert read(tmp_path, described) == config
+
+
+def test_the_sizes_are_the_published_ones() -> None:
+    assert dream_7b().num_parameters == 7_615_616_512
+    for family, config, count in ((LLADA, llada_8b(), 291), (DREAM, dream_7b(), 339)):
+        tensors = all_tensors(family, config)
+        assert len({tensor.name for tensor in tensors}) == len(tensors) == count
+        assert sum(np.prod(tensor.shape) for tensor in tensors) == config.num_parameters
+        # A part that fits into memory at any size of the model, divided evenly.
+        assert max(np.prod(tensor.chunk) for tensor in tensors) <= PIECE
+    largest = max(all_tensors(LLADA, llada_8b()), key=lambda tensor: np.prod(tensor.shape))
+    assert [rows.stop - rows.start for rows in largest.pieces()] == [15808] * 8
+
+
+def test_the_generation_settings_are_the_published_ones() -> None:
+    assert LLADA.generation(llada_8b()) == {
+        "_from_model_config": True,
+        "bos_token_id": 126080,
+        "eos_token_id": 126081,
+        "pad_token_id": 126081,
+    }
+    assert DREAM.generation(dream_7b())["bos_token_id"] == 151643
+    assert "bos_token_id" not in LLADA.generation(TINY)  # which nobody knows
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"n_kv_heads": None},
+        {"mlp_hidden_size": None, "mlp_ratio": 3},
+        {"embedding_size": 0},
+        {"include_qkv_bias": None},
+    ],
+)
+def test_what_is_left_out_is_implied(tmp_path: pathlib.Path, changes: dict[str, Any]) -> None:
+    assert read(tmp_path, LLADA_CONFIG | changes) == llada_8b()
+
+
+def test_one_head_of_keys_is_implied_too(tmp_path: pathlib.Path) -> None:
+    changes = {"n_kv_heads": None, "multi_query_attention": True}
+    assert read(tmp_path, LLADA_CONFIG | changes).num_kv_heads == 1
+
+
+@pytest.mark.parametrize(
+    ("data", "sign"),
+    [
+        (LLADA_CONFIG | {"num_experts": 64}, "num_experts"),
+        (LLADA_CONFIG | {"n_routed_experts": 64}, "n_routed_experts"),
+        (LLADA_CONFIG | {"moe_intermediate_size": 1024}, "moe_intermediate_size"),
+        (DREAM_CONFIG | {"model_type": "llada"}, "hidden_size"),
+    ],
+)
+def test_llada_moe_is_told_by_its_fields(
+    tmp_path: pathlib.Path, data: dict[str, Any], sign: str
+) -> None:
+    message = f"model_type 'llada' with '{sign}' is LLaDA-MoE, .* give a checkpoint of 'llada' "
+    with pytest.raises(HuggingFaceError, match=message) as raised:
+        read(tmp_path, data)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (DREAM_CONFIG | {"model_type": "qwen2"}, r"is 'qwen2'; expected one of 'llada' \(LLaDA-8B"),
+        (DREAM_CONFIG | {"use_sliding_window": True}, "use_sliding_window is True; this port"),
+        (DREAM_CONFIG | {"rope_scaling": {"type": "yarn"}}, "Dream-7B's own architecture"),
+    ],
+)
+def test_other_variants_are_refused(
+    tmp_path: pathlib.Path, data: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(HuggingFaceError, match=message):
+        read(tmp_path, data)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"alignment": "shifted"}, {"head_dim": 16}, {"head_dim": 16, "qkv_bias": True}]
+)
+def test_what_no_family_computes_has_none(changes: dict[str, Any]) -> None:
+    with pytest.raises(HuggingFaceError, match="so it cannot be exported"):
+        family_for(dataclasses.replace(TINY, **changes))
+
+
+def test_dream_computes_what_its_own_code_does(tmp_path: pathlib.Path) -> None:
+    """Grouped heads, biases, shifted logits, from the folder to the numbers."""
+    tensors = published.write(tmp_path, "Dream", shards=3)
+    config = published.DREAM_TINY
+    model = huggingface.read_model(tmp_path)
+    assert model.config == config
+    assert (config.num_heads, config.num_kv_heads) == (4, 2)
+    row = np.random.default_rng(1).integers(0, config.vocab_size, 11).astype(np.int32)
+    found = forward(model, row[None], np.ones((1, 11), bool))[0]
+    data = json.loads((tmp_path / "config.json").read_text())
+    np.testing.assert_allclose(found, logits(data, tensors, row), atol=2e-5)

@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cd4lm_jax.data.benchmarks import Problem
+from cd4lm_jax.decoding.trajectory import Trajectory
+from cd4lm_jax.evaluation.runs import journal
+from cd4lm_jax.evaluation.runs.journal import Answers, Journal
+from tests.disk import full_beyond
+
+PROBLEMS = [
+    Problem(id=str(n), question=f"How many is {n}?\u2028", answer=f"#### {n}", target=f"#### {n}")
+    for n in range(10)
+]
+SETTINGS: dict[str, Any] = {"commit": "confidence:0.9", "gen_length": 4}
+HERE = {"commit": "1234567", "device": "1 x cpu"}
+
+
+def answers(numbers: Sequence[int]) -> Answers:
+    """What is recorded of these problems; every third is right."""
+    rows = np.array(numbers)
+    shape = (len(rows), 4)
+    rng = [np.random.default_rng(n) for n in numbers]
+    return Answers(
+        outputs=[f"so\n#### {n}" for n in numbers],
+        correct=rows % 3 == 0,
+        trajectory=Trajectory(
+            tokens=np.broadcast_to(rows[:, None], shape),
+            committed_at=np.ones(shape, np.int32),
+            confidence=np.stack([draw.random(4, np.float32) for draw in rng]),
+            reason=np.ones(shape, np.int32),
+            nfe=rows + 1,
+            length=np.full(len(rows), 2),
+        ),
+    )
+
+
+def write(folder: pathlib.Path, numbers: Sequence[int], *, chunk: int = 4) -> Journal:
+    """Goes on with the run of these problems to its end."""
+    opened = Journal(folder, SETTINGS, total=len(numbers), chunk=chunk, environment=HERE)
+    for start in range(opened.count, len(numbers), chunk):
+        part = numbers[start : start + chunk]
+        opened.append([PROBLEMS[n] for n in part], answers(part))
+    opened.timed({"seconds": 1.0, "process": "this"})
+    return opened
+
+
+def test_a_line_holds_what_is_known_of_a_problem(tmp_path: pathlib.Path) -> None:
+    write(tmp_path, range(10))
+    lines = (tmp_path / "problems.jsonl").read_text().splitlines()
+    assert len(lines) == 10
+    line = json.loads(lines[3])
+    trajectory = line.pop("trajectory")
+    assert line == {
+        "id": "3",
+        "prompt": "How many is 3?\u2028",
+        "reference": "#### 3",
+        "output": "so\n#### 3",
+        "correct": True,
+        "nfe": 4,
+        "tokens": 2,
+    }
+    assert list(trajectory) == ["tokens", "committed_at", "confidence", "reason"]
+    assert trajectory["tokens"] == [3] * 4
+    # Every bit of what was measured comes back.
+    found, expected = journal.answers_of(journal.read(tmp_path)), answers(range(10))
+    assert found.outputs == expected.outputs
+    np.testing.assert_array_equal(found.correct, expected.correct)
+    np.testing.assert_array_equal(found.trajectory.confidence, expected.trajectory.confidence)
+    np.testing.assert_array_equal(found.trajectory.nfe, expected.trajectory.nfe)
+
+
+@pytest.mark.parametrize("left", [0, 1, 5, 150, 0.5, 0.999])
+def test_whatever_a_kill_leaves_ends_in_the_same_bytes(tmp_path: pathlib.Path, left: float) -> None:
+    write(tmp_path / "whole", range(10))
+    expected = (tmp_path / "whole" / "problems.jsonl").read_bytes()
+    killed = tmp_path / "killed"
+    opened = Journal(killed, SETTINGS, total=10, chunk=4, environment=HERE)
+    opened.append(PROBLEMS[:4], answers(range(4)))
+    file = killed / "problems.jsonl"
+    size = int(left * len(expected)) if isinstance(left, float) else left
+    file.write_bytes(expected[:size])
+    count = Journal(killed, SETTINGS, total=10, chunk=4, environment=HERE).count
+    assert count == min(expected[:size].count(b"\n"), 9) // 4 * 4
+    assert file.read_bytes().count(b"\n") == count
+    write(killed, range(10))
+    assert file.read_bytes() == expected
+
+
+def test_the_time_is_that_of_one_process(tmp_path: pathlib.Path) -> None:
+    assert write(tmp_path, range(10)).time == {"seconds": 1.0, "process": "this"}
+    again = Journal(tmp_path, SETTINGS, total=10, chunk=4, environment=HERE)
+    assert again.time == {"seconds": 1.0, "process": "this"}
+    assert Journal(tmp_path / "other", SETTINGS, total=10, chunk=4, environment=HERE).time is None
+
+
+def test_another_run_is_refused_by_what_differs(tmp_path: pathlib.Path) -> None:
+    write(tmp_path, range(10))
+    before = (tmp_path / "problems.jsonl").read_bytes()
+    with pytest.raises(journal.JournalError, match=r"\(gen_length, problems differ\); give anoth"):
+        Journal(tmp_path, SETTINGS | {"gen_length": 8}, total=9, chunk=4, environment=HERE)
+    with pytest.raises(journal.JournalError, match=r"\(chunk differ\)"):
+        Journal(tmp_path, SETTINGS, total=10, chunk=5, environment=HERE)
+    assert (tmp_path / "problems.jsonl").read_bytes() == before
+
+
+def test_a_full_disk_is_named_and_what_was_there_stays(tmp_path: pathlib.Path) -> None:
+    opened = Journal(tmp_path, SETTINGS, total=10, chunk=4, environment=HERE)
+    opened.append(PROBLEMS[:4], answers(range(4)))
+    size = (tmp_path / "problems.jsonl").stat().st_size
+    with full_beyond(size + 100), pytest.raises(OSError, match="File too large") as raised:
+        opened.append(PROBLEMS[4:8], answers(range(4, 8)))
+    assert raised.value.filename == str(tmp_path / "problems.jsonl")
+    assert Journal(tmp_path, SETTINGS, total=10, chunk=4, environment=HERE).count == 4
+
+
+def test_only_a_whole_run_is_read(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(journal.JournalError, match=r"no run in .*run\.json is missing; give a"):
+        journal.read(tmp_path)
+    opened = Journal(tmp_path, SETTINGS, total=10, chunk=4, environment=HERE)
+    opened.append(PROBLEMS[:4], answers(range(4)))
+    with pytest.raises(journal.JournalError, match=r"has 4 of 10 problems; let launch\.evaluate"):
+        journal.read(tmp_path)
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(journal.JournalError, match=r"holds no run of launch\.evaluate"):
+        journal.read(tmp_path)
+
+
+def test_it_is_known_where_the_lines_were_decoded(tmp_path: pathlib.Path) -> None:
+    there = {"commit": "89abcde", "device": "1 x gpu"}
+    first = Journal(tmp_path, SETTINGS, total=10, chunk=4, environment=HERE)
+    first.append(PROBLEMS[:4], answers(range(4)))
+    second = Journal(tmp_path, SETTINGS, total=10, chunk=4, environment=there)
+    assert second.environments == [HERE, there]
+    write(tmp_path, range(10))
+    after = Journal(tmp_path, SETTINGS, total=10, chunk=4, environment={"commit": "later"})
+    assert after.environments == [HERE, there]  # nothing was left to decode
