@@ -117,7 +117,7 @@ def test_half_of_the_answers_right_is_one_half(
             trajectory=trajectory, seconds=1.0, tokenizer=model.tokenizer, prompts=prompts
         )
 
-    monkeypatch.setattr(lm, "decode", decode)
+    monkeypatch.setattr(adapter, "decode", decode)
     results = _evaluate(lm, manager, "pens", apply_chat_template=True)
     assert results["exact_match,number"] == 0.5
     (call,) = asked
