@@ -13,15 +13,21 @@ import numpy as np
 
 from cd4lm_jax.checkpoints.loading import load_config, load_model
 from cd4lm_jax.decoding import batching
-from cd4lm_jax.decoding.config import DecodeOptions
-from cd4lm_jax.decoding.rules import CommitRule
+from cd4lm_jax.decoding.config import DecodeConfig
 from cd4lm_jax.decoding.trajectory import Trajectory
 from cd4lm_jax.models.transformer import Execution, Transformer
 from cd4lm_jax.replay import page, terminal
 from cd4lm_jax.runtime import checksums
+from cd4lm_jax.settings.choices import nearest
 
 if TYPE_CHECKING:
     from cd4lm_jax.data.tokenizer import Tokenizer
+
+
+Prompt = str | Sequence[int]
+"""A question, to be put in the chat template, or token ids."""
+Prompts = str | Sequence[Prompt]
+"""Prompts, or a single question."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +47,7 @@ class LanguageModel:
         """Of the parameters: another one if any bit differs, the same on any mesh."""
         return checksums.of_json(checksums.of_arrays(self.transformer))
 
-    def prompt_ids(self, prompt: str | Sequence[int]) -> list[int]:
+    def prompt_ids(self, prompt: Prompt) -> list[int]:
         """A question in the chat template as token ids; ids are passed through.
 
         Raises:
@@ -63,23 +69,23 @@ class LanguageModel:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Decoded:
-    """What :func:`decode` returns; one entry a prompt, in the order given.
+    """What `decode` returns; one entry a prompt, in the order given.
 
     Attributes:
-        trajectory: which position was committed when, and how surely.
+        trajectory: which position was committed in which pass, with what confidence.
         seconds: wall clock of decoding, compilation excluded.
-        tokenizer: of the model, for :attr:`text`.
+        tokenizer: of the model, for `text`.
         prompts: what was answered, as it was given.
     """
 
     trajectory: Trajectory
     seconds: float
     tokenizer: Tokenizer | None
-    prompts: Sequence[str | Sequence[int]]
+    prompts: Sequence[Prompt]
 
     @property
     def nfe(self) -> np.ndarray:
-        """Forward passes of every prompt, int32 ``[prompts]``: those while it was unfinished."""
+        """Forward passes of every prompt, int32 `[prompts]`: those while it was unfinished."""
         return self.trajectory.nfe
 
     @functools.cached_property
@@ -103,7 +109,7 @@ class Decoded:
         return self.trajectory.to_html(self._token, prompts=questions)
 
     def _repr_html_(self) -> str:
-        """What a notebook shows of it: the page of :meth:`to_html`."""
+        """What a notebook shows of it: the page of `to_html`."""
         return page.frame(self.to_html())
 
     def play(self, row: int = 0, *, seconds: float = 0.3) -> None:
@@ -123,7 +129,7 @@ class Decoded:
     def _token(self, token: int) -> str:
         return _token_text(self.tokenizer, token)
 
-    def _question(self, prompt: str | Sequence[int]) -> str:
+    def _question(self, prompt: Prompt) -> str:
         if isinstance(prompt, str):
             return prompt
         if self.tokenizer is None:
@@ -139,8 +145,8 @@ def load(folder: str | os.PathLike[str], *, dtype: str = "float32") -> LanguageM
     """Loads a model folder: one that training exported, or a Hugging Face one (LLaDA, Dream).
 
     Args:
-        folder: where ``config.json`` lies.
-        dtype: what the weights are held and computed in: ``float32`` or ``bfloat16``.
+        folder: the folder that has `config.json`.
+        dtype: of weights and computation: `float32` or `bfloat16`.
 
     Raises:
         ValueError: no model there, or one that does not fit its config.
@@ -156,36 +162,38 @@ def load(folder: str | os.PathLike[str], *, dtype: str = "float32") -> LanguageM
 
 def decode(
     model: LanguageModel,
-    prompts: Sequence[str | Sequence[int]],
+    prompts: Prompts,
+    config: DecodeConfig | None = None,
     *,
-    commit: CommitRule,
     given: batching.Given | None = None,
     first: int = 0,
     report: Callable[[int], None] | None = None,
     **options: Any,
 ) -> Decoded:
-    """Answers prompts, each with as many passes as its commit rule asks for.
+    """Answers prompts, each with as many passes as the commit rule asks for.
 
     Args:
-        model: from :func:`load`.
-        prompts: questions (put in the chat template), or token ids (taken as they are).
-        commit: the commit rule.
+        model: from `load`.
+        prompts: questions (put in the chat template), or lists of token ids (taken as they are); a
+            single question may stand alone.
+        config: how; the defaults if None.
         given: infilling: for each prompt its generation positions from the first, a token id where
             it is fixed and None where it is to be decoded; the rest is to be decoded.
         first: number of the first prompt, where a list is decoded in parts; what is drawn goes by
             seed and number.
-        report: told every few passes how many prompts are finished.
-        options: ``gen_length``, ``block_length`` and the other fields of
-            :class:`cd4lm_jax.decoding.config.DecodeOptions`.
+        report: called every few passes with the number of finished prompts.
+        options: fields of `DecodeConfig` that differ from `config`, such as
+            `rule=ConfidenceAdaptive(threshold=0.9)`.
 
     Raises:
-        ValueError: prompts or lengths that do not fit the model or each other.
+        ValueError: prompts or lengths that do not fit the model or each other, or the model's
+            output is no number.
         TypeError: an option that does not exist.
     """
-    settings = DecodeOptions(**options)
+    chosen, prompts = _config(config, options), _listed(prompts)
     ids = [model.prompt_ids(prompt) for prompt in prompts]
     trajectory, seconds = batching.decode(
-        model.transformer, ids, commit, settings, given, first=first, report=report
+        model.transformer, ids, chosen, given, first=first, report=report
     )
     return Decoded(
         trajectory=trajectory, seconds=seconds, tokenizer=model.tokenizer, prompts=prompts
@@ -194,17 +202,17 @@ def decode(
 
 def decode_stream(
     model: LanguageModel,
-    prompts: Sequence[str | Sequence[int]],
+    prompts: Prompts,
+    config: DecodeConfig | None = None,
     *,
-    commit: CommitRule,
     given: batching.Given | None = None,
     every: int = 1,
     **options: Any,
 ) -> Iterator[batching.Update]:
-    """As :func:`decode`, yielding what was committed after every so many passes.
+    """As `decode`, yielding what was committed after every so many passes.
 
     Args:
-        model, prompts, commit, given, options: see :func:`decode`.
+        model, prompts, config, given, options: see `decode`.
         every: passes between two updates, at least 1.
 
     Raises:
@@ -212,6 +220,22 @@ def decode_stream(
             update is asked for.
         TypeError: an option that does not exist.
     """
-    settings = DecodeOptions(**options)
-    ids = [model.prompt_ids(prompt) for prompt in prompts]
-    return batching.decode_stream(model.transformer, ids, commit, settings, given, every=every)
+    chosen = _config(config, options)
+    ids = [model.prompt_ids(prompt) for prompt in _listed(prompts)]
+    return batching.decode_stream(model.transformer, ids, chosen, given, every=every)
+
+
+def _config(config: DecodeConfig | None, options: dict[str, Any]) -> DecodeConfig:
+    """The config with options changed; `commit` is the older name of `rule`."""
+    if "commit" in options:
+        options = {"rule": options["commit"], **options}
+        del options["commit"]
+    known = [field.name for field in dataclasses.fields(DecodeConfig)]
+    for name in options:
+        if name not in known:
+            raise TypeError(f"no option {name!r} of a decode; {nearest(name, known)}")
+    return dataclasses.replace(config or DecodeConfig(), **options)
+
+
+def _listed(prompts: Prompts) -> Sequence[Prompt]:
+    return [prompts] if isinstance(prompts, str) else prompts

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from cd4lm_jax.models.config import ModelConfig
+from cd4lm_jax.models.config import Confidence, ModelConfig
 
 # A key of our own in config.json; published modelling code passes over what it does not know.
 _END_IDS = "end_token_ids"
@@ -26,6 +26,7 @@ class Family:
             `{}` stands for the layer: those tensors are stacked.
         fields: field of ModelConfig -> key of ``config.json``.
         fixed: fields of ModelConfig that have one value in the whole family.
+        confidence: `ModelConfig.confidence` of the family's own sampler.
         implied: key -> its value where ``config.json`` lacks it, has null or 0, from the others.
         repeated: key -> another key whose value it repeats; written, not read.
         expected: what the port computes; a checkpoint that asks for anything else is refused, not
@@ -47,6 +48,7 @@ class Family:
     bos_id: int
     eos_id: int
     eot_id: int
+    confidence: Confidence = "plain"
 
     def read(self, data: Mapping[str, Any], where: str) -> ModelConfig:
         """The architecture in the fields of a ``config.json``.
@@ -71,6 +73,7 @@ class Family:
         return ModelConfig(
             head_dim=fields["embed_dim"] // fields["num_heads"],
             end_ids=tuple(data.get(_END_IDS, published)),
+            confidence=self.confidence,
             **fields,
             **self.fixed,
         )
@@ -214,6 +217,7 @@ DREAM = Family(
         "eos_id": "eos_token_id",
     },
     fixed={"alignment": "shifted", "qkv_bias": True},
+    confidence="sampled",
     implied={
         "num_key_value_heads": lambda data: data["num_attention_heads"],
         "tie_word_embeddings": lambda data: False,

@@ -33,7 +33,8 @@ from absl import flags
 
 from cd4lm_jax.runtime import cluster
 from cd4lm_jax.runtime.interrupt import Interrupted
-from cd4lm_jax.settings.config import ConfigError, describe, nearest, override, validate
+from cd4lm_jax.settings.choices import ConfigError, nearest
+from cd4lm_jax.settings.config import describe, override, validate
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance

@@ -6,7 +6,7 @@ import functools
 import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +14,9 @@ import numpy as np
 
 from cd4lm_jax.decoding import canvas, loop, stop
 from cd4lm_jax.decoding.canvas import Queue, Results
-from cd4lm_jax.decoding.config import DecodeOptions, Shape
+from cd4lm_jax.decoding.config import DecodeConfig
+from cd4lm_jax.decoding.program import Shape
 from cd4lm_jax.decoding.reason import Reason
-from cd4lm_jax.decoding.rules import CommitRule
 from cd4lm_jax.decoding.trajectory import Trajectory
 from cd4lm_jax.models.transformer import Transformer
 
@@ -28,6 +28,9 @@ PROMPT_BUCKET = 16
 
 QUEUE_ROWS = 512
 """Rows of a queue that is longer than the batch; a power of two above where they do not do."""
+
+MAX_PROGRAMS = 32
+"""Compiled loops that a process keeps; with one more all are dropped (about 18 MB each)."""
 
 Given = Sequence[Sequence[int | None]]
 """For each prompt its generation positions from the first: a fixed token, or None to decode."""
@@ -49,11 +52,11 @@ class Update(NamedTuple):
     """What some passes of a streamed decode committed; n positions of any rows.
 
     Attributes:
-        row: int ``[n]``, the number of the prompt.
-        position: int ``[n]``, within the generation.
-        token, committed_at, confidence, reason: ``[n]``, as in Trajectory.
-        finished: int ``[m]``, the prompts that have ended since the update before.
-        nfe: int ``[m]``, their passes.
+        row: int `[n]`, the number of the prompt.
+        position: int `[n]`, within the generation.
+        token, committed_at, confidence, reason: `[n]`, as in Trajectory.
+        finished: int `[m]`, the prompts that have ended since the update before.
+        nfe: int `[m]`, their passes.
     """
 
     row: np.ndarray
@@ -69,8 +72,7 @@ class Update(NamedTuple):
 def decode(
     model: Transformer,
     prompts: Sequence[Sequence[int]],
-    rule: CommitRule,
-    options: DecodeOptions,
+    config: DecodeConfig,
     given: Given | None = None,
     *,
     first: int = 0,
@@ -78,15 +80,14 @@ def decode(
 ) -> Decode:
     """Decodes token prompts; a row's result depends on neither its batch nor its place in it.
 
-    Prompts of like length share a queue, of which ``options.batch_size`` are decoded at once. Every
+    Prompts of like length share a queue, of which `config.batch_size` are decoded at once. Every
     shape is compiled before the clock starts. What is random in a prompt's decode follows from the
     seed and the prompt's number in the list.
 
     Args:
         model: parameters.
         prompts: token ids.
-        rule: what a pass commits.
-        options: everything else.
+        config: how.
         given: for infilling, see :data:`Given`; None decodes every position.
         first: number of the first prompt, where a list is decoded in parts: each part draws what
             it would draw within the whole.
@@ -95,20 +96,21 @@ def decode(
 
     Raises:
         ValueError: no prompts, an empty prompt, one that leaves no room for the generation, or
-            an id outside the vocabulary.
+            an id outside the vocabulary; or the model's output is no number.
     """
-    shape, queues = _queues(model, prompts, options, given, first)
+    shape, queues = _queues(model, prompts, config, given, first)
     model = model.by_layer()
 
     def run(queue: Queue, before: int = 0) -> Results:
-        slots = min(options.batch_size, len(queue.tokens))
+        _bound_programs(model, config, shape, queue)
+        slots = min(config.batch_size, len(queue.tokens))
         if report is None:
-            return loop.run(model, queue, rule, options.limits, shape=shape, slots=slots)
+            return loop.run(model, queue, config.rule, config.limits, shape=shape, slots=slots)
         state = loop.begin(model, queue, shape=shape, slots=slots)
         finished = -1
         while finished < queue.pending:
             state, results, ended = loop.advance_by(
-                model, queue, rule, options.limits, state, REPORT_PASSES, shape=shape
+                model, queue, config.rule, config.limits, state, REPORT_PASSES, shape=shape
             )
             finished = int(ended.sum())
             report(before + finished)
@@ -130,8 +132,7 @@ def decode(
 def decode_stream(
     model: Transformer,
     prompts: Sequence[Sequence[int]],
-    rule: CommitRule,
-    options: DecodeOptions,
+    config: DecodeConfig,
     given: Given | None = None,
     *,
     every: int = 1,
@@ -141,24 +142,26 @@ def decode_stream(
     Together the updates are what :func:`decode` returns.
 
     Raises:
-        ValueError: as :func:`decode`, or ``every`` is below 1.
+        ValueError: as :func:`decode`, or `every` is below 1.
     """
     if every < 1:
         raise ValueError(f"every={every} passes; give 1 or more")
-    shape, queues = _queues(model, prompts, options, given)
+    shape, queues = _queues(model, prompts, config, given)
     model = model.by_layer()
     for numbers, queue in queues:
-        slots = min(options.batch_size, len(numbers))
+        slots = min(config.batch_size, len(numbers))
+        _bound_programs(model, config, shape, queue)
         state = loop.begin(model, queue, shape=shape, slots=slots)
         known = np.zeros((len(numbers), shape.gen_length), bool)
         over = np.zeros(len(numbers), bool)
         while not over.all():
             state, results, ended = loop.advance_by(
-                model, queue, rule, options.limits, state, every, shape=shape
+                model, queue, config.rule, config.limits, state, every, shape=shape
             )
             found = {name: _real(array, numbers) for name, array in results._asdict().items()}
             new, fresh = (found["committed_at"] > 0) & ~known, _real(ended, numbers) & ~over
             row, position = np.nonzero(new)
+            _check_finite(found["confidence"], found["committed_at"], numbers)
             yield Update(
                 row=numbers[row],
                 position=position,
@@ -187,12 +190,12 @@ def bucket(length: int) -> int:
 def _queues(
     model: Transformer,
     prompts: Sequence[Sequence[int]],
-    options: DecodeOptions,
+    config: DecodeConfig,
     given: Given | None,
     first: int = 0,
 ) -> tuple[Shape, list[tuple[np.ndarray, Queue]]]:
     """The shape compiled for, and prompts of like length with their numbers."""
-    shape = options.shape(model.config)
+    shape = config.shape(model.config)
     given = [()] * len(prompts) if given is None else given
     _check(model, prompts, given, shape)
     room = model.config.max_length - shape.gen_length
@@ -202,13 +205,13 @@ def _queues(
         buckets.setdefault(width, []).append(number)
     # A queue shorter than the batch would be compiled for itself and leave slots idle.
     for width, wider in itertools.pairwise(sorted(buckets)):
-        if len(buckets[width]) < options.batch_size:
+        if len(buckets[width]) < config.batch_size:
             buckets[wider] = sorted(buckets.pop(width) + buckets[wider])
     queues = []
     for width, numbers in buckets.items():
         # What is compiled depends on the rows of a queue; idle rows are never started.
         rows = len(numbers)
-        if rows > options.batch_size:
+        if rows > config.batch_size:
             rows = max(1 << (rows - 1).bit_length(), QUEUE_ROWS)
         laid_out = canvas.layout(
             [prompts[number] for number in numbers],
@@ -224,12 +227,44 @@ def _queues(
             tokens=jnp.asarray(tokens),
             valid=jnp.asarray(valid),
             masked=jnp.asarray(masked),
-            budget=jnp.full(rows, options.max_passes or canvas.NO_BUDGET, jnp.int32),
-            keys=_keys(options.seed, np.resize(numbers, rows) + first),
+            budget=jnp.full(rows, config.max_passes or canvas.NO_BUDGET, jnp.int32),
+            keys=_keys(config.seed, np.resize(numbers, rows) + first),
             pending=jnp.int32(len(numbers)),
         )
         queues.append((np.asarray(numbers), queue))
     return shape, queues
+
+
+_programs: set[tuple[Any, ...]] = set()
+
+
+def _bound_programs(model: Transformer, config: DecodeConfig, shape: Shape, queue: Queue) -> None:
+    """Drops compiled loops where this decode needs one more than a process should keep."""
+    needed = (
+        model.config,
+        model.execution,
+        jax.tree.structure(config.rule),
+        shape,
+        queue.tokens.shape,
+        min(config.batch_size, len(queue.tokens)),
+    )
+    if needed not in _programs and len(_programs) >= MAX_PROGRAMS:
+        for program in (loop.run, loop.begin, loop.advance_by):
+            program.clear_cache()  # type: ignore[attr-defined]  # of jax.jit
+        _programs.clear()
+    _programs.add(needed)
+
+
+def _check_finite(confidence: np.ndarray, committed_at: np.ndarray, numbers: np.ndarray) -> None:
+    """Refuses what was committed without a probability; all `[rows, generation]` but `numbers`."""
+    lost = np.argwhere(np.isnan(confidence))
+    if len(lost):
+        row, position = lost[0]
+        at = committed_at[row, position]
+        raise ValueError(
+            f"prompt {numbers[row]}: the model's output in pass {at} is no number, or every token "
+            "is suppressed; check the weights for values that are not finite, and try float32"
+        )
 
 
 def _real(array: jax.Array, numbers: np.ndarray) -> np.ndarray:
@@ -243,6 +278,8 @@ def _trajectory(
     # Lengths count up to an end token even where rows do not stop there.
     sequences = shape.ends.sequences if shape.ends else ()
     ends_at = stop.Ends(tokens=model.config.end_ids, sequences=sequences)
+    for rows, end in zip(numbers, ends, strict=True):
+        _check_finite(_real(end.confidence, rows), _real(end.committed_at, rows), rows)
     parts = [
         Trajectory(
             **{name: _real(array, rows) for name, array in end._asdict().items()},

@@ -1,164 +1,70 @@
-"""The settings of a decode that people choose, checked; what they become for the compiled loop."""
+"""The one description of a decode: a commit rule and all its options, checked."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
+import hashlib
+import json
+import math
+from typing import Any, Literal
 
-import jax
-
-from cd4lm_jax.decoding import cache, stop
+from cd4lm_jax.decoding import cache, rule, stop
+from cd4lm_jax.decoding.program import Limits, Shape
+from cd4lm_jax.decoding.rules import ConfidenceAdaptive, FixedStep
 from cd4lm_jax.models.config import ModelConfig
+from cd4lm_jax.settings.config import to_plain
+
+_UNLABELLED = ("rule", "gen_length", "block_length", "stop_at_eos", "batch_size", "seed")
+"""Not in a label: the rule is its head, the others are said beside a table."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Shape:
-    """What a decode compiles for; everything else is traced.
+class DecodeConfig:
+    """How prompts are decoded.
 
     Attributes:
-        gen_length: generated positions a row.
-        block_length: positions that are decoded together; divides ``gen_length``.
-        eos_token_ids: tokens that the EOS gate holds back.
-        ends: what a row ends at, once it and all before it are committed; None fills every row.
-        suppressed: tokens that are never proposed, the mask token apart.
-        guided: classifier-free guidance, one more model input a pass.
-        sampled: draw tokens at ``Limits.temperature`` instead of taking the best.
-        truncated: draw among ``Limits.top_k`` and ``Limits.top_p`` only.
-        cache: see :mod:`cd4lm_jax.decoding.cache`.
-        refresh_rows: rows that are computed whole at once where a cache is kept; a multiple of
-            the devices that share the batch.
-        block_causal: a position attends the prompt, earlier blocks and its own, for models that
-            were trained so.
-        propose_mask: let the mask token be the best, as the published code does: a position that
-            chooses it has had its turn but stays masked, and a pass may commit nothing. What is
-            masked in the end comes back as EOS. For reproducing published runs: all positions of
-            the generation go through the head in every pass.
-    """
-
-    gen_length: int
-    block_length: int
-    eos_token_ids: tuple[int, ...]
-    ends: stop.Ends | None
-    suppressed: tuple[int, ...] = ()
-    guided: bool = False
-    sampled: bool = False
-    truncated: bool = False
-    cache: cache.Mode = "none"
-    refresh_rows: int = 1
-    block_causal: bool = False
-    propose_mask: bool = False
-
-    def __post_init__(self) -> None:
-        if self.block_length < 1 or self.gen_length < 1 or self.gen_length % self.block_length:
-            raise ValueError(
-                f"gen_length={self.gen_length} is not a multiple of block_length="
-                f"{self.block_length}; blocks must fill the generation exactly"
-            )
-        if self.cache not in ("none", "prefix", "dual"):
-            raise ValueError(f"cache={self.cache!r} is unknown; give none, prefix or dual")
-        if self.propose_mask and self.cache != "none":
-            raise ValueError(
-                f"propose_mask reproduces published code, which keeps no cache; with cache="
-                f"{self.cache} leave it out"
-            )
-
-    @property
-    def window_length(self) -> int:
-        """Positions that a pass predicts: the block, or all in which a mask may have been left."""
-        return self.gen_length if self.propose_mask else self.block_length
-
-    @property
-    def num_blocks(self) -> int:
-        """Blocks of the generation."""
-        return self.gen_length // self.block_length
-
-    @property
-    def suffixes(self) -> tuple[int, ...]:
-        """See :func:`cd4lm_jax.decoding.cache.predict`."""
-        # Under block-causal attention nothing that follows a block bears on it.
-        if self.cache != "prefix" or self.block_causal:
-            return ()
-        return cache.suffix_lengths(self.num_blocks, self.block_length)
-
-
-@functools.partial(
-    jax.tree_util.register_dataclass,
-    data_fields=[
-        "eos_gate_ratio",
-        "max_steps_per_block",
-        "cfg_scale",
-        "temperature",
-        "top_k",
-        "top_p",
-        "refresh_interval",
-    ],
-    meta_fields=[],
-)
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Limits:
-    """Traced settings of the loop.
-
-    Attributes:
-        eos_gate_ratio: while less than this share of the generation is committed, positions
-            whose best token is an end token wait (CD4LM's EOS gate); 0 for no gate.
-        max_steps_per_block: after so many passes one more commits all that is left of a block;
-            0 for no limit but the block's length.
-        cfg_scale: strength of classifier-free guidance (LLaDA): 0 for none.
-        temperature: of the Gumbel noise that tokens are drawn with (LLaDA); confidence stays the
-            drawn token's probability at temperature 1.
-        top_k: draw among so many of the best tokens; 0 for all.
-        top_p: draw among the fewest best tokens that have this probability together; 1 for all.
-        refresh_interval: with a cache, compute a row whole every so many passes within a block;
-            0 for when it enters one only.
-    """
-
-    eos_gate_ratio: float = 0.0
-    max_steps_per_block: int = 0
-    cfg_scale: float = 0.0
-    temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
-    refresh_interval: int = 0
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class DecodeOptions:
-    """How prompts are decoded, apart from the commit rule.
-
-    Attributes:
+        rule: commit rule, which says what a pass makes final; in text `NAME(FIELD=VALUE)` or
+            `FILE.py:NAME(FIELD=VALUE)`.
         gen_length: generated positions.
-        block_length: positions decoded together, left to right by block; divides ``gen_length``.
+        block_length: positions decoded together, left to right by block; divides `gen_length`.
         stop_at_eos: end a row at its end token instead of filling the whole generation.
-        stop_sequences: lists of tokens that end a row as an end token does.
+        stop_sequences: lists of token ids that end a row as an end token does.
         max_passes: of each row: the last one commits what is left of its block, later blocks are
-            left out; 0: no limit.
-        eos_gate_ratio: hold back end tokens until this share is committed (CD4LM).
-        eos_token_ids: tokens that the gate holds back; the model's end tokens if None.
+            left out; 0 for no limit.
+        eos_gate_ratio: hold back end tokens until this share is committed (CD4LM); 0 for no gate.
+        eos_token_ids: tokens that the gate holds back; None for the model's end tokens.
         max_steps_per_block: after so many passes one more commits all that is left of a block;
-            0: no limit.
-        cfg_scale: classifier-free guidance (LLaDA); 0: none.
-        temperature: draw tokens with Gumbel noise (LLaDA); 0: take the best.
-        top_k: draw among so many of the best tokens; 0: all.
-        top_p: draw among the fewest tokens that have this probability together; 1: all.
-        suppress: tokens that are never generated; the mask token never is.
-        cache: ``none`` is exact; ``prefix`` and ``dual`` keep keys and values outside the active
-            block (Fast-dLLM), see :mod:`cd4lm_jax.decoding.cache`.
-        refresh_interval: with a cache, passes within a block after which it is made anew; 0: when
-            a block is entered only.
+            0 for no limit.
+        cfg_scale: strength of classifier-free guidance (LLaDA); 0 for none.
+        temperature: of the Gumbel noise that tokens are drawn with (LLaDA); 0 takes the best.
+        top_k: draw among so many of the best tokens; 0 for all.
+        top_p: draw among the fewest tokens that have this probability together; 1 for all.
+        confidence: the distribution that confidence is taken of where tokens are drawn: `plain` at
+            temperature 1 (LLaDA), `sampled` the one that is drawn from (Dream); None for the
+            model's own.
+        suppress: token ids that are never generated; the mask token never is.
+        cache: `none` is exact; `prefix` and `dual` keep keys and values outside the active block
+            (Fast-dLLM).
+        refresh_interval: with a cache, passes within a block after which it is made anew; 0 for
+            when a block is entered only.
         refresh_rows: with a cache, rows that are computed whole at once; a multiple of the devices
             that share the batch.
         block_causal: attend the prompt, earlier blocks and a position's own block only, for models
-            that were trained so; ``prefix`` is then exact.
-        propose_mask: as the published code does, see :class:`Shape`.
+            that were trained so; `prefix` is then exact.
+        propose_mask: let the mask token be the best, as published code does: a position that
+            chooses it has had its turn but stays masked, and a pass may commit nothing. What is
+            masked in the end comes back as EOS.
         batch_size: prompts decoded at once.
         seed: of what is drawn.
 
     Raises:
-        ValueError: a number out of its range, or settings that need another one.
+        ValueError: a number out of its range, settings that need another one, or a rule that does
+            not fit the lengths.
     """
 
-    gen_length: int
-    block_length: int
+    rule: rule.Rule = ConfidenceAdaptive()
+    gen_length: int = 128
+    block_length: int = 32
     stop_at_eos: bool = True
     stop_sequences: tuple[tuple[int, ...], ...] = ()
     max_passes: int = 0
@@ -169,6 +75,7 @@ class DecodeOptions:
     temperature: float = 0.0
     top_k: int = 0
     top_p: float = 1.0
+    confidence: Literal["plain", "sampled"] | None = None
     suppress: tuple[int, ...] = ()
     cache: cache.Mode = "none"
     refresh_interval: int = 0
@@ -179,6 +86,112 @@ class DecodeOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        self._read_lists()
+        self._check_rule()
+        self._check_numbers()
+        self._check_together()
+
+    @classmethod
+    def baseline(cls, **options: Any) -> DecodeConfig:
+        """One token a pass until the whole generation is filled: what speed-ups are counted from.
+
+        Args:
+            options: other fields, such as the lengths.
+        """
+        return cls(rule=FixedStep(), stop_at_eos=False, **options)
+
+    @property
+    def label(self) -> str:
+        """The config in short: its rule and what else is no default, but lengths and the like."""
+        parts = [rule.label(self.rule, self.gen_length)]
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name not in _UNLABELLED and value != field.default:
+                text = "/".join(map(str, value)) if isinstance(value, tuple) else str(value)
+                parts.append(f"{field.name}={text}".replace("/", "+"))
+        return " ".join(parts)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of all that tokens follow from, the source of a rule's own file included."""
+        said = {"config": to_plain(self), "source": rule.source_digest(self.rule)}
+        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def limits(self) -> Limits:
+        """What is traced."""
+        return Limits(
+            **{field.name: getattr(self, field.name) for field in dataclasses.fields(Limits)}
+        )
+
+    def shape(self, model: ModelConfig) -> Shape:
+        """What is compiled for.
+
+        Raises:
+            ValueError: ids outside the model's vocabulary, or nothing left to generate.
+        """
+        ids = {
+            "suppress": self.suppress,
+            "stop_sequences": sum(self.stop_sequences, ()),
+            "eos_token_ids": self.eos_token_ids or (),
+        }
+        for name, tokens in ids.items():
+            if any(not 0 <= token < model.vocab_size for token in tokens):
+                raise ValueError(
+                    f"{name}={getattr(self, name)} has an id outside the model's vocabulary of "
+                    f"{model.vocab_size}"
+                )
+        if len({*self.suppress, model.mask_id}) >= model.vocab_size:
+            raise ValueError(
+                f"suppress holds all {model.vocab_size} tokens of the vocabulary but the mask; "
+                "leave out what may be generated"
+            )
+        ends = None
+        if self.stop_at_eos or self.stop_sequences:
+            tokens = model.end_ids if self.stop_at_eos else ()
+            ends = stop.Ends(tokens=tokens, sequences=self.stop_sequences)
+        return Shape(
+            gen_length=self.gen_length,
+            block_length=self.block_length,
+            eos_token_ids=model.end_ids if self.eos_token_ids is None else self.eos_token_ids,
+            ends=ends,
+            suppressed=self.suppress,
+            guided=self.cfg_scale > 0.0,
+            sampled=self.temperature > 0.0,
+            truncated=bool(self.top_k) or self.top_p < 1.0,
+            sampled_confidence=self.temperature > 0.0
+            and (self.confidence or model.confidence) == "sampled",
+            cache=self.cache,
+            refresh_rows=self.refresh_rows,
+            block_causal=self.block_causal,
+            propose_mask=self.propose_mask,
+        )
+
+    def _read_lists(self) -> None:
+        """Takes lists for tuples, and text for a rule."""
+        sequences = tuple(map(tuple, self.stop_sequences))
+        object.__setattr__(self, "stop_sequences", sequences)
+        object.__setattr__(self, "suppress", tuple(self.suppress))
+        if self.eos_token_ids is not None:
+            object.__setattr__(self, "eos_token_ids", tuple(self.eos_token_ids))
+        if isinstance(self.rule, str):
+            object.__setattr__(self, "rule", rule.parse(self.rule))
+
+    def _check_rule(self) -> None:
+        size, total = self.block_length, self.gen_length
+        if size < 1 or total < 1 or total % size:
+            raise ValueError(
+                f"gen_length={total} is not a multiple of block_length={size}; blocks must fill "
+                "the generation exactly"
+            )
+        if isinstance(self.rule, type):
+            raise ValueError(f"rule={self.rule.__name__} is a class; give {self.rule.__name__}()")
+        rule.RULES.name(type(self.rule))
+        check = getattr(self.rule, "check", None)
+        if check is not None:
+            check(total, size)
+
+    def _check_numbers(self) -> None:
         if not 0.0 <= self.eos_gate_ratio <= 1.0:
             raise ValueError(
                 f"eos_gate_ratio={self.eos_gate_ratio} is no share; give one from 0 to 1"
@@ -195,8 +208,21 @@ class DecodeOptions:
             "top_k",
             "refresh_interval",
         ):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name}={getattr(self, name)}; give 0 (off) or more")
+            value = getattr(self, name)
+            if not 0 <= value < math.inf:
+                raise ValueError(f"{name}={value}; give 0 (off) or more")
+        for name in ("batch_size", "refresh_rows"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}; give 1 or more")
+        for name, choices in (
+            ("cache", ("none", "prefix", "dual")),
+            ("confidence", (None, "plain", "sampled")),
+        ):
+            if getattr(self, name) not in choices:
+                known = ", ".join(map(str, choices))
+                raise ValueError(f"{name}={getattr(self, name)!r} is unknown; give {known}")
+
+    def _check_together(self) -> None:
         if (self.top_k or self.top_p < 1) and not self.temperature:
             raise ValueError(
                 f"top_k={self.top_k} and top_p={self.top_p} choose what is drawn among, and at "
@@ -207,47 +233,8 @@ class DecodeOptions:
                 f"refresh_interval={self.refresh_interval} refreshes a cache, and cache=none keeps "
                 "none; give cache=prefix or dual"
             )
-        for name in ("batch_size", "refresh_rows"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}; give 1 or more")
-
-    def shape(self, config: ModelConfig) -> Shape:
-        """What is compiled for.
-
-        Raises:
-            ValueError: lengths that do not fit each other, or ids outside the vocabulary.
-        """
-        for name, ids in (
-            ("suppress", self.suppress),
-            ("stop_sequences", sum(self.stop_sequences, ())),
-        ):
-            if any(not 0 <= token < config.vocab_size for token in ids):
-                raise ValueError(
-                    f"{name}={getattr(self, name)} has an id outside the model's vocabulary of "
-                    f"{config.vocab_size}"
-                )
-        ends = None
-        if self.stop_at_eos or self.stop_sequences:
-            tokens = config.end_ids if self.stop_at_eos else ()
-            ends = stop.Ends(tokens=tokens, sequences=self.stop_sequences)
-        return Shape(
-            gen_length=self.gen_length,
-            block_length=self.block_length,
-            eos_token_ids=config.end_ids if self.eos_token_ids is None else self.eos_token_ids,
-            ends=ends,
-            suppressed=self.suppress,
-            guided=self.cfg_scale > 0.0,
-            sampled=self.temperature > 0.0,
-            truncated=bool(self.top_k) or self.top_p < 1.0,
-            cache=self.cache,
-            refresh_rows=self.refresh_rows,
-            block_causal=self.block_causal,
-            propose_mask=self.propose_mask,
-        )
-
-    @property
-    def limits(self) -> Limits:
-        """What is traced."""
-        return Limits(
-            **{field.name: getattr(self, field.name) for field in dataclasses.fields(Limits)}
-        )
+        if self.propose_mask and self.cache != "none":
+            raise ValueError(
+                f"propose_mask reproduces published code, which keeps no cache; with cache="
+                f"{self.cache} leave it out"
+            )

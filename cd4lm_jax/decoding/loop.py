@@ -1,4 +1,4 @@
-"""Block decoding as one compiled ``lax.while_loop``, the same for every commit rule and cache.
+"""Block decoding as one compiled `lax.while_loop`, the same for every commit rule and cache.
 
 Rows advance through their blocks on their own, each as fast as its own confidence allows, so a
 row gives the same tokens and the same number of passes alone as in any batch.
@@ -16,9 +16,10 @@ from jax import lax
 from cd4lm_jax.decoding import cache, sampling, stop
 from cd4lm_jax.decoding import canvas as canvases
 from cd4lm_jax.decoding.canvas import Canvas, Queue, Results, State
-from cd4lm_jax.decoding.config import Limits, Shape
+from cd4lm_jax.decoding.program import Limits, Shape
 from cd4lm_jax.decoding.reason import Reason
-from cd4lm_jax.decoding.rules import CommitRule, FixedStep, Proposal, surely
+from cd4lm_jax.decoding.rule import CommitRule, Proposal
+from cd4lm_jax.decoding.rules import FixedStep
 from cd4lm_jax.models.transformer import Past, Transformer, Window
 
 
@@ -77,7 +78,7 @@ def advance_by(
     """As :func:`run`, so many passes from a state on (fewer where all rows end before).
 
     Returns:
-        The state; results with unfinished rows as they stand; and ``[N]`` bool, finished rows.
+        The state; results with unfinished rows as they stand; and `[N]` bool, finished rows.
     """
     alive = functools.partial(_unfinished, queue)
     _, state = lax.while_loop(
@@ -126,9 +127,9 @@ class Slots(NamedTuple):
     """What belongs to the rows on the canvas and does not change.
 
     Attributes:
-        valid: ``[B, T]`` bool, False on padding.
-        keys: ``[B]`` typed keys.
-        budget: ``[B]`` int32, most passes.
+        valid: `[B, T]` bool, False on padding.
+        keys: `[B]` typed keys.
+        budget: `[B]` int32, most passes.
     """
 
     valid: jax.Array
@@ -158,9 +159,10 @@ def advance(
     noisy = logits
     if shape.truncated:
         noisy = sampling.truncate(noisy, limits.temperature, limits.top_k, limits.top_p)
+    drawn_from = noisy / limits.temperature if shape.sampled_confidence else logits
     if shape.sampled:
         noisy = sampling.perturb(noisy, keys, limits.temperature)
-    guess = sampling.propose(logits, noisy)
+    guess = sampling.propose(drawn_from, noisy)
 
     region = Window(start=start, length=size)
     masked = region.of(canvas.masked) & ~canvas.done[:, None]
@@ -183,22 +185,30 @@ def advance(
     nfe = canvas.nfe + ~canvas.done
     most = limits.max_steps_per_block
     forced = (canvas.step >= jnp.where(most > 0, most, shape.block_length)) | (nfe >= slots.budget)
-    wanted = rule.count(proposal)
+    score, wanted = _asked(rule, proposal)
     count = jnp.where(forced, size, jnp.maximum(wanted, 1))
-    rank = _rank(rule.score(proposal), eligible, masked)
+    rank = _rank(score, eligible, masked)
     commit = masked & (rank < count[:, None]) & (guess.token != mask_id)
-    sure = (rank < wanted[:, None]) & eligible & surely(rule, proposal)
+    by_rule = (rank < wanted[:, None]) & eligible
+    if hasattr(rule, "qualifies"):
+        by_rule &= rule.qualifies(proposal)
     reason = jnp.where(forced[:, None], int(Reason.LIMIT), int(Reason.MINIMUM))
-    reason = jnp.where(sure, int(Reason.RULE), reason)
+    reason = jnp.where(by_rule, int(Reason.RULE), reason)
 
     full = forced | ~(masked & ~commit).any(axis=1)
-    if shape.propose_mask and isinstance(rule, FixedStep):
-        full |= canvas.step + 1 >= rule.passes(shape.num_blocks)  # whatever is still masked
+    if shape.propose_mask and isinstance(rule, FixedStep):  # whatever is still masked
+        full |= canvas.step + 1 >= rule.passes(shape.block_length, shape.num_blocks)
     canvas = canvas._replace(
         tokens=_write(canvas.tokens, window, commit, guess.token),
         masked=_write(canvas.masked, region, commit, jnp.zeros_like(commit)),
         committed_at=_write(canvas.committed_at, region, commit, nfe[:, None]),
-        confidence=_write(canvas.confidence, region, commit, guess.confidence),
+        # No number where the model's output was none: the host says so, see batching.
+        confidence=_write(
+            canvas.confidence,
+            region,
+            commit,
+            jnp.where(guess.finite, guess.confidence, jnp.nan),
+        ),
         reason=_write(canvas.reason, region, commit, reason),
         step=jnp.where(full, 0, canvas.step + 1),
         nfe=nfe,
@@ -214,8 +224,25 @@ def advance(
     return canvas._replace(block=block, done=done), past
 
 
+def _asked(rule: CommitRule, proposal: Proposal) -> tuple[jax.Array, jax.Array]:
+    """A rule's score `[batch, block]` and count `[batch]`.
+
+    Raises:
+        ValueError: it returns another shape.
+    """
+    score, count = jnp.asarray(rule.score(proposal)), jnp.asarray(rule.count(proposal))
+    expected = proposal.confidence.shape
+    for name, found, shape in (("score", score, expected), ("count", count, expected[:1])):
+        if found.shape != shape:
+            raise ValueError(
+                f"{type(rule).__name__}.{name} returns shape {found.shape}, expected {shape}: "
+                + ("one for each position" if name == "score" else "one for each row")
+            )
+    return score, count
+
+
 def _in_reach(rule: CommitRule, shape: Shape, block: jax.Array) -> jax.Array:
-    """``[batch, generation]`` bool: what the published code may commit in a block.
+    """`[batch, generation]` bool: what the published code may commit in a block.
 
     Its fixed-step sampler takes up again what earlier blocks have left masked.
     """
@@ -232,7 +259,7 @@ def _logits(
     shape: Shape,
     past: Past | None,
 ) -> tuple[jax.Array, Past | None]:
-    """Float32 ``[batch, block, vocab]``, guided if asked, and the cache."""
+    """Float32 `[batch, block, vocab]`, guided if asked, and the cache."""
     tokens, entering = canvas.tokens, canvas.step == 0
     interval = jnp.asarray(limits.refresh_interval)
     entering |= (interval > 0) & (canvas.step % jnp.maximum(interval, 1) == 0)
@@ -270,7 +297,7 @@ def _logits(
 
 
 def _rank(score: jax.Array, eligible: jax.Array, masked: jax.Array) -> jax.Array:
-    """Each position's place ``[batch, block]`` in the order in which positions are committed.
+    """Each position's place `[batch, block]` in the order in which positions are committed.
 
     Eligible ones by score, then those that the gate holds back, then what is not masked; ties
     go to the lower position. Compared pair by pair: a block is short, a sort is slow.
@@ -287,7 +314,7 @@ def _rank(score: jax.Array, eligible: jax.Array, masked: jax.Array) -> jax.Array
 
 
 def _write(array: jax.Array, window: Window, where: jax.Array, value: Any) -> jax.Array:
-    """``array [batch, length]`` with ``value`` in the window wherever ``where``."""
+    """`array [batch, length]` with `value` in the window wherever `where`."""
     new = jnp.where(where, value, window.of(array))
     put = jax.vmap(lambda row, part, at: lax.dynamic_update_slice_in_dim(row, part, at, 0))
     return put(array, new, window.start)

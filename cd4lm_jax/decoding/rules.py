@@ -1,10 +1,7 @@
-"""Commit rules: which of a block's masked positions a pass makes final.
+"""The commit rules that come with the project; see `cd4lm_jax.decoding.rule` for what a rule is.
 
-A rule says how positions rank and how many of the best are committed; the decoder does the rest
-(the end-of-sequence gate, the step limit, the guarantee that every pass commits something). An
-own rule is a frozen dataclass with these two methods, registered with :func:`rule` so that its
-numbers are traced: sweeping a threshold compiles once. All rank along the block axis only. A
-number outside what its rule names is a ValueError when the rule is made.
+All rank along the block axis only. A number outside what its rule names is a ValueError when the
+rule is made.
 
 One row with four open positions, and how many of them some rules commit:
 
@@ -27,107 +24,55 @@ One row with four open positions, and how many of them some rules commit:
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 
-T = TypeVar("T", bound=type)
+from cd4lm_jax.decoding.rule import Proposal, rule
 
 
-class Proposal(NamedTuple):
-    """What a pass proposes for the active block of every row.
-
-    Arrays are as long as the block; where the mask token may be proposed, as long as the whole
-    generation, and what is out of reach is not eligible.
-
-    Attributes:
-        confidence: ``[batch, block]`` float32, probability of the proposed token.
-        neg_entropy: ``[batch, block]`` float32, minus the entropy (nats) of the distribution.
-        margin: ``[batch, block]`` float32, lead over the second best token's probability.
-        noise: ``[batch, block]`` float32, uniform in [0, 1), a row's own.
-        eligible: ``[batch, block]`` bool, masked and not held back by the EOS gate.
-        step: ``[batch]`` int32, passes already spent in this block.
-        block_length: positions of a block.
-        num_blocks: blocks of the whole generation.
-    """
-
-    confidence: jax.Array
-    neg_entropy: jax.Array
-    margin: jax.Array
-    noise: jax.Array
-    eligible: jax.Array
-    step: jax.Array
-    block_length: int
-    num_blocks: int
-
-
-class CommitRule(Protocol):
-    """How a pass chooses what to commit.
-
-    A rule that raises its count to a minimum may also have ``sure(proposal)``, ``[batch, block]``
-    bool: what it commits for its own sake (see :func:`surely`).
-    """
-
-    def score(self, proposal: Proposal) -> jax.Array:
-        """``[batch, block]`` float; higher is committed earlier, ties go to the lower position."""
-
-    def count(self, proposal: Proposal) -> jax.Array:
-        """``[batch]`` int32, how many to commit; the decoder raises it to 1 at least."""
-
-
-def surely(rule: CommitRule, proposal: Proposal) -> jax.Array:
-    """``[batch, block]`` bool: what a rule commits for its own sake, not to keep a minimum."""
-    sure = getattr(rule, "sure", None)
-    return jnp.ones_like(proposal.eligible) if sure is None else sure(proposal)
-
-
-def rule(cls: T) -> T:
-    """Registers a frozen dataclass as a commit rule whose fields are traced numbers.
-
-    To stand above ``@dataclasses.dataclass``.
-
-    Raises:
-        TypeError: not a dataclass.
-    """
-    # Not with `register_dataclass`: to jax (0.10 to 0.12) trees of two such classes are equal where
-    # their fields have the same names, and now and then jit (0.10) runs what it compiled for the
-    # other class.
-    names = [field.name for field in dataclasses.fields(cls)]
-
-    def flatten(rule: Any) -> tuple[list[tuple[Any, Any]], None]:
-        return [(jax.tree_util.GetAttrKey(name), getattr(rule, name)) for name in names], None
-
-    def unflatten(_: None, numbers: Iterable[Any]) -> Any:
-        return cls(**dict(zip(names, numbers, strict=True)))
-
-    jax.tree_util.register_pytree_with_keys(cls, flatten, unflatten)
-    return cls
-
-
-@rule
+@rule(name="fixed")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FixedStep:
-    """A fixed number of passes, the surest tokens first (LLaDA, 2502.09992, algorithm 4).
+    """A fixed number of passes, the most confident tokens first (LLaDA, 2502.09992, algorithm 4).
 
-    A block gets ``steps // num_blocks`` passes and shares its positions out among them, the
-    remainder to the first ones; with exactly two passes the shares are 40 % and 60 %, as in the
-    published CD4LM code.
+    Every block gets the same number of passes and shares its positions out among them, the
+    remainder to the first ones (LLaDA's, Fast-dLLM's and CD4LM's harness).
 
     Attributes:
-        steps: passes for the whole generation, at least 1; the generation length for one token a
-            pass.
+        steps: passes for the whole generation, a multiple of its blocks; 0 for one token a pass.
+        two_pass_share: of a block that has exactly two passes, the share that the first commits;
+            0.4 in one script of CD4LM.
     """
 
-    steps: int
+    steps: int = 0
+    two_pass_share: float = 0.5
 
     def __post_init__(self) -> None:
-        _check("steps", self.steps, 1, None, "a number of passes")
+        _check("steps", self.steps, 0, None, "a number of passes")
+        _check("two_pass_share", self.two_pass_share, 0.0, 1.0, "a share of a block")
 
-    def passes(self, num_blocks: int) -> jax.Array:
-        """Of a block, int32."""
-        return jnp.maximum(self.steps // num_blocks, 1)
+    def check(self, gen_length: int, block_length: int) -> None:
+        """Raises ValueError where blocks cannot share the passes evenly, or a pass has no token."""
+        blocks = gen_length // block_length
+        if self.steps and (self.steps % blocks or self.steps > gen_length):
+            least, most = self.steps // blocks * blocks, (self.steps // blocks + 1) * blocks
+            near = [steps for steps in (least, most) if 0 < steps <= gen_length] or [gen_length]
+            raise ValueError(
+                f"steps={self.steps} cannot be shared out among {blocks} blocks of {block_length} "
+                f"positions; give a multiple of {blocks} up to {gen_length}, such as "
+                f"{' or '.join(map(str, near))}"
+            )
+
+    def label(self, gen_length: int) -> str:
+        """Tokens a pass."""
+        return f"{gen_length / self.steps:g}" if self.steps else "1"
+
+    def passes(self, block_length: int, num_blocks: int) -> jax.Array:
+        """Of a block, int32 `[]`."""
+        steps = jnp.asarray(self.steps)
+        return jnp.where(steps > 0, jnp.maximum(steps // num_blocks, 1), block_length)
 
     def score(self, proposal: Proposal) -> jax.Array:
         """By confidence."""
@@ -135,18 +80,20 @@ class FixedStep:
 
     def count(self, proposal: Proposal) -> jax.Array:
         """The share of this pass; everything once the passes are used up."""
-        size, passes = proposal.block_length, self.passes(proposal.num_blocks)
-        even = size // passes + (proposal.step < size % passes)
-        first_of_two = (size * 2) // 5
-        uneven = jnp.where(proposal.step == 0, first_of_two, size - first_of_two)
-        share = jnp.where(passes == 2, uneven, even)
+        size = proposal.block_length
+        passes = self.passes(size, proposal.num_blocks)
+        share = size // passes + (proposal.step < size % passes)
+        # A rounding error above 0.4 in float32 keeps two fifths whole.
+        first = jnp.floor(jnp.asarray(self.two_pass_share, jnp.float32) * size).astype(jnp.int32)
+        uneven = jnp.where(proposal.step == 0, first, size - first)
+        share = jnp.where((passes == 2) & (self.two_pass_share != 0.5), uneven, share)
         return jnp.where(proposal.step < passes, share, size)
 
 
-@rule
+@rule(name="random")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RandomStep(FixedStep):
-    """As :class:`FixedStep`, in a random order (LLaDA's random remasking, algorithm 4)."""
+    """As `FixedStep`, in a random order (LLaDA's random remasking, algorithm 4)."""
 
     def score(self, proposal: Proposal) -> jax.Array:
         """By chance."""
@@ -155,43 +102,47 @@ class RandomStep(FixedStep):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Threshold:
-    """Commits every position whose score is at least ``threshold``, within bounds."""
+    """Commits every position whose score is at least `threshold`, within bounds."""
 
     threshold: float
     min_tokens: int = 1
-    max_tokens: int = 32
+    max_tokens: int = 0
 
     def score(self, proposal: Proposal) -> jax.Array:
-        """``[batch, block]``, compared with the threshold."""
+        """`[batch, block]`, compared with the threshold."""
         raise NotImplementedError
 
-    def sure(self, proposal: Proposal) -> jax.Array:
+    def qualifies(self, proposal: Proposal) -> jax.Array:
         """Eligible positions at or above the threshold."""
         return proposal.eligible & (self.score(proposal) >= self.threshold)
 
     def count(self, proposal: Proposal) -> jax.Array:
-        """The number of sure positions, within the bounds."""
-        return jnp.clip(self.sure(proposal).sum(axis=1), self.min_tokens, self.max_tokens)
+        """The number of qualifying positions, within the bounds."""
+        most = jnp.where(jnp.asarray(self.max_tokens) > 0, self.max_tokens, proposal.block_length)
+        return jnp.clip(self.qualifies(proposal).sum(axis=1), self.min_tokens, most)
 
     def _check_bounds(self) -> None:
         least, most = self.min_tokens, self.max_tokens
         _check("min_tokens", least, 1, None, "a number of tokens")
-        if isinstance(least, int) and isinstance(most, int) and most < least:
+        _check("max_tokens", most, 0, None, "a number of tokens, or 0 for the block's")
+        if isinstance(least, int) and isinstance(most, int) and 0 < most < least:
             raise ValueError(
                 f"max_tokens={most} is below min_tokens={least}; raise it or lower that"
             )
 
 
-@rule
+@rule(name="confidence")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ConfidenceAdaptive(_Threshold):
-    """CAD: every token at least this sure, within bounds (CD4LM, 2601.02236, section 3.3).
+    """CAD: every token with at least this confidence, in bounds (CD4LM, 2601.02236, section 3.3).
 
     Attributes:
         threshold: least probability of a token, 0 to 1.
         min_tokens: committed in a pass whatever their confidence, at least 1.
-        max_tokens: committed in a pass at most, not below ``min_tokens``.
+        max_tokens: committed in a pass at most, not below `min_tokens`; 0 for the block's length.
     """
+
+    threshold: float = 0.95
 
     def __post_init__(self) -> None:
         _check("threshold", self.threshold, 0.0, 1.0, "a probability")
@@ -202,7 +153,7 @@ class ConfidenceAdaptive(_Threshold):
         return proposal.confidence
 
 
-@rule
+@rule(name="entropy")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NegativeEntropy(_Threshold):
     """Like CAD, with minus the entropy in the place of confidence (published CD4LM code).
@@ -210,7 +161,7 @@ class NegativeEntropy(_Threshold):
     Attributes:
         threshold: least negative entropy, in nats: at most 0.
         min_tokens: committed in a pass whatever their entropy, at least 1.
-        max_tokens: committed in a pass at most, not below ``min_tokens``.
+        max_tokens: committed in a pass at most, not below `min_tokens`; 0 for the block's length.
     """
 
     threshold: float = -0.3
@@ -224,16 +175,18 @@ class NegativeEntropy(_Threshold):
         return proposal.neg_entropy
 
 
-@rule
+@rule(name="margin")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Margin(_Threshold):
-    """Like CAD, with the lead over the second best token (Dream's ``topk_margin``).
+    """Like CAD, with the lead over the second best token (Dream's `topk_margin`).
 
     Attributes:
         threshold: least difference of the two greatest probabilities, 0 to 1.
         min_tokens: committed in a pass whatever their margin, at least 1.
-        max_tokens: committed in a pass at most, not below ``min_tokens``.
+        max_tokens: committed in a pass at most, not below `min_tokens`; 0 for the block's length.
     """
+
+    threshold: float = 0.95
 
     def __post_init__(self) -> None:
         _check("threshold", self.threshold, 0.0, 1.0, "a difference of probabilities")
@@ -244,19 +197,19 @@ class Margin(_Threshold):
         return proposal.margin
 
 
-@rule
+@rule(name="factor")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Factor:
-    """The most tokens n with ``(n + 1) (1 - c_n) < factor`` (Fast-dLLM, 2505.22618, section 3.3).
+    """The most tokens n with `(n + 1) (1 - c_n) < factor` (Fast-dLLM, 2505.22618, section 3.3).
 
-    ``c_n`` is the n-th greatest confidence: the more are committed at once, the surer all of them
-    must be. One token is always committed.
+    `c_n` is the n-th greatest confidence: the more are committed at once, the more
+    confident all of them must be. One token is always committed.
 
     Attributes:
         factor: greater commits more; at least 0.
     """
 
-    factor: float
+    factor: float = 1.0
 
     def __post_init__(self) -> None:
         _check("factor", self.factor, 0.0, None, "a factor")
@@ -273,19 +226,19 @@ class Factor:
         return ((n + 1) * (1.0 - falling) < self.factor).sum(axis=1)
 
 
-@rule
+@rule(name="entropy_bound")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EntropyBounded:
-    """Surest first, while what could go wrong stays bounded (EB-Sampler, 2505.24857, section 3).
+    """Lowest entropy first, while the joint error is bounded (EB-Sampler, 2505.24857, section 3).
 
     The joint of tokens committed together differs from the product of their marginals by at most
-    the sum of their entropies less the greatest; that is kept within ``bound``.
+    the sum of their entropies less the greatest; that is kept within `bound`.
 
     Attributes:
         bound: in nats, at least 0, which commits one token and whatever is certain.
     """
 
-    bound: float
+    bound: float = 0.1
 
     def __post_init__(self) -> None:
         _check("bound", self.bound, 0.0, None, "a bound in nats")
@@ -295,12 +248,67 @@ class EntropyBounded:
         return proposal.neg_entropy
 
     def count(self, proposal: Proposal) -> jax.Array:
-        """How many, from the surest, keep the sum of the entropies before each within the bound."""
+        """How many, from the lowest, keep the sum of the entropies before each within the bound."""
         entropy = jnp.where(proposal.eligible, jnp.maximum(-proposal.neg_entropy, 0.0), jnp.inf)
         rising = jnp.sort(entropy, axis=1)
         # Each is the greatest of those up to it, so the sum without the greatest is exclusive.
         before = jnp.cumsum(jnp.pad(rising, ((0, 0), (1, 0)))[:, :-1], axis=1)
         return ((before <= self.bound) & jnp.isfinite(rising)).sum(axis=1)
+
+
+@rule(name="dream")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DreamSchedule:
+    """Dream's sampler: a timestep schedule says how many, `by` says which (2508.15487).
+
+    Timesteps fall evenly from 1 to `eps`; the pass from `t` to `s` commits the share `1 - s / t` of
+    what is masked, the last one the rest. A pass to which Dream gives no token commits one here.
+
+    Attributes:
+        steps: passes for the whole generation, a multiple of its blocks; 0 for one token a pass.
+        by: what ranks positions: `confidence` (Dream's `maskgit_plus`), `margin` (`topk_margin`) or
+            `entropy`.
+        alg_temp: temperature of the draw of positions; 0 takes the best.
+        eps: the last timestep.
+    """
+
+    steps: int = 0
+    by: Literal["confidence", "margin", "entropy"] = "entropy"
+    alg_temp: float = 0.0
+    eps: float = 1e-3
+
+    def __post_init__(self) -> None:
+        _check("steps", self.steps, 0, None, "a number of passes")
+        _check("alg_temp", self.alg_temp, 0.0, None, "a temperature")
+        _check("eps", self.eps, 0.0, 1.0, "a timestep")
+        if self.by not in ("confidence", "margin", "entropy"):
+            raise ValueError(f"by={self.by!r}; give confidence, margin or entropy")
+
+    def check(self, gen_length: int, block_length: int) -> None:
+        """As for `FixedStep`."""
+        FixedStep(steps=self.steps).check(gen_length, block_length)
+
+    def score(self, proposal: Proposal) -> jax.Array:
+        """By confidence, margin or entropy, drawn where there is a temperature (Gumbel top-k)."""
+        best = {
+            "confidence": proposal.confidence,
+            "margin": proposal.margin,
+            "entropy": proposal.neg_entropy,
+        }[self.by]
+        gumbel = -jnp.log(-jnp.log(jnp.maximum(proposal.noise, jnp.finfo(jnp.float32).tiny)))
+        warm = jnp.asarray(self.alg_temp) > 0
+        return jnp.where(warm, best / jnp.where(warm, self.alg_temp, 1.0) + gumbel, best)
+
+    def count(self, proposal: Proposal) -> jax.Array:
+        """The share of this pass of what is eligible; the last pass takes all."""
+        size, blocks = proposal.block_length, proposal.num_blocks
+        steps = FixedStep(steps=self.steps).passes(size, blocks)
+        now, then = (
+            1.0 - (1.0 - self.eps) * at / steps for at in (proposal.step, proposal.step + 1)
+        )
+        left = proposal.eligible.sum(axis=1)
+        share = jnp.floor(left * (1.0 - then / now)).astype(jnp.int32)
+        return jnp.where(proposal.step < steps - 1, share, left)
 
 
 def _check(name: str, value: Any, low: float | None, high: float | None, what: str) -> None:

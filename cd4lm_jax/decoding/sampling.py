@@ -1,4 +1,4 @@
-"""From logits to a token for each position, and how sure of it the model is.
+"""From logits to a token for each position, and the model's confidence in it.
 
 Nothing here is ranked along the vocabulary, which may be sharded: only maxima, sums and counts are
 taken.
@@ -15,26 +15,25 @@ from jax import lax
 
 
 class Guess(NamedTuple):
-    """What a pass would commit, each ``[batch, block]``.
+    """What a pass would commit, each `[batch, block]`.
 
     Attributes:
         token: int32.
-        confidence: float32, the token's probability.
+        confidence: float32, the token's probability; 0 where it is no number.
         neg_entropy: float32, minus the entropy (nats) of the distribution.
         margin: float32, the token's lead over the best other one.
+        finite: bool, False where logits are no numbers or leave no token.
     """
 
     token: jax.Array
     confidence: jax.Array
     neg_entropy: jax.Array
     margin: jax.Array
+    finite: jax.Array
 
 
 def propose(logits: jax.Array, noisy: jax.Array) -> Guess:
-    """The best token of ``noisy`` and how ``logits`` see it; both ``[batch, block, vocab]``.
-
-    Logits that are not finite give confidence 0.
-    """
+    """The best token of `noisy`, its probability under `logits`; both `[batch, block, vocab]`."""
     token = _best(noisy)
     centred = logits - logits.max(axis=-1, keepdims=True)
     total = jnp.exp(centred).sum(axis=-1)
@@ -46,11 +45,11 @@ def propose(logits: jax.Array, noisy: jax.Array) -> Guess:
     neg_entropy = expected / total - jnp.log(total)
     lost = jnp.isnan(confidence)
     confidence, margin = (jnp.where(lost, 0.0, share) for share in (confidence, margin))
-    return Guess(token, confidence, jnp.where(lost, -jnp.inf, neg_entropy), margin)
+    return Guess(token, confidence, jnp.where(lost, -jnp.inf, neg_entropy), margin, ~lost)
 
 
 def _best(logits: jax.Array) -> jax.Array:
-    """As ``argmax`` over the vocabulary: the first best, or the first that is not a number.
+    """As `argmax` over the vocabulary: the first best, or the first that is not a number.
 
     In two plain reductions, which XLA on CPU runs many times as fast as one over pairs.
     """
@@ -60,7 +59,7 @@ def _best(logits: jax.Array) -> jax.Array:
 
 
 def perturb(logits: jax.Array, keys: jax.Array, temperature: jax.Array | float) -> jax.Array:
-    """Logits whose best token is a draw from their softmax at ``temperature``.
+    """Logits whose best token is a draw from their softmax at `temperature`.
 
     Gumbel noise (LLaDA's sampler, without its float64), every row's from a key of its own.
     """
@@ -74,13 +73,13 @@ def truncate(
     top_k: jax.Array | int,
     top_p: jax.Array | float,
 ) -> jax.Array:
-    """``logits`` with minus infinity for tokens outside the best ``top_k`` and ``top_p``.
+    """`logits` with minus infinity for tokens outside the best `top_k` and `top_p`.
 
-    Both are taken of the distribution at ``temperature``. Tokens as likely as the last that is
+    Both are taken of the distribution at `temperature`. Tokens as likely as the last that is
     kept are kept too.
 
     Args:
-        logits: ``[..., vocab]``.
+        logits: `[..., vocab]`.
         temperature: of the distribution; 0 stands for one near 0.
         top_k: how many of the best tokens; 0 for all.
         top_p: the fewest best tokens with at least this probability together; 1 for all.
@@ -104,7 +103,7 @@ def _order(weight: jax.Array) -> jax.Array:
 
 
 def _least(weight: jax.Array, enough: Callable[[jax.Array], jax.Array]) -> jax.Array:
-    """The greatest bound, as :func:`_order` has it, at which what reaches it is ``enough``.
+    """The greatest bound, as `_order` has it, at which what reaches it is `enough`.
 
     Found by bisection over all float32 from 0 to 1, hence exact, in as many counts as it has bits.
     """

@@ -6,6 +6,7 @@ import dataclasses
 from typing import Literal
 
 Alignment = Literal["same", "shifted"]
+Confidence = Literal["plain", "sampled"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,6 +32,8 @@ class ModelConfig:
         end_ids: tokens that end an answer (EOS, EOT).
         alignment: ``same`` (logits at i predict token i, LLaDA) or ``shifted`` (logits at i-1
             predict token i, Dream).
+        confidence: where tokens are drawn, a token's confidence is its probability at temperature 1
+            (`plain`, LLaDA) or in the distribution that is drawn from (`sampled`, Dream).
     """
 
     vocab_size: int
@@ -49,6 +52,7 @@ class ModelConfig:
     eos_id: int
     end_ids: tuple[int, ...]
     alignment: Alignment = "same"
+    confidence: Confidence = "plain"
 
     def __post_init__(self) -> None:
         for field in (
@@ -156,4 +160,5 @@ def dream_7b() -> ModelConfig:
         eos_id=151_643,
         end_ids=(151_643, 151_645),
         alignment="shifted",
+        confidence="sampled",
     )

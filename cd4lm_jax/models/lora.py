@@ -21,7 +21,7 @@ from cd4lm_jax.models import transformer
 from cd4lm_jax.models.transformer import Transformer
 from cd4lm_jax.runtime.sharding import LogicalAxes
 from cd4lm_jax.runtime.trees import leaf_name, named_leaves
-from cd4lm_jax.settings.config import nearest
+from cd4lm_jax.settings.choices import nearest
 
 TARGETS = ("query", "key", "value", "attention_out", "gate", "up", "down")
 """All linear layers of a block."""

@@ -9,8 +9,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from cd4lm_jax.checkpoints.folder import abstract_model
 from cd4lm_jax.decoding import loop
 from cd4lm_jax.decoding.canvas import Queue
-from cd4lm_jax.decoding.config import DecodeOptions
-from cd4lm_jax.decoding.rules import CommitRule
+from cd4lm_jax.decoding.config import DecodeConfig
 from cd4lm_jax.models.config import ModelConfig
 from cd4lm_jax.models.transformer import Execution
 from cd4lm_jax.planning import hlo
@@ -22,21 +21,19 @@ from cd4lm_jax.runtime.mesh import MeshConfig, make_mesh
 
 def plan(
     architecture: ModelConfig,
-    options: DecodeOptions,
-    rule: CommitRule,
+    config: DecodeConfig,
     topology: Topology,
     *,
     prompt_length: int,
 ) -> Plan:
     """Compiles the loop with the model split over all chips (tensor parallel).
 
-    The cost is that of a pass in which every row is within its block; ``refresh``, with a cache,
+    The cost is that of a pass in which every row is within its block; `refresh`, with a cache,
     that of one in which a row enters its block too.
 
     Args:
         architecture: of the model.
-        options: ``batch_size`` rows are decoded at once, and wait in the queue.
-        rule: what a pass commits.
+        config: `batch_size` rows are decoded at once, and wait in the queue.
         topology: the chips.
         prompt_length: padded.
 
@@ -50,18 +47,20 @@ def plan(
         )
     shape_of_mesh = MeshConfig(tensor=topology.count)
     mesh = make_mesh(shape_of_mesh, topology.devices())
-    shape = options.shape(architecture)
-    rows, length = options.batch_size, prompt_length + options.gen_length
+    shape = config.shape(architecture)
+    rows, length = config.batch_size, prompt_length + config.gen_length
     if length > architecture.max_length:
         raise ValueError(
-            f"prompt_length={prompt_length} and gen_length={options.gen_length} exceed the model's "
+            f"prompt_length={prompt_length} and gen_length={config.gen_length} exceed the model's "
             f"{architecture.max_length} positions; shorten one of them"
         )
     model = abstract_model(architecture, Execution(dtype="bfloat16"), dtype="bfloat16", mesh=mesh)
-    waiting = queue(mesh, rows, length, options.gen_length)
+    waiting = queue(mesh, rows, length, config.gen_length)
     with jax.set_mesh(mesh):
-        lowered = loop.run.lower(model, waiting, rule, options.limits, shape=shape, slots=rows)
-    cached = options.cache != "none"
+        lowered = loop.run.lower(
+            model, waiting, config.rule, config.limits, shape=shape, slots=rows
+        )
+    cached = config.cache != "none"
     held = {"parameters": bytes_of(model), "queue": bytes_of(waiting)}
     done = compiled(
         lowered,
@@ -76,9 +75,9 @@ def plan(
         settings={
             "rows": rows,
             "prompt_length": prompt_length,
-            "gen_length": options.gen_length,
-            "block_length": options.block_length,
-            "cache": options.cache,
+            "gen_length": config.gen_length,
+            "block_length": config.block_length,
+            "cache": config.cache,
         },
         bytes_per_chip=held | {"temporaries": done.temporaries},
         tokens=rows,

@@ -21,7 +21,7 @@ from typing import Any
 
 import jax
 
-from cd4lm_jax.settings.config import nearest
+from cd4lm_jax.settings.choices import nearest
 
 GIB = 2**30
 

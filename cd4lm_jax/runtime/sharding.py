@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
-from cd4lm_jax.settings.config import nearest
+from cd4lm_jax.settings.choices import nearest
 
 LogicalAxes = tuple[str | None, ...]
 MeshAxes = str | tuple[str, ...] | None

@@ -2,20 +2,30 @@
 
 The one place that knows how to take nested settings apart and to rebuild them. A field may be
 bool, int, float, str, a Literal, a tuple, another dataclass, or any of these `| None`. A field may
-also be one of several dataclasses; which one is named by its class, as if it had a field `kind`.
-Rebuilding runs `__post_init__` once, with all changes in place, so checks across fields hold.
+also be one of several dataclasses (see `cd4lm_jax.settings.choices`); which one is named as if it
+had a field `kind`, or in text, with its fields, as `NAME(FIELD=VALUE)`. Rebuilding runs
+`__post_init__` once, with all changes in place, so checks across fields hold.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 import math
+import re
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union
+
+from cd4lm_jax.settings.choices import (
+    Choice,
+    ConfigError,
+    choice,
+    is_single,
+    nearest,
+    split_call,
+)
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -26,19 +36,11 @@ Convert = Callable[[Any, Any, str], Any]  # (value, type of the field, name of t
 _KIND = "kind"
 
 
-class ConfigError(ValueError):
-    """A setting that does not exist, is missing or has the wrong type; one line."""
-
-
 def to_plain(config: DataclassInstance) -> dict[str, Any]:
     """Nested dict of JSON values; floats that JSON lacks become "nan", "inf" and "-inf"."""
-    hints, plain = typing.get_type_hints(type(config)), {}
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        plain[field.name] = _plain(value)
-        if len(_groups(hints[field.name])) > 1 and value is not None:
-            plain[field.name] = {_KIND: type(value).__name__, **plain[field.name]}
-    return plain
+    hints = _hints(type(config))
+    names = [field.name for field in dataclasses.fields(config)]
+    return {name: _plain(getattr(config, name), hints[name]) for name in names}
 
 
 def from_plain(kind: type[C], data: Mapping[str, Any], where: str = "config") -> C:
@@ -109,43 +111,46 @@ def describe(
     kind: type[DataclassInstance], config: DataclassInstance | None = None, where: str = "config"
 ) -> Iterator[tuple[str, str, Any]]:
     """Yields (dotted name, type, value) of every field; value is `...` where none is set."""
-    hints = typing.get_type_hints(kind)
+    hints = _hints(kind)
     for field in dataclasses.fields(kind):
         name, value = f"{where}.{field.name}", _default(field)
         if config is not None:
             value = getattr(config, field.name)
-        groups = _groups(hints[field.name])
-        if groups and value is not None:
-            group = next(iter(groups.values())) if value is ... else type(value)
-            if len(groups) > 1:
-                yield f"{name}.{_KIND}", " or ".join(groups), group.__name__
+        found = choice(hints[field.name])
+        if found is not None and value is not None:
+            group = next(iter(found.known().values())) if value is ... else type(value)
+            if not is_single(found):
+                yield f"{name}.{_KIND}", " or ".join(found.known()), found.name(group)
             yield from describe(group, None if value is ... else value, name)
         else:
-            yield name, _expected(hints[field.name]), value
+            yield name, expected(hints[field.name]), value
 
 
-def nearest(name: str, known: list[str]) -> str:
-    """The tail of an error about an unknown name: "did you mean 'x'?" or the known names."""
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
+def from_text(text: str, kind: Any, where: str) -> Any:
+    """A value of a type, as typed on a command line.
+
+    Raises:
+        ConfigError: text that is none, named with `where` in front.
+    """
+    return _from_text(text, kind, where)
 
 
 def _build(
     kind: type[C], base: C | None, data: Mapping[str, Any], where: str, convert: Convert
 ) -> C:
     """A `kind` with the fields in `data`; the others from `base`, or their defaults."""
-    hints = typing.get_type_hints(kind)
+    hints = _hints(kind)
     fields = {f.name: f for f in dataclasses.fields(kind) if f.init}
     values = {} if base is None else {name: getattr(base, name) for name in fields}
     for name, value in data.items():
         if name not in fields:
             raise ConfigError(f"no field {name!r} in {where}; {nearest(name, list(fields))}")
         at = f"{where}.{name}"
-        if isinstance(value, Mapping) and (groups := _groups(hints[name])):
-            group, base_group, value = _chosen(groups, values.get(name), value, at)
+        if isinstance(value, Mapping) and (found := choice(hints[name])):
+            group, base_group, value = _chosen(found, values.get(name), value, at)
             values[name] = _build(group, base_group, value, at, convert)
         elif isinstance(value, Mapping):
-            raise ConfigError(f"{at} is {_expected(hints[name])}, it has no fields to set")
+            raise ConfigError(f"{at} is {expected(hints[name])}, it has no fields to set")
         else:
             values[name] = convert(value, hints[name], at)
     missing = [n for n, f in fields.items() if n not in values and _default(f) is ...]
@@ -155,24 +160,44 @@ def _build(
 
 
 def _chosen(
-    groups: dict[str, type[Any]], base: Any, data: Mapping[str, Any], at: str
+    found: Choice, base: Any, data: Mapping[str, Any], at: str
 ) -> tuple[type[Any], Any, Mapping[str, Any]]:
     """The group that is meant, what of it is there already, and the fields to set."""
-    if len(groups) == 1:
-        return next(iter(groups.values())), base, data
+    if is_single(found):
+        return next(iter(found.known().values())), base, data
     # Without a name: the one that is there, else the first.
-    name = str(data.get(_KIND, next(iter(groups)) if base is None else type(base).__name__))
-    if name not in groups:
-        raise ConfigError(f"{at}.{_KIND}: no {name!r}; {nearest(name, list(groups))}")
+    if _KIND in data or base is None:
+        group = _find(found, str(data.get(_KIND, next(iter(found.known())))), f"{at}.{_KIND}")
+    else:
+        group = type(base)
     fields = {field: value for field, value in data.items() if field != _KIND}
-    return groups[name], base if type(base) is groups[name] else None, fields
+    return group, base if type(base) is group else None, fields
 
 
-def _plain(value: Any) -> Any:
+def _find(found: Choice, name: str, at: str) -> type[Any]:
+    try:
+        return found.find(name)
+    except ConfigError as error:
+        raise ConfigError(f"{at}: {error}") from None
+
+
+def _from_call(text: str, found: Choice, at: str) -> Any:
+    """A group given as `NAME(FIELD=VALUE, ...)`, or as its fields alone where it has one name."""
+    try:
+        name, fields = split_call(text)
+    except ConfigError as error:
+        raise ConfigError(f"{at}: {error}") from None
+    return _build(_find(found, name, at), None, fields, at, _from_text)
+
+
+def _plain(value: Any, kind: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return to_plain(value)
+        found = choice(kind)
+        named = {} if found is None or is_single(found) else {_KIND: found.name(type(value))}
+        return {**named, **to_plain(value)}
     if isinstance(value, tuple | list):
-        return [_plain(item) for item in value]
+        kinds = _item_kinds(kind, len(value))
+        return [_plain(item, item_kind) for item, item_kind in zip(value, kinds, strict=True)]
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return value
@@ -184,8 +209,8 @@ def _from_plain_value(value: Any, kind: Any, at: str) -> Any:
         kinds = _item_kinds(kind, len(value), at)
         items = enumerate(zip(value, kinds, strict=True))
         return tuple(_from_plain_value(item, k, f"{at}[{i}]") for i, (item, k) in items)
-    if isinstance(value, Mapping) and (groups := _groups(kind)):  # within a tuple
-        group, _, fields = _chosen(groups, None, value, at)
+    if isinstance(value, Mapping) and (found := choice(kind)):  # within a tuple
+        group, _, fields = _chosen(found, None, value, at)
         return _build(group, None, fields, at, _from_plain_value)
     if kind is float and value in ("nan", "inf", "-inf"):
         return float(value)
@@ -200,8 +225,13 @@ def _from_plain_value(value: Any, kind: Any, at: str) -> Any:
 
 def _from_text(text: str, kind: Any, at: str) -> Any:
     """Parses a field's value as typed on a command line."""
+    if (found := choice(kind)) and not is_single(found) and text.lower() != "none":
+        return _from_call(text, found, at)
     if typing.get_origin(kind) is tuple:
-        parts = [p.strip(" '\"") for p in text.strip(" ()[]").split(",") if p.strip()]
+        inner = text.strip()
+        if inner[:1] in ("(", "[") and inner[-1:] in (")", "]"):
+            inner = inner[1:-1]
+        parts = [p.strip(" '\"") for p in re.split(r",(?![^(\[]*[)\]])", inner) if p.strip()]
         kinds = _item_kinds(kind, len(parts), at)
         return tuple(_from_text(part, k, at) for part, k in zip(parts, kinds, strict=True))
     if kind is bool and text.lower() in ("true", "false", "1", "0"):
@@ -237,13 +267,14 @@ def _from_choices(value: Any, kind: Any, at: str, convert: Convert) -> Any:
 
 
 def _ill_typed(at: str, value: Any, kind: Any) -> ConfigError:
-    if groups := _groups(kind):
-        field = "FIELD" if len(groups) == 1 else f"{_KIND} to {' or '.join(groups)}"
+    if found := choice(kind):
+        names = " or ".join(found.known())
+        field = "FIELD" if is_single(found) else f"{_KIND} to {names}"
         return ConfigError(f"{at} is a group of fields, got {_short(value)}; set {at}.{field}")
-    return ConfigError(f"{at}: expected {_expected(kind)}, got {_short(value)}")
+    return ConfigError(f"{at}: expected {expected(kind)}, got {_short(value)}")
 
 
-def _item_kinds(kind: Any, length: int, at: str) -> list[Any]:
+def _item_kinds(kind: Any, length: int, at: str = "") -> list[Any]:
     args = typing.get_args(kind)
     if len(args) == 2 and args[1] is ...:
         return [args[0]] * length
@@ -252,11 +283,8 @@ def _item_kinds(kind: Any, length: int, at: str) -> list[Any]:
     return list(args)
 
 
-def _groups(kind: Any) -> dict[str, type[Any]]:
-    """The dataclasses in a field's type by name, be it optional or not."""
-    options = typing.get_args(kind) if typing.get_origin(kind) in (Union, types.UnionType) else ()
-    kinds = (k for k in (kind, *options) if isinstance(k, type) and dataclasses.is_dataclass(k))
-    return {k.__name__: k for k in kinds}
+def _hints(kind: type[Any]) -> dict[str, Any]:
+    return typing.get_type_hints(kind, include_extras=True)
 
 
 def _default(field: dataclasses.Field[Any]) -> Any:
@@ -265,14 +293,17 @@ def _default(field: dataclasses.Field[Any]) -> Any:
     return ... if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
-def _expected(kind: Any) -> str:
+def expected(kind: Any) -> str:
+    """A field's type in words, for errors and help."""
     origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if found := choice(kind):
+        return " or ".join([*found.known(), *(["None"] if type(None) in args else [])])
     if origin in (Union, types.UnionType):
-        return " or ".join(_expected(k) for k in args)
+        return " or ".join(expected(k) for k in args)
     if origin is Literal:
         return " or ".join(repr(choice) for choice in args)
     if origin is tuple:
-        return f"tuple of {_expected(args[0])}" if args[-1] is ... else f"{len(args)} values"
+        return f"tuple of {expected(args[0])}" if args[-1] is ... else f"{len(args)} values"
     return "None" if kind is type(None) else str(getattr(kind, "__name__", kind))
 
 

@@ -25,6 +25,7 @@ llada_8b_ms_{none,dual}          a pass at LLaDA-8B's shape, bfloat16; llada_8b_
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import statistics
 from collections.abc import Callable
@@ -38,7 +39,7 @@ from absl import app, flags
 import cd4lm_jax as cd
 from cd4lm_jax.data.sources import open_source
 from cd4lm_jax.decoding import batching, cache, canvas, loop
-from cd4lm_jax.decoding.config import DecodeOptions
+from cd4lm_jax.decoding.config import DecodeConfig
 from cd4lm_jax.evaluation.judges import numbers
 from cd4lm_jax.models.config import ModelConfig, llada_8b
 from cd4lm_jax.models.transformer import Transformer, Window
@@ -131,7 +132,7 @@ def dual(metrics: dict[str, float], spreads: dict[str, Any]) -> None:
         out = cd.decode(
             teacher,
             [problem["question"] for problem in problems],
-            commit=cd.ConfidenceAdaptive(threshold=0.9),
+            rule=cd.ConfidenceAdaptive(threshold=0.9),
             gen_length=settings.decode.gen_length,
             block_length=settings.decode.block_length,
             batch_size=settings.decode.batch_size,
@@ -176,12 +177,11 @@ def compiles(metrics: dict[str, float], spreads: dict[str, Any]) -> None:
     """Of the loop, for a sweep of thresholds."""
     del spreads  # a count has none
     model = random_model(SMALL)
-    options = DecodeOptions(gen_length=2 * BLOCK, block_length=BLOCK)
+    options = DecodeConfig(gen_length=2 * BLOCK, block_length=BLOCK)
     before = loop.run._cache_size()  # type: ignore[attr-defined]
     for threshold in np.linspace(0.05, 1.0, 20):
-        batching.decode(
-            model, [[1, 2, 3]], cd.ConfidenceAdaptive(threshold=float(threshold)), options
-        )
+        rule = cd.ConfidenceAdaptive(threshold=float(threshold))
+        batching.decode(model, [[1, 2, 3]], dataclasses.replace(options, rule=rule))
     metrics["compiles_for_20_thresholds"] = loop.run._cache_size() - before  # type: ignore[attr-defined]
 
 

@@ -27,8 +27,7 @@ from typing import Literal
 
 from absl import app, flags, logging
 
-from cd4lm_jax.decoding.config import DecodeOptions
-from cd4lm_jax.decoding.rules import ConfidenceAdaptive
+from cd4lm_jax.decoding.config import DecodeConfig
 from cd4lm_jax.distillation.trainer import TrainConfig
 from cd4lm_jax.models.config import llada_8b
 from cd4lm_jax.planning import decoding, training
@@ -76,9 +75,8 @@ def lora(topology: Topology, mesh: MeshConfig, rows: int, accumulate: int = 1) -
 
 def cad(topology: Topology, cache: Cache) -> Plan:
     """A pass of the decoding loop."""
-    options = DecodeOptions(gen_length=256, block_length=32, batch_size=1, cache=cache)
-    rule = ConfidenceAdaptive(threshold=0.95)
-    return decoding.plan(llada_8b(), options, rule, topology, prompt_length=256)
+    config = DecodeConfig(gen_length=256, block_length=32, batch_size=1, cache=cache)
+    return decoding.plan(llada_8b(), config, topology, prompt_length=256)
 
 
 PLANS: dict[str, tuple[Topology, Callable[[Topology], Plan]]] = {

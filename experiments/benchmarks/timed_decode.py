@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cd4lm_jax.decoding import cache, canvas, loop
-from cd4lm_jax.decoding.config import DecodeOptions
+from cd4lm_jax.decoding.config import DecodeConfig
 from cd4lm_jax.decoding.rules import FixedStep
 from cd4lm_jax.models.config import ModelConfig
 from cd4lm_jax.models.transformer import Execution, Transformer
@@ -69,7 +69,7 @@ class Timed:
         cache: cache.Mode = "none",
     ) -> None:
         gen = queue.masked.shape[1]
-        options = DecodeOptions(gen_length=gen, block_length=BLOCK, stop_at_eos=False, cache=cache)
+        options = DecodeConfig(gen_length=gen, block_length=BLOCK, stop_at_eos=False, cache=cache)
         self._queue = queue
         self._run = functools.partial(
             loop.run,

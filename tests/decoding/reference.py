@@ -13,10 +13,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from cd4lm_jax.decoding.config import DecodeOptions
+from cd4lm_jax.decoding.config import DecodeConfig
 from cd4lm_jax.decoding.reason import Reason
+from cd4lm_jax.decoding.rule import CommitRule
 from cd4lm_jax.decoding.rules import (
-    CommitRule,
     ConfidenceAdaptive,
     EntropyBounded,
     Factor,
@@ -66,7 +66,7 @@ def decode(
     prompt: list[int],
     rule: CommitRule,
     config: ModelConfig,
-    options: DecodeOptions,
+    options: DecodeConfig,
     given: Sequence[int | None] = (),
 ) -> Row:
     """Decodes one prompt."""
@@ -103,7 +103,7 @@ def decode(
                 row.tokens[position] = guess.token
                 row.confidence[position] = guess.confidence
                 row.committed_at[position] = row.nfe
-                if rank < wanted and position in free and _sure(rule, guess):
+                if rank < wanted and position in free and _qualifies(rule, guess):
                     row.reason[position] = Reason.RULE
                 else:
                     row.reason[position] = Reason.LIMIT if forced else Reason.MINIMUM
@@ -116,7 +116,7 @@ def decode(
     return row
 
 
-def _ended(row: Row, masked: set[int], config: ModelConfig, options: DecodeOptions) -> bool:
+def _ended(row: Row, masked: set[int], config: ModelConfig, options: DecodeConfig) -> bool:
     """Whether an end lies where all is known up to its last token, with nothing given after it."""
     known = row.tokens[: min(masked, default=len(row.tokens))]
     fixed = [position for position, reason in enumerate(row.reason) if reason is Reason.GIVEN]
@@ -128,10 +128,11 @@ def _ended(row: Row, masked: set[int], config: ModelConfig, options: DecodeOptio
     )
 
 
-def shares(size: int, passes: int) -> list[int]:
-    """How many of a block's ``size`` positions each fixed-step pass commits."""
-    if passes == 2:
-        return [size * 2 // 5, size - size * 2 // 5]
+def shares(size: int, passes: int, two_pass_share: float = 0.5) -> list[int]:
+    """How many of a block's `size` positions each fixed-step pass commits."""
+    if passes == 2 and two_pass_share != 0.5:
+        first = math.floor(two_pass_share * size + 1e-6)
+        return [first, size - first]
     return [size // passes + (number < size % passes) for number in range(passes)]
 
 
@@ -142,24 +143,25 @@ def _score(rule: CommitRule, guess: Guess) -> float:
     return guess.neg_entropy if by_entropy else guess.confidence
 
 
-def _sure(rule: CommitRule, guess: Guess) -> bool:
-    """Whether the rule commits it for its own sake, not to keep a minimum."""
+def _qualifies(rule: CommitRule, guess: Guess) -> bool:
+    """Whether it meets the rule's criterion, so that it is not committed to keep a minimum."""
     if isinstance(rule, ConfidenceAdaptive | NegativeEntropy | Margin):
         return _score(rule, guess) >= rule.threshold
     return True
 
 
-def _count(rule: CommitRule, free: list[Guess], step: int, options: DecodeOptions) -> int:
+def _count(rule: CommitRule, free: list[Guess], step: int, options: DecodeConfig) -> int:
     size = options.block_length
     if isinstance(rule, FixedStep):
-        plan = shares(size, max(rule.steps * size // options.gen_length, 1))
+        passes = rule.steps * size // options.gen_length if rule.steps else size
+        plan = shares(size, passes, rule.two_pass_share)
         return plan[step] if step < len(plan) else size
     if isinstance(rule, Factor):
-        surest = sorted((guess.confidence for guess in free), reverse=True)
-        return sum((n + 1) * (1 - c) < rule.factor for n, c in enumerate(surest, start=1))
+        falling = sorted((guess.confidence for guess in free), reverse=True)
+        return sum((n + 1) * (1 - c) < rule.factor for n, c in enumerate(falling, start=1))
     if isinstance(rule, EntropyBounded):
         spent = itertools.accumulate(sorted(-guess.neg_entropy for guess in free), initial=0.0)
         return min(sum(entropy <= rule.bound for entropy in spent), len(free))
     assert isinstance(rule, ConfidenceAdaptive | NegativeEntropy | Margin)
-    sure = sum(_score(rule, guess) >= rule.threshold for guess in free)
-    return min(max(sure, rule.min_tokens), rule.max_tokens)
+    qualify = sum(_score(rule, guess) >= rule.threshold for guess in free)
+    return min(max(qualify, rule.min_tokens), rule.max_tokens or size)

@@ -13,7 +13,7 @@ import pytest
 
 import cd4lm_jax as cd
 from cd4lm_jax.decoding import batching, cache, canvas, loop
-from cd4lm_jax.decoding.config import DecodeOptions
+from cd4lm_jax.decoding.config import DecodeConfig
 from cd4lm_jax.decoding.trajectory import Trajectory
 from cd4lm_jax.models.transformer import Execution, Past, Transformer, Window
 from tests.tiny import TINY_TALKER, tiny_model
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 
 SHIFTED = dataclasses.replace(TINY_TALKER, alignment="shifted")
 GEN, BLOCK = 12, 4
-FILL = DecodeOptions(gen_length=GEN, block_length=BLOCK, stop_at_eos=False, batch_size=3)
+FILL = DecodeConfig(gen_length=GEN, block_length=BLOCK, stop_at_eos=False, batch_size=3)
 RULE = cd.ConfidenceAdaptive(threshold=0.6)
 LAYOUTS = {
     "same": tiny_model(TINY_TALKER, seed=1, sharpness=2.5),
@@ -47,7 +47,7 @@ QUEUE = canvas.Queue(
 
 def decode(model: Transformer, prompts: list[list[int]] = PROMPTS, **changes: Any) -> Trajectory:
     options = dataclasses.replace(FILL, **changes)
-    return batching.decode(model, prompts, RULE, options).trajectory
+    return batching.decode(model, prompts, dataclasses.replace(options, rule=RULE)).trajectory
 
 
 def same(first: Trajectory, second: Trajectory) -> None:

@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 
 from cd4lm_jax.decoding import stop
-from cd4lm_jax.decoding.config import DecodeOptions, Limits, Shape
+from cd4lm_jax.decoding.config import DecodeConfig
+from cd4lm_jax.decoding.program import Limits, Shape
 from tests.tiny import TINY
 
-PLAIN = DecodeOptions(gen_length=16, block_length=8)
+PLAIN = DecodeConfig(gen_length=16, block_length=8)
 SHAPE = Shape(
     gen_length=16,
     block_length=8,
@@ -74,7 +75,7 @@ def test_what_is_compiled_for_and_what_is_traced(
         ({"refresh_interval": 3}, "cache=none keeps none; give cache=prefix or dual"),
         ({"batch_size": 0}, "batch_size=0; give 1 or more"),
         ({"block_length": 5}, "gen_length=16 is not a multiple of block_length=5"),
-        ({"cache": "half"}, "cache='half' is unknown; give none, prefix or dual"),
+        ({"cache": "half"}, "cache='half' is unknown; give none, prefix, dual"),
         ({"suppress": (40,)}, r"suppress=\(40,\) has an id outside the model's vocabulary of 40"),
         ({"stop_sequences": ((1, -1),)}, "stop_sequences=.* has an id outside"),
         ({"stop_sequences": ((1,), ())}, "a stop sequence is empty"),

@@ -31,7 +31,7 @@ def model(golden: pathlib.Path) -> cd.LanguageModel:
 
 def rule(case: Case) -> cd.CommitRule:
     if "steps" in case:
-        return cd.FixedStep(steps=case["steps"])
+        return cd.FixedStep(steps=case["steps"], two_pass_share=0.4)
     most = {"min_tokens": case["min_tokens_per_step"], "max_tokens": case["max_tokens_per_step"]}
     if case.get("selection_method") == "entropy":
         return cd.NegativeEntropy(threshold=case["entropy_threshold"], **most)
@@ -47,7 +47,7 @@ def decode(
     return cd.decode(
         model,
         [case["prompt"], other["prompt"]],
-        commit=rule(case),
+        rule=rule(case),
         gen_length=case["gen_length"],
         block_length=case["block_length"],
         stop_at_eos=False,

@@ -14,18 +14,17 @@ from hypothesis import strategies as st
 
 from cd4lm_jax.decoding import batching, canvas, loop
 from cd4lm_jax.decoding.canvas import Queue
-from cd4lm_jax.decoding.config import DecodeOptions, Limits, Shape
+from cd4lm_jax.decoding.config import DecodeConfig
 from cd4lm_jax.decoding.loop import Slots
+from cd4lm_jax.decoding.program import Limits, Shape
+from cd4lm_jax.decoding.rule import CommitRule, Proposal, rule
 from cd4lm_jax.decoding.rules import (
-    CommitRule,
     ConfidenceAdaptive,
     EntropyBounded,
     Factor,
     FixedStep,
     Margin,
     NegativeEntropy,
-    Proposal,
-    rule,
 )
 from cd4lm_jax.decoding.trajectory import Trajectory
 from cd4lm_jax.models.transformer import Transformer
@@ -36,7 +35,7 @@ from tests.tiny import TINY_TALKER, forward, tiny_model
 CONFIG = dataclasses.replace(TINY_TALKER, mask_id=0)
 GEN, BLOCK, PROMPT = 16, 8, batching.PROMPT_BUCKET
 # Three rows at a time, so that two of five prompts take over the slots of others.
-STOP = DecodeOptions(gen_length=GEN, block_length=BLOCK, batch_size=3)
+STOP = DecodeConfig(gen_length=GEN, block_length=BLOCK, batch_size=3)
 FILL = dataclasses.replace(STOP, stop_at_eos=False)
 SHY = ConfidenceAdaptive(threshold=0.9)
 
@@ -59,10 +58,14 @@ PROMPTS = [rng.integers(1, CONFIG.vocab_size, length).tolist() for length in (5,
 
 shares = st.sampled_from([0.0, 0.3, 0.5, 0.7, 0.9, 1.0])
 bounds = st.tuples(st.integers(1, 4), st.integers(0, 6)).map(
-    lambda pair: {"min_tokens": pair[0], "max_tokens": sum(pair)}
+    lambda pair: {"min_tokens": pair[0], "max_tokens": sum(pair) if pair[1] else 0}
 )
 RULES: dict[str, st.SearchStrategy[CommitRule]] = {
-    "fixed": st.integers(1, 20).map(lambda steps: FixedStep(steps=steps)),
+    "fixed": st.builds(
+        lambda passes, share: FixedStep(steps=passes * GEN // BLOCK, two_pass_share=share),
+        st.integers(0, BLOCK),
+        st.sampled_from([0.5, 0.4]),
+    ),
     "confidence": st.builds(
         lambda threshold, most: ConfidenceAdaptive(threshold=threshold, **most), shares, bounds
     ),
@@ -86,10 +89,11 @@ def decode(
     model: Transformer,
     prompts: list[list[int]],
     commit: CommitRule,
-    options: DecodeOptions = STOP,
+    options: DecodeConfig = STOP,
     given: batching.Given | None = None,
 ) -> Trajectory:
-    return batching.decode(model, prompts, commit, options, given).trajectory
+    config = dataclasses.replace(options, rule=commit)
+    return batching.decode(model, prompts, config, given).trajectory
 
 
 def logits_of(model: Transformer) -> reference.Logits:
@@ -118,7 +122,7 @@ def equal(found: Trajectory, row: int, expected: reference.Row) -> None:
     [*((kind, STOP) for kind in RULES), ("fixed", FILL)],
     ids=[*RULES, "fixed to the end"],
 )
-def test_equals_the_plain_loop_and_keeps_its_bounds(kind: str, options: DecodeOptions) -> None:
+def test_equals_the_plain_loop_and_keeps_its_bounds(kind: str, options: DecodeConfig) -> None:
     @examples
     @hypothesis.given(seed=models, given=prompts, commit=RULES[kind], limits=limits)
     def check(
@@ -456,7 +460,9 @@ def test_a_stream_is_the_decode_in_parts(every: int) -> None:
     }
     parts["tokens"] = np.full(expected.tokens.shape, CONFIG.eos_id)
     nfe, order = np.zeros(len(PROMPTS), int), []
-    for update in batching.decode_stream(MODELS[1], PROMPTS, SHY, STOP, every=every):
+    for update in batching.decode_stream(
+        MODELS[1], PROMPTS, dataclasses.replace(STOP, rule=SHY), every=every
+    ):
         at = (update.row, update.position)
         assert not parts["committed_at"][at].any()  # nothing is told twice
         parts["tokens"][at] = update.token
@@ -473,13 +479,15 @@ def test_a_stream_is_the_decode_in_parts(every: int) -> None:
 
 def test_a_stream_needs_passes() -> None:
     with pytest.raises(ValueError, match="every=0 passes; give 1 or more"):
-        next(batching.decode_stream(MODELS[1], PROMPTS, SHY, STOP, every=0))
+        next(
+            batching.decode_stream(MODELS[1], PROMPTS, dataclasses.replace(STOP, rule=SHY), every=0)
+        )
 
 
 @rule
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Half:
-    """As WORKSPACE.md shows: commits the surer half of what is eligible."""
+    """As WORKSPACE.md shows: commits the more confident half of what is eligible."""
 
     def score(self, proposal: Proposal) -> jax.Array:
         return proposal.confidence
@@ -519,4 +527,4 @@ def test_a_broken_rule_cannot_keep_the_loop_alive() -> None:
 @pytest.mark.parametrize(("gen", "block"), [(16, 6), (16, 0), (0, 8), (16, 32)])
 def test_blocks_must_fill_the_generation(gen: int, block: int) -> None:
     with pytest.raises(ValueError, match=f"gen_length={gen} is not a multiple of block_length="):
-        DecodeOptions(gen_length=gen, block_length=block).shape(CONFIG)
+        DecodeConfig(gen_length=gen, block_length=block).shape(CONFIG)

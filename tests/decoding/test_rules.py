@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 
 import cd4lm_jax as cd
-from cd4lm_jax.decoding.rules import Proposal
+from cd4lm_jax.decoding.rule import Proposal
 from tests.decoding import reference
 
-SURE = jnp.array([[0.99, 0.9, 0.5, 0.95], [0.1, 0.2, 0.3, 0.4]])
+CONFIDENCE = jnp.array([[0.99, 0.9, 0.5, 0.95], [0.1, 0.2, 0.3, 0.4]])
 
 
 def proposal(
-    *, eligible: Any = True, step: Any = (0, 0), num_blocks: int = 2, confidence: Any = SURE
+    *, eligible: Any = True, step: Any = (0, 0), num_blocks: int = 2, confidence: Any = CONFIDENCE
 ) -> Proposal:
     return Proposal(
         confidence=confidence,
@@ -37,15 +37,15 @@ def counts(rule: cd.CommitRule, **given: Any) -> list[int]:
     return rule.count(proposal(**given)).tolist()
 
 
-def test_confidence_counts_what_is_sure_enough_within_bounds() -> None:
+def test_confidence_counts_what_is_confident_enough_within_bounds() -> None:
     rule = cd.ConfidenceAdaptive(threshold=0.95)
-    assert counts(rule) == [2, 1]  # the bound is part of what is sure; 1 at least
+    assert counts(rule) == [2, 1]  # the bound is part of what qualifies; 1 at least
     assert counts(cd.ConfidenceAdaptive(threshold=0.9)) == [3, 1]
     assert counts(cd.ConfidenceAdaptive(threshold=0.0)) == [4, 4]
     assert counts(cd.ConfidenceAdaptive(threshold=0.0, max_tokens=3)) == [3, 3]
     assert counts(cd.ConfidenceAdaptive(threshold=1.0, min_tokens=2)) == [2, 2]
     assert counts(rule, eligible=[[False, True, True, True], [True] * 4]) == [1, 1]
-    np.testing.assert_array_equal(rule.score(proposal()), SURE)
+    np.testing.assert_array_equal(rule.score(proposal()), CONFIDENCE)
 
 
 def test_entropy_counts_and_ranks_by_negative_entropy() -> None:
@@ -54,17 +54,17 @@ def test_entropy_counts_and_ranks_by_negative_entropy() -> None:
     assert counts(rule, eligible=False) == [1, 1]
     assert counts(cd.NegativeEntropy(threshold=-9.0, max_tokens=2)) == [2, 2]
     assert counts(cd.NegativeEntropy(threshold=0.0, min_tokens=3)) == [3, 3]
-    np.testing.assert_array_equal(rule.score(proposal()), jnp.log(SURE))
+    np.testing.assert_array_equal(rule.score(proposal()), jnp.log(CONFIDENCE))
 
 
 def test_margin_counts_and_ranks_by_the_lead() -> None:
     assert counts(cd.Margin(threshold=0.45)) == [3, 1]
     assert counts(cd.Margin(threshold=0.0, max_tokens=2)) == [2, 2]
-    np.testing.assert_array_equal(cd.Margin(threshold=0.4).score(proposal()), SURE / 2)
+    np.testing.assert_array_equal(cd.Margin(threshold=0.4).score(proposal()), CONFIDENCE / 2)
 
 
 def test_factor_asks_more_of_more_tokens() -> None:
-    # (n + 1)(1 - c_n) of the first row, surest first: 0.02, 0.15, 0.4, 2.5.
+    # (n + 1)(1 - c_n) of the first row, greatest first: 0.02, 0.15, 0.4, 2.5.
     assert counts(cd.Factor(factor=0.01)) == [0, 0]  # the decoder commits one all the same
     assert counts(cd.Factor(factor=0.1)) == [1, 0]
     assert counts(cd.Factor(factor=0.3)) == [2, 0]
@@ -96,14 +96,15 @@ def test_entropy_bound_leaves_out_the_greatest() -> None:
 def test_random_order_keeps_the_shares_of_fixed_step() -> None:
     rule = cd.RandomStep(steps=4)
     assert counts(rule, step=(0, 1)) == counts(cd.FixedStep(steps=4), step=(0, 1))
-    np.testing.assert_array_equal(rule.score(proposal()), 1 - SURE)
+    np.testing.assert_array_equal(rule.score(proposal()), 1 - CONFIDENCE)
 
 
-def plan(size: int, steps: int) -> list[int]:
+def plan(size: int, steps: int, two_pass_share: float = 0.5) -> list[int]:
     """What FixedStep commits of a block, pass by pass."""
     # Always as many rows, so that JAX meets few shapes.
     every = proposal(confidence=jnp.zeros((70, size)), step=jnp.arange(70), num_blocks=1)
-    return cd.FixedStep(steps=steps).count(every)[:steps].tolist()
+    rule = cd.FixedStep(steps=steps, two_pass_share=two_pass_share)
+    return rule.count(every)[:steps].tolist()
 
 
 def test_fixed_step_equals_the_published_table(golden: pathlib.Path) -> None:
@@ -111,7 +112,7 @@ def test_fixed_step_equals_the_published_table(golden: pathlib.Path) -> None:
     assert table["columns"] == ["masked_tokens", "steps", "tokens_to_commit"]
     assert table["rows"]
     for masked, steps, tokens in table["rows"]:
-        assert plan(masked, steps) == tokens, (masked, steps)
+        assert plan(masked, steps, 0.4) == tokens, (masked, steps)
 
 
 @pytest.mark.parametrize("size", [1, 5, 8, 32])
@@ -126,14 +127,20 @@ def test_fixed_step_divides_its_passes_among_the_blocks() -> None:
     assert counts(cd.FixedStep(steps=8)) == [1, 1]  # 4 passes for the 4 positions of each block
     assert counts(cd.FixedStep(steps=2)) == [4, 4]
     assert counts(cd.FixedStep(steps=1)) == [4, 4]  # fewer passes than blocks: one each
-    assert counts(cd.FixedStep(steps=4), step=(0, 1)) == [1, 3]  # 40 % and 60 %
+    assert counts(cd.FixedStep(steps=4), step=(0, 1)) == [2, 2]
+    uneven = cd.FixedStep(steps=4, two_pass_share=0.4)
+    assert counts(uneven, step=(0, 1)) == [1, 3]  # 40 % and 60 %
+    assert counts(cd.FixedStep(), step=(0, 3)) == [1, 1]
     assert counts(cd.FixedStep(steps=6), step=(1, 3)) == [1, 4]  # all, once the passes are used up
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: cd.FixedStep(steps=0), r"steps=0 is not a number of passes; give one at least 1"),
+        (
+            lambda: cd.FixedStep(steps=-1),
+            r"steps=-1 is not a number of passes; give .* 0",
+        ),
         (lambda: cd.ConfidenceAdaptive(threshold=95), r"threshold=95 .*at least 0.0 and at most 1"),
         (lambda: cd.ConfidenceAdaptive(threshold=float("nan")), "threshold=nan is not a prob"),
         (lambda: cd.ConfidenceAdaptive(threshold=0.9, min_tokens=0), "min_tokens=0 .*at least 1"),
@@ -145,7 +152,7 @@ def test_fixed_step_divides_its_passes_among_the_blocks() -> None:
         (lambda: cd.Margin(threshold=2), r"threshold=2 is not a difference of probabilities"),
         (lambda: cd.Factor(factor=-1), r"factor=-1 is not a factor; give one at least 0"),
         (lambda: cd.EntropyBounded(bound=-1), r"bound=-1 is not a bound in nats"),
-        (lambda: cd.RandomStep(steps=0), r"steps=0 is not a number of passes"),
+        (lambda: cd.RandomStep(steps=-1), r"steps=-1 is not a number of passes"),
         (lambda: cd.NegativeEntropy(min_tokens=2, max_tokens=1), "max_tokens=1 is below"),
     ],
 )

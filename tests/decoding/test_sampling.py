@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cd4lm_jax.decoding import batching, sampling
-from cd4lm_jax.decoding.config import DecodeOptions
+from cd4lm_jax.decoding.config import DecodeConfig
 from cd4lm_jax.decoding.rules import ConfidenceAdaptive
 from cd4lm_jax.decoding.trajectory import Trajectory
 from tests.tiny import TINY_TALKER, forward, tiny_model
@@ -19,14 +19,19 @@ pytestmark = pytest.mark.slow
 rng = np.random.default_rng(0)
 
 MODEL = tiny_model(TINY_TALKER, seed=3)
-OPTIONS = DecodeOptions(gen_length=4, block_length=2, eos_token_ids=(), stop_at_eos=False)
-RULE = ConfidenceAdaptive(threshold=0.9)
+OPTIONS = DecodeConfig(
+    rule=ConfidenceAdaptive(threshold=0.9),
+    gen_length=4,
+    block_length=2,
+    eos_token_ids=(),
+    stop_at_eos=False,
+)
 PROMPTS = [[1, 2, 3], [5], [7, 8, 9, 0, 1], [2, 2], [3, 1]]
 
 
 def sample(prompts: list[list[int]] = PROMPTS, **changes: Any) -> Trajectory:
     options = {"temperature": 1.0, "batch_size": 2} | changes
-    return batching.decode(MODEL, prompts, RULE, dataclasses.replace(OPTIONS, **options)).trajectory
+    return batching.decode(MODEL, prompts, dataclasses.replace(OPTIONS, **options)).trajectory
 
 
 def test_draws_follow_seed_and_prompt_number_and_nothing_else() -> None:

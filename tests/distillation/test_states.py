@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from cd4lm_jax.decoding import batching as decoding
-from cd4lm_jax.decoding.config import DecodeOptions
+from cd4lm_jax.decoding.config import DecodeConfig
 from cd4lm_jax.decoding.rules import ConfidenceAdaptive
 from cd4lm_jax.distillation.batch import Batch
 from cd4lm_jax.distillation.curriculum import Distance, LambdaCurriculum
@@ -89,10 +89,13 @@ def from_the_start(passes: int, threshold: float, rows: Batch) -> np.ndarray:
 def test_on_its_own_answers_they_are_the_states_of_the_decoder() -> None:
     rng, threshold = np.random.default_rng(1), 0.5
     prompts = rng.integers(5, 10, (ROWS, PROMPT))
-    options = DecodeOptions(gen_length=ANSWER, block_length=BLOCK, stop_at_eos=True)
-    decoded = decoding.decode(
-        MODEL, prompts.tolist(), ConfidenceAdaptive(threshold=threshold), options
-    ).trajectory
+    options = DecodeConfig(
+        rule=ConfidenceAdaptive(threshold=threshold),
+        gen_length=ANSWER,
+        block_length=BLOCK,
+        stop_at_eos=True,
+    )
+    decoded = decoding.decode(MODEL, prompts.tolist(), options).trajectory
     rows = dataclasses.replace(
         batch(), tokens=jnp.asarray(np.concatenate([prompts, decoded.tokens], axis=1))
     )
@@ -111,11 +114,15 @@ def test_on_its_own_answers_they_are_the_states_of_the_decoder() -> None:
 def test_with_its_own_tokens_they_are_those_states_on_any_text() -> None:
     rows, threshold = batch(), 0.5
     own = dataclasses.replace(VISITED, shows="own")
-    options = DecodeOptions(gen_length=ANSWER, block_length=BLOCK, stop_at_eos=False)
+    options = DecodeConfig(
+        rule=ConfidenceAdaptive(threshold=threshold),
+        gen_length=ANSWER,
+        block_length=BLOCK,
+        stop_at_eos=False,
+    )
     decoded = decoding.decode(
         MODEL,
         np.asarray(rows.tokens)[:, :PROMPT].tolist(),
-        ConfidenceAdaptive(threshold=threshold),
         options,
     ).trajectory
     assert (decoded.tokens != np.asarray(rows.tokens)[:, PROMPT:]).any(axis=1).all()

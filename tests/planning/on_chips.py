@@ -16,8 +16,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from cd4lm_jax.data.pipeline import DataConfig
 from cd4lm_jax.decoding.cache import Mode
-from cd4lm_jax.decoding.config import DecodeOptions
-from cd4lm_jax.decoding.rules import ConfidenceAdaptive
+from cd4lm_jax.decoding.config import DecodeConfig
 from cd4lm_jax.distillation.trainer import TrainConfig
 from cd4lm_jax.models.config import ModelConfig
 from cd4lm_jax.models.lora import LoraConfig
@@ -64,9 +63,8 @@ def facts(plan: Plan) -> dict[str, Any]:
 
 
 def decode(topology: Topology, cache: Mode, options: dict[str, Any]) -> dict[str, Any]:
-    chosen = DecodeOptions(gen_length=32, block_length=8, batch_size=2, cache=cache, **options)
-    rule = ConfidenceAdaptive(threshold=0.9)
-    plan = decoding.plan(MODEL, chosen, rule, topology, prompt_length=16)
+    chosen = DecodeConfig(gen_length=32, block_length=8, batch_size=2, cache=cache, **options)
+    plan = decoding.plan(MODEL, chosen, topology, prompt_length=16)
     costs = [cost for cost in (plan.cost, plan.refresh) if cost is not None]
     moved = [decoding.of_vocabulary(cost, MODEL.vocab_size, topology.count) for cost in costs]
     return facts(plan) | {"vocabulary": sum(map(len, moved))}

@@ -23,7 +23,7 @@ from cd4lm_jax.data.tokenizer import Tokenizer
 from cd4lm_jax.decoding.rules import CommitRule, ConfidenceAdaptive, FixedStep
 from cd4lm_jax.evaluation.harness import likelihood
 from cd4lm_jax.language_model import decode, load
-from cd4lm_jax.settings.config import nearest
+from cd4lm_jax.settings.choices import nearest
 
 Pair = tuple[tuple[str, str], list[int], list[int]]
 """Context and continuation as text, then as token ids; what `TemplateLM` hands on."""

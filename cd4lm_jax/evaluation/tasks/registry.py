@@ -22,7 +22,7 @@ from cd4lm_jax.evaluation.judges import code, formulas, numbers
 from cd4lm_jax.evaluation.runs import run as runs
 from cd4lm_jax.evaluation.runs.recorder import Recorder
 from cd4lm_jax.language_model import LanguageModel
-from cd4lm_jax.settings.config import nearest
+from cd4lm_jax.settings.choices import nearest
 
 Scorer = Callable[[Sequence[str], Sequence[Problem]], npt.NDArray[np.bool_]]
 """From outputs and their problems to whether each is right, bool [N]."""

@@ -22,9 +22,7 @@ from cd4lm_jax.evaluation.harness.adapter import DiffusionLM, Generation  # noqa
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the harness's dependencies warn of each other
 
-TEACHER = str(
-    pathlib.Path(__file__).parents[3] / "experiments/checkpoints/gsm_mini_teacher"
-)
+TEACHER = str(pathlib.Path(__file__).parents[3] / "experiments/checkpoints/gsm_mini_teacher")
 ROWS: list[dict[str, Any]] = [
     {"question": f"Amy has {n} pens. How many?", "answer": f"#### {n}", "choices": ["4", "5"]}
     for n in range(2, 10)
