@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from cd4lm_jax.models.transformer import KeyValues, Past, Transformer, Window
+from cd4lm_jax.models.transformer import KeyValueCache, KeyValues, Transformer, Window
 
 Mode = Literal["none", "prefix", "dual"]
 
@@ -42,14 +42,14 @@ class Inputs(NamedTuple):
         return Inputs(self.tokens[index], self.valid[index], groups)
 
 
-def empty(model: Transformer, rows: int, length: int) -> Past:
+def empty(model: Transformer, rows: int, length: int) -> KeyValueCache:
     """A cache that nothing has been written to."""
     config = model.config
     shape = (config.num_layers, rows, config.num_kv_heads, length, config.head_dim)
-    past = KeyValues(*(jnp.zeros(shape, model.execution.dtype) for _ in range(2)))
+    cache = KeyValues(*(jnp.zeros(shape, model.execution.dtype) for _ in range(2)))
     if model.execution.scan_layers:
-        return past
-    return [KeyValues(*layer) for layer in zip(*past, strict=True)]
+        return cache
+    return [KeyValues(*layer) for layer in zip(*cache, strict=True)]
 
 
 def predict(
@@ -58,11 +58,11 @@ def predict(
     window: Window,
     entering: jax.Array,
     inside: jax.Array,
-    past: Past,
+    cache: KeyValueCache,
     *,
     suffixes: tuple[int, ...],
-    together: int,
-) -> tuple[jax.Array, Past]:
+    refresh_rows: int,
+) -> tuple[jax.Array, KeyValueCache]:
     """Logits of the rows' blocks, from the cache where it serves.
 
     Args:
@@ -71,10 +71,10 @@ def predict(
         window: the active block of each row.
         entering: ``[B]`` bool, rows to compute whole and to write to the cache.
         inside: ``[B]`` bool, rows to compute from the cache. The others' logits have no meaning.
-        past: the cache.
+        cache: the cache.
         suffixes: static, falling: lengths of what may be computed of an inside row, from the end
             of the canvas. Empty: its block alone.
-        together: static, rows that are computed whole at once.
+        refresh_rows: static, rows that are computed whole at once.
 
     Returns:
         Float32 ``[B, block, vocab]`` and the cache.
@@ -82,42 +82,42 @@ def predict(
     rows, length = inputs.tokens.shape
 
     def refresh(
-        carry: tuple[jax.Array, Past, jax.Array],
-    ) -> tuple[jax.Array, Past, jax.Array]:
+        carry: tuple[jax.Array, KeyValueCache, jax.Array],
+    ) -> tuple[jax.Array, KeyValueCache, jax.Array]:
         # XLA would move what does not change out of the loop, to be computed where no row enters:
         # the weights of each layer, and with a single row the whole forward pass.
-        weights, (logits, past, entering) = lax.optimization_barrier((model, carry))
-        chosen = jnp.argsort(~entering, stable=True)[:together]
+        weights, (logits, cache, entering) = lax.optimization_barrier((model, carry))
+        chosen = jnp.argsort(~entering, stable=True)[:refresh_rows]
         place = jnp.where(entering[chosen], chosen, rows)  # past the end: written nowhere
         some = inputs.rows(chosen)
         part = Window(start=window.start[chosen], length=window.length)
-        hidden, own = weights.remember(some.tokens, some.valid, part, some.groups)
-        past = jax.tree.map(
+        hidden, own = weights.prefill(some.tokens, some.valid, part, some.groups)
+        cache = jax.tree.map(
             lambda kept, new: kept.at[..., place, :, :, :].set(
                 new, mode="drop", unique_indices=True
             ),
-            past,
+            cache,
             own,
         )
         logits = logits.at[place].set(weights.logits(hidden), mode="drop", unique_indices=True)
-        return logits, past, entering.at[place].set(False, mode="drop")
+        return logits, cache, entering.at[place].set(False, mode="drop")
 
     def reuse(suffix: int, logits: jax.Array) -> jax.Array:
-        hidden = model.recall(
-            inputs.tokens, inputs.valid, window, past, suffix=suffix, groups=inputs.groups
+        hidden = model.cached_forward(
+            inputs.tokens, inputs.valid, window, cache, suffix=suffix, groups=inputs.groups
         )
         return jnp.where(inside[:, None, None], model.logits(hidden), logits)
 
     logits = jnp.zeros((rows, window.length, model.config.vocab_size), jnp.float32)
-    logits, past, _ = lax.while_loop(
-        lambda carry: carry[2].any(), refresh, (logits, past, entering)
+    logits, cache, _ = lax.while_loop(
+        lambda carry: carry[2].any(), refresh, (logits, cache, entering)
     )
     choices = [lambda logits, suffix=suffix: reuse(suffix, logits) for suffix in suffixes or (0,)]
     # The shortest suffix that holds the blocks of all rows inside.
     need = length - jnp.where(inside, window.start, length).min()
     which = (jnp.array(suffixes, jnp.int32) >= need).sum() - 1 if suffixes else 0
     which = jnp.where(inside.any(), which, len(choices))
-    return lax.switch(which, [*choices, lambda logits: logits], logits), past
+    return lax.switch(which, [*choices, lambda logits: logits], logits), cache
 
 
 def suffix_lengths(num_blocks: int, block_length: int) -> tuple[int, ...]:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cd4lm_jax.decoding.reason import Reason
-from cd4lm_jax.models.transformer import Past
+from cd4lm_jax.models.transformer import KeyValueCache
 
 NO_BUDGET = np.iinfo(np.int32).max
 """Passes of a row that may take as many as it likes."""
@@ -119,17 +119,19 @@ class State(NamedTuple):
         row: ``[B]`` int32, whose place in the queue each is; past its end for an idle slot.
         upcoming: int32, the next in the queue.
         results: of the rows that have ended.
-        past: keys and values of the rows, where a cache is kept.
+        cache: keys and values of the rows, where a cache is kept.
     """
 
     canvas: Canvas
     row: jax.Array
     upcoming: jax.Array
     results: Results
-    past: Past | None
+    cache: KeyValueCache | None
 
     @classmethod
-    def start(cls, queue: Queue, slots: int, block_length: int, past: Past | None) -> State:
+    def start(
+        cls, queue: Queue, slots: int, block_length: int, cache: KeyValueCache | None
+    ) -> State:
         """The first ``slots`` prompts of a queue, before their first pass."""
         region = queue.masked.shape
         row = jnp.arange(slots, dtype=jnp.int32)
@@ -143,7 +145,7 @@ class State(NamedTuple):
         canvas = Canvas.start(
             queue.tokens[row], queue.masked[row], row >= queue.pending, block_length
         )
-        return cls(canvas, row, jnp.int32(slots), results, past)
+        return cls(canvas, row, jnp.int32(slots), results, cache)
 
     def ended(self, queue: Queue) -> jax.Array:
         """``[B]``, slots whose row is finished and not yet handed over."""

@@ -13,14 +13,15 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from cd4lm_jax.decoding import cache, sampling, stop
+from cd4lm_jax.decoding import cache as caches
 from cd4lm_jax.decoding import canvas as canvases
+from cd4lm_jax.decoding import sampling, stop
 from cd4lm_jax.decoding.canvas import Canvas, Queue, Results, State
 from cd4lm_jax.decoding.program import Limits, Shape
 from cd4lm_jax.decoding.reason import Reason
 from cd4lm_jax.decoding.rule import CommitRule, Proposal
 from cd4lm_jax.decoding.rules import FixedStep
-from cd4lm_jax.models.transformer import Past, Transformer, Window
+from cd4lm_jax.models.transformer import KeyValueCache, Transformer, Window
 
 
 @functools.partial(jax.jit, static_argnames=("shape", "slots"))
@@ -57,11 +58,11 @@ def run(
 @functools.partial(jax.jit, static_argnames=("shape", "slots"))
 def begin(model: Transformer, queue: Queue, *, shape: Shape, slots: int) -> State:
     """The state before the first pass, for :func:`advance_by`."""
-    past = None
+    cache = None
     if shape.cache != "none":
         rows = slots * (2 if shape.guided else 1)
-        past = cache.empty(model, rows, queue.tokens.shape[1])
-    return State.start(queue, slots, shape.block_length, past)
+        cache = caches.empty(model, rows, queue.tokens.shape[1])
+    return State.start(queue, slots, shape.block_length, cache)
 
 
 @functools.partial(jax.jit, static_argnames="shape", donate_argnames="state")
@@ -105,22 +106,22 @@ def _pass(
     # An inconsistent rule must not be able to keep the loop alive: each pass commits a token of
     # every unfinished row, and the step limit ends a block whatever it proposes.
     row = jnp.minimum(state.row, len(queue.tokens) - 1)
-    canvas, past = advance(
+    canvas, cache = advance(
         model,
         Slots(queue.valid[row], queue.keys[row], queue.budget[row]),
         rule,
         limits,
         shape,
         state.canvas,
-        state.past,
+        state.cache,
     )
     # The cache stays outside the condition, which would copy it in every pass.
-    state = state._replace(canvas=canvas, past=None)
+    state = state._replace(canvas=canvas, cache=None)
     hand_over = functools.partial(
         canvases.hand_over, queue, model.config.eos_id, shape.block_length
     )
     state = lax.cond(state.ended(queue).any(), hand_over, lambda state: state, state)
-    return state._replace(past=past)
+    return state._replace(cache=cache)
 
 
 class Slots(NamedTuple):
@@ -144,14 +145,14 @@ def advance(
     limits: Limits,
     shape: Shape,
     canvas: Canvas,
-    past: Past | None = None,
-) -> tuple[Canvas, Past | None]:
+    cache: KeyValueCache | None = None,
+) -> tuple[Canvas, KeyValueCache | None]:
     """One forward pass and what it commits. Finished rows stay as they are."""
     size, prompt_length = shape.window_length, canvas.tokens.shape[1] - shape.gen_length
     # A finished row's block lies past the end; it looks at the last one and changes nothing.
     start = jnp.minimum(canvas.block * shape.block_length, shape.gen_length - size)
     window = Window(start=prompt_length + start, length=size)
-    logits, past = _logits(model, canvas, slots.valid, window, limits, shape, past)
+    logits, cache = _logits(model, canvas, slots.valid, window, limits, shape, cache)
     mask_id = model.config.mask_id
     never = shape.suppressed if shape.propose_mask else (*shape.suppressed, mask_id)
     logits = jnp.where(stop.is_any_of(jnp.arange(logits.shape[-1]), never), -jnp.inf, logits)
@@ -221,7 +222,7 @@ def advance(
         generated = canvas.tokens[:, prompt_length:]
         given = canvas.reason == Reason.GIVEN
         done |= shape.ends.found(generated, canvas.masked, given)[1].any(axis=1)
-    return canvas._replace(block=block, done=done), past
+    return canvas._replace(block=block, done=done), cache
 
 
 def _asked(rule: CommitRule, proposal: Proposal) -> tuple[jax.Array, jax.Array]:
@@ -257,8 +258,8 @@ def _logits(
     window: Window,
     limits: Limits,
     shape: Shape,
-    past: Past | None,
-) -> tuple[jax.Array, Past | None]:
+    cache: KeyValueCache | None,
+) -> tuple[jax.Array, KeyValueCache | None]:
     """Float32 `[batch, block, vocab]`, guided if asked, and the cache."""
     tokens, entering = canvas.tokens, canvas.step == 0
     interval = jnp.asarray(limits.refresh_interval)
@@ -276,24 +277,24 @@ def _logits(
     groups = None
     if shape.block_causal:
         groups = jnp.broadcast_to(jnp.maximum(place // shape.block_length, -1), tokens.shape)
-    inputs = cache.Inputs(tokens, valid, groups)
-    if past is None:
+    inputs = caches.Inputs(tokens, valid, groups)
+    if cache is None:
         logits = model(tokens, valid, window, groups)
     else:
-        logits, past = cache.predict(
+        logits, cache = caches.predict(
             model,
             inputs,
             window,
             entering,
             inside,
-            past,
+            cache,
             suffixes=shape.suffixes,
-            together=min(shape.refresh_rows, len(tokens)),
+            refresh_rows=min(shape.refresh_rows, len(tokens)),
         )
     if shape.guided:
         with_prompt, without = jnp.split(logits, 2)
         logits = without + (limits.cfg_scale + 1.0) * (with_prompt - without)
-    return logits, past
+    return logits, cache
 
 
 def _rank(score: jax.Array, eligible: jax.Array, masked: jax.Array) -> jax.Array:

@@ -53,17 +53,18 @@ def attention(
     q: jax.Array,
     k: jax.Array,
     v: jax.Array,
-    seen: jax.Array,
-    past: tuple[jax.Array, jax.Array] | None = None,
+    attention_mask: jax.Array,
+    cache: tuple[jax.Array, jax.Array] | None = None,
 ) -> jax.Array:
-    """Attention with grouped heads; what is not seen, padding first of all, has no weight.
+    """Attention with grouped heads; masked keys have no weight.
 
     Args:
         q: ``[batch, queries, heads, head_dim]``.
         k, v: ``[batch, keys, kv_heads, head_dim]``.
-        seen: ``[batch, keys]`` bool, or ``[batch, queries, keys]``; keys are those of ``past``,
-            then ``k``. Where no key is seen the result is finite and has no meaning.
-        past: more keys and values, ``[batch, kv_heads, keys, head_dim]``.
+        attention_mask: ``[batch, keys]`` bool, or ``[batch, queries, keys]``, True where a query
+            attends; keys are those of ``cache``, then ``k``. A query whose keys are all masked
+            has a finite result without meaning.
+        cache: more keys and values, ``[batch, kv_heads, keys, head_dim]``.
 
     Returns:
         ``[batch, queries, heads * head_dim]``.
@@ -74,11 +75,15 @@ def attention(
     # One batched matmul over (batch, kv_heads): the query heads of a group lie along the rows.
     q = q.reshape(batch, queries, kv_heads, group, head_dim).transpose(0, 2, 3, 1, 4)
     q = q.reshape(batch, kv_heads, group * queries, head_dim) * head_dim**-0.5
-    bias = jnp.where(seen, 0.0, jnp.finfo(jnp.float32).min)
-    # Where queries differ in what they see, the heads of a group repeat that in turn.
-    bias = bias[:, None, None, :] if seen.ndim == 2 else jnp.tile(bias, (1, group, 1))[:, None]
+    bias = jnp.where(attention_mask, 0.0, jnp.finfo(jnp.float32).min)
+    # Where queries differ in what they attend, the heads of a group repeat that in turn.
+    bias = (
+        bias[:, None, None, :]
+        if attention_mask.ndim == 2
+        else jnp.tile(bias, (1, group, 1))[:, None]
+    )
     k, v = heads_first(k), heads_first(v)
-    mixed = _mix(q, k, v, bias) if past is None else _mix_with_past(q, past, (k, v), bias)
+    mixed = _mix(q, k, v, bias) if cache is None else _mix_with_cache(q, cache, (k, v), bias)
     mixed = mixed.reshape(batch, kv_heads, group, queries, head_dim).transpose(0, 3, 1, 2, 4)
     return mixed.reshape(batch, queries, heads * head_dim)
 
@@ -88,22 +93,22 @@ def heads_first(x: jax.Array) -> jax.Array:
     return x.transpose(0, 2, 1, 3)
 
 
-def _mix_with_past(
+def _mix_with_cache(
     q: jax.Array,
-    past: tuple[jax.Array, jax.Array],
-    own: tuple[jax.Array, jax.Array],
+    cache: tuple[jax.Array, jax.Array],
+    new: tuple[jax.Array, jax.Array],
     bias: jax.Array,
 ) -> jax.Array:
-    """As `_mix` over past and own keys, which are read where they lie: joining them copies both."""
+    """As `_mix`, the cache not joined with the new keys, which would copy both."""
     scores = [
         jnp.einsum("bhqd,bhkd->bhqk", q, k, preferred_element_type=jnp.float32)
-        for k, _ in (past, own)
+        for k, _ in (cache, new)
     ]
     weights = jax.nn.softmax(jnp.concatenate(scores, axis=-1) + bias, axis=-1).astype(q.dtype)
-    parts = jnp.split(weights, [past[0].shape[2]], axis=-1)
+    parts = jnp.split(weights, [cache[0].shape[2]], axis=-1)
     mixed = [
         jnp.einsum("bhqk,bhkd->bhqd", weights, v, preferred_element_type=jnp.float32)
-        for weights, (_, v) in zip(parts, (past, own), strict=True)
+        for weights, (_, v) in zip(parts, (cache, new), strict=True)
     ]
     return (mixed[0] + mixed[1]).astype(q.dtype)
 

@@ -73,7 +73,7 @@ class KeyValues(NamedTuple):
     values: jax.Array
 
 
-Past = KeyValues | list[KeyValues]
+KeyValueCache = KeyValues | list[KeyValues]
 """Of all layers: scanned in one, unrolled one each (without the axis of the layers)."""
 
 
@@ -116,19 +116,19 @@ class Block(nnx.Module):
         self,
         x: jax.Array,
         angles: tuple[jax.Array, jax.Array],
-        seen: jax.Array,
+        attention_mask: jax.Array,
         window: Window | None = None,
-        past: KeyValues | None = None,
+        cache: KeyValues | None = None,
     ) -> tuple[jax.Array, KeyValues]:
         """One layer.
 
         Args:
             x: ``[batch, length, embed]``.
             angles: rotary, of these positions.
-            seen: ``[batch, keys]`` or ``[batch, length, keys]`` bool, what is attended; keys are
-                those of ``past``, then this call's own.
+            attention_mask: ``[batch, keys]`` or ``[batch, length, keys]`` bool, True where a
+                query attends; keys are those of ``cache``, then this call's own.
             window: the positions that leave; all when None.
-            past: keys and values of this layer, ``[batch, kv_heads, keys, head_dim]``.
+            cache: keys and values of this layer, ``[batch, kv_heads, keys, head_dim]``.
 
         Returns:
             ``[batch, length or window, embed]``, and this call's own keys and values.
@@ -140,9 +140,13 @@ class Block(nnx.Module):
         v = self._project("value", normed)
         if window is not None:
             x, normed, cos, sin = (window.of(array) for array in (x, normed, cos, sin))
-            seen = window.of(seen) if seen.ndim == 3 else seen
+            attention_mask = (
+                window.of(attention_mask) if attention_mask.ndim == 3 else attention_mask
+            )
         q = layers.rotate(self._project("query", normed), cos, sin)
-        x = x + layers.linear(layers.attention(q, k, v, seen, past), self.attention_out[...])
+        x = x + layers.linear(
+            layers.attention(q, k, v, attention_mask, cache), self.attention_out[...]
+        )
         normed = layers.rms_norm(x, self.mlp_norm[...], eps)
         gate = jax.nn.silu(layers.linear(normed, self.gate[...]))
         x = x + layers.linear(gate * layers.linear(normed, self.up[...]), self.down[...])
@@ -201,35 +205,35 @@ class Transformer(nnx.Module):
         """
         return self._whole(tokens, valid, window, groups, keep=False)[0]
 
-    def remember(
+    def prefill(
         self,
         tokens: jax.Array,
         valid: jax.Array,
         window: Window,
         groups: jax.Array | None = None,
-    ) -> tuple[jax.Array, Past]:
-        """As :meth:`hidden`, with the keys and values of all positions for :meth:`recall`."""
-        hidden, past = self._whole(tokens, valid, window, groups, keep=True)
-        assert past is not None
-        return hidden, past
+    ) -> tuple[jax.Array, KeyValueCache]:
+        """As :meth:`hidden`, with all keys and values for :meth:`cached_forward`."""
+        hidden, cache = self._whole(tokens, valid, window, groups, keep=True)
+        assert cache is not None
+        return hidden, cache
 
-    def recall(
+    def cached_forward(
         self,
         tokens: jax.Array,
         valid: jax.Array,
         window: Window,
-        past: Past,
+        cache: KeyValueCache,
         *,
         suffix: int = 0,
         groups: jax.Array | None = None,
     ) -> jax.Array:
-        """As :meth:`hidden` of the window, other positions' keys and values taken from ``past``.
+        """As :meth:`hidden` of the window, other positions' keys and values taken from ``cache``.
 
         Args:
             tokens, valid, window, groups: see :meth:`hidden`.
-            past: of the whole length, from :meth:`remember`.
+            cache: of the whole length, from :meth:`prefill`.
             suffix: static. 0: the window alone is computed (Fast-dLLM's dual cache). Otherwise
-                what lies before the window is taken from ``past`` and all that follows is computed
+                what lies before the window is taken from ``cache`` and all that follows is computed
                 (its prefix cache), as part of the last ``suffix`` positions, which must hold the
                 window.
         """
@@ -244,16 +248,16 @@ class Transformer(nnx.Module):
         renewed = place >= begin
         if not suffix:
             renewed &= place < begin + fresh.length
-        seen = jnp.concatenate([valid & ~renewed, fresh.of(valid & renewed)], axis=1)
+        attention_mask = jnp.concatenate([valid & ~renewed, fresh.of(valid & renewed)], axis=1)
         if groups is not None:
             own = fresh.of(groups)
-            seen = _up_to(own, jnp.concatenate([groups, own], axis=1), seen)
+            attention_mask = _up_to(own, jnp.concatenate([groups, own], axis=1), attention_mask)
         cos, sin = self._angles(valid)
         wanted = None
         if suffix or shift:
             wanted = Window(start=start - fresh.start, length=window.length)
         x = self._embed(fresh.of(tokens))
-        x, _ = self._stack(x, (fresh.of(cos), fresh.of(sin)), seen, wanted, past)
+        x, _ = self._stack(x, (fresh.of(cos), fresh.of(sin)), attention_mask, wanted, cache)
         return layers.rms_norm(x, self.norm[...], self.config.norm_eps)
 
     def _whole(
@@ -264,15 +268,17 @@ class Transformer(nnx.Module):
         groups: jax.Array | None,
         *,
         keep: bool,
-    ) -> tuple[jax.Array, Past | None]:
+    ) -> tuple[jax.Array, KeyValueCache | None]:
         if window is not None and self._shift:
             window = dataclasses.replace(window, start=jnp.maximum(window.start - 1, 0))
-        seen = valid if groups is None else _up_to(groups, groups, valid)
-        x, past = self._stack(self._embed(tokens), self._angles(valid), seen, window, keep=keep)
+        attention_mask = valid if groups is None else _up_to(groups, groups, valid)
+        x, cache = self._stack(
+            self._embed(tokens), self._angles(valid), attention_mask, window, keep=keep
+        )
         x = layers.rms_norm(x, self.norm[...], self.config.norm_eps)
         if self._shift and window is None:
             x = jnp.concatenate([x[:, :1], x[:, :-1]], axis=1)
-        return x, past
+        return x, cache
 
     @property
     def _shift(self) -> int:
@@ -307,18 +313,18 @@ class Transformer(nnx.Module):
         self,
         x: jax.Array,
         angles: tuple[jax.Array, jax.Array],
-        seen: jax.Array,
+        attention_mask: jax.Array,
         window: Window | None,
-        past: Past | None = None,
+        cache: KeyValueCache | None = None,
         *,
         keep: bool = False,
-    ) -> tuple[jax.Array, Past | None]:
+    ) -> tuple[jax.Array, KeyValueCache | None]:
         """All blocks; with ``keep``, also the keys and values that they computed."""
 
         def run(
-            block: Block, x: jax.Array, past: KeyValues | None, window: Window | None = None
+            block: Block, x: jax.Array, cache: KeyValues | None, window: Window | None = None
         ) -> tuple[jax.Array, KeyValues | None]:
-            x, own = block(x, angles, seen, window, past)
+            x, own = block(x, angles, attention_mask, window, cache)
             return x, own if keep else None
 
         middle = run
@@ -329,7 +335,7 @@ class Transformer(nnx.Module):
             middle = jax.checkpoint(run, policy=policy)
 
         def layer(index: Any) -> tuple[Block, KeyValues | None]:
-            return _layer(self.blocks, index), _layer(past, index)
+            return _layer(self.blocks, index), _layer(cache, index)
 
         last = self.config.num_layers - 1
 
@@ -345,7 +351,7 @@ class Transformer(nnx.Module):
                 kept.append(own)
             x, own = end(x)
             return x, [*kept, own] if keep else None
-        if window is None and past is None and not keep:
+        if window is None and cache is None and not keep:
             return lax.scan(lambda x, block: middle(block, x, None), x, self.blocks)[0], None
 
         # The last block differs, so the scan goes over indices: slicing the stack itself would
@@ -373,9 +379,9 @@ def _layer(stack: Any, index: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf[index], stack)
 
 
-def _up_to(groups: jax.Array, key_groups: jax.Array, seen: jax.Array) -> jax.Array:
-    """``[batch, queries, keys]``: of the keys that may be seen, those of no later group."""
-    return seen[:, None, :] & (key_groups[:, None, :] <= groups[:, :, None])
+def _up_to(groups: jax.Array, key_groups: jax.Array, attention_mask: jax.Array) -> jax.Array:
+    """``[batch, queries, keys]``: the mask narrowed to keys of no later group."""
+    return attention_mask[:, None, :] & (key_groups[:, None, :] <= groups[:, :, None])
 
 
 _LOGICAL_AXES: dict[str, tuple[str | None, ...]] = {

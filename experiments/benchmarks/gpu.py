@@ -141,8 +141,8 @@ def attentions(metrics: Numbers, spreads: dict[str, Any]) -> None:
         jax.random.normal(key, shape, jnp.bfloat16)
         for key in jax.random.split(jax.random.key(0), 3)
     )
-    seen = jnp.ones(shape[:2], bool)
-    ways: dict[str, Any] = {"ours": functools.partial(attention, seen=seen)}
+    attention_mask = jnp.ones(shape[:2], bool)
+    ways: dict[str, Any] = {"ours": functools.partial(attention, attention_mask=attention_mask)}
     for kind in ("xla", "cudnn") if jax.default_backend() == "gpu" else ("xla",):
         ways[kind] = functools.partial(jax.nn.dot_product_attention, implementation=kind)
     for name, way in ways.items():

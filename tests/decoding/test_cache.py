@@ -15,7 +15,7 @@ import cd4lm_jax as cd
 from cd4lm_jax.decoding import batching, cache, canvas, loop
 from cd4lm_jax.decoding.config import DecodeConfig
 from cd4lm_jax.decoding.trajectory import Trajectory
-from cd4lm_jax.models.transformer import Execution, Past, Transformer, Window
+from cd4lm_jax.models.transformer import Execution, KeyValueCache, Transformer, Window
 from tests.tiny import TINY_TALKER, tiny_model
 
 pytestmark = pytest.mark.slow
@@ -93,7 +93,7 @@ def test_rows_computed_whole_together_are_not_changed_by_it() -> None:
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_recalling_what_was_just_remembered_computes_the_same(name: str) -> None:
+def test_a_cached_forward_after_its_prefill_computes_the_same(name: str) -> None:
     """From a cache of the very same tokens the model gives what it gives without one."""
     model, length = LAYOUTS[name], 16 + GEN
     tokens = jnp.asarray(rng.integers(0, 12, (3, length)), jnp.int32)
@@ -106,9 +106,9 @@ def test_recalling_what_was_just_remembered_computes_the_same(name: str) -> None
     def variants(model: Transformer) -> list[tuple[jax.Array, list[jax.Array]]]:
         results = []
         for groups in (None, causal):
-            kept, past = model.remember(tokens, valid, window, groups)
+            kept, cache = model.prefill(tokens, valid, window, groups)
             found = [
-                model.recall(tokens, valid, window, past, suffix=suffix, groups=groups)
+                model.cached_forward(tokens, valid, window, cache, suffix=suffix, groups=groups)
                 for suffix in (0, GEN, GEN // 2)
             ]
             results.append((model.hidden(tokens, valid, window, groups), [kept, *found]))
@@ -124,16 +124,16 @@ def test_recalling_what_was_just_remembered_computes_the_same(name: str) -> None
 @jax.jit
 def enter(
     model: Transformer, tokens: jax.Array, valid: jax.Array, at: jax.Array
-) -> tuple[jax.Array, Past]:
-    hidden, past = model.remember(tokens, valid, Window(start=at, length=BLOCK))
-    return model.logits(hidden), past
+) -> tuple[jax.Array, KeyValueCache]:
+    hidden, cache = model.prefill(tokens, valid, Window(start=at, length=BLOCK))
+    return model.logits(hidden), cache
 
 
 @jax.jit
 def stay(
-    model: Transformer, tokens: jax.Array, valid: jax.Array, at: jax.Array, past: Past
+    model: Transformer, tokens: jax.Array, valid: jax.Array, at: jax.Array, cache: KeyValueCache
 ) -> jax.Array:
-    return model.logits(model.recall(tokens, valid, Window(start=at, length=BLOCK), past))
+    return model.logits(model.cached_forward(tokens, valid, Window(start=at, length=BLOCK), cache))
 
 
 def test_dual_keeps_what_lies_outside_the_block_as_it_was() -> None:
@@ -149,12 +149,12 @@ def test_dual_keeps_what_lies_outside_the_block_as_it_was() -> None:
     masked, passes = np.ones(GEN, bool), 0
     committed_at = np.zeros(GEN, int)
     for block in range(0, GEN, BLOCK):
-        at, past = jnp.array([start + block]), None
+        at, cache = jnp.array([start + block]), None
         while masked[block : block + BLOCK].any():
-            if past is None:
-                logits, past = enter(model, tokens, valid, at)
+            if cache is None:
+                logits, cache = enter(model, tokens, valid, at)
             else:
-                logits = stay(model, tokens, valid, at, past)
+                logits = stay(model, tokens, valid, at, cache)
             logits = np.array(logits, np.float64)[0]
             logits[:, TINY_TALKER.mask_id] = -np.inf
             share = np.exp(logits - logits.max(axis=1, keepdims=True))
