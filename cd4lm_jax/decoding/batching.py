@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 import time
@@ -17,7 +18,7 @@ from cd4lm_jax.decoding.canvas import Queue, Results
 from cd4lm_jax.decoding.config import DecodeOptions, Shape
 from cd4lm_jax.decoding.reason import Reason
 from cd4lm_jax.decoding.rules import CommitRule
-from cd4lm_jax.decoding.trajectory import Trajectory
+from cd4lm_jax.decoding.trajectory import Positions, Trajectory
 from cd4lm_jax.models.transformer import Transformer
 
 REPORT_PASSES = 16
@@ -45,25 +46,27 @@ class Decode(NamedTuple):
     seconds: float
 
 
-class Update(NamedTuple):
-    """What some passes of a streamed decode committed; n positions of any rows.
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Update(Positions[np.ndarray]):
+    """What some passes of a streamed decode committed: n positions of any rows.
 
     Attributes:
-        row: int ``[n]``, the number of the prompt.
-        position: int ``[n]``, within the generation.
-        token, committed_at, confidence, reason: ``[n]``, as in Trajectory.
-        finished: int ``[m]``, the prompts that have ended since the update before.
-        nfe: int ``[m]``, their passes.
+        tokens, committed_at, confidence, reason: [n], see `Positions`.
+        row: int [n], the number of the prompt.
+        position: int [n], within the generation.
+        finished: int [m], the prompts that have ended since the update before.
+        nfe: int [m], their passes.
     """
 
     row: np.ndarray
     position: np.ndarray
-    token: np.ndarray
-    committed_at: np.ndarray
-    confidence: np.ndarray
-    reason: np.ndarray
     finished: np.ndarray
     nfe: np.ndarray
+
+    @property
+    def token(self) -> np.ndarray:
+        """The older name of `tokens`."""
+        return self.tokens
 
 
 def decode(
@@ -156,18 +159,16 @@ def decode_stream(
             state, results, ended = loop.advance_by(
                 model, queue, rule, options.limits, state, every, shape=shape
             )
-            found = {name: _real(array, numbers) for name, array in results._asdict().items()}
-            new, fresh = (found["committed_at"] > 0) & ~known, _real(ended, numbers) & ~over
+            committed_at = _real(results.committed_at, numbers)
+            new, fresh = (committed_at > 0) & ~known, _real(ended, numbers) & ~over
             row, position = np.nonzero(new)
+            committed = results.positions().items()
             yield Update(
                 row=numbers[row],
                 position=position,
-                token=found["tokens"][new],
-                committed_at=found["committed_at"][new],
-                confidence=found["confidence"][new],
-                reason=found["reason"][new],
+                **{name: _real(array, numbers)[new] for name, array in committed},
                 finished=numbers[fresh],
-                nfe=found["nfe"][fresh],
+                nfe=_real(results.nfe, numbers)[fresh],
             )
             known |= new
             over |= fresh
@@ -245,7 +246,8 @@ def _trajectory(
     ends_at = stop.Ends(tokens=model.config.end_ids, sequences=sequences)
     parts = [
         Trajectory(
-            **{name: _real(array, rows) for name, array in end._asdict().items()},
+            **{name: _real(array, rows) for name, array in end.positions().items()},
+            nfe=_real(end.nfe, rows),
             length=_real(stop.answer_length(end.tokens, end.reason == Reason.GIVEN, ends_at), rows),
         )
         for rows, end in zip(numbers, ends, strict=True)
