@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 import time
@@ -17,7 +18,7 @@ from cd4lm_jax.decoding.canvas import Queue, Results
 from cd4lm_jax.decoding.config import DecodeConfig
 from cd4lm_jax.decoding.program import Shape
 from cd4lm_jax.decoding.reason import Reason
-from cd4lm_jax.decoding.trajectory import Trajectory
+from cd4lm_jax.decoding.trajectory import Positions, Trajectory
 from cd4lm_jax.models.transformer import Transformer
 
 REPORT_PASSES = 16
@@ -48,25 +49,27 @@ class Decode(NamedTuple):
     seconds: float
 
 
-class Update(NamedTuple):
-    """What some passes of a streamed decode committed; n positions of any rows.
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Update(Positions[np.ndarray]):
+    """What some passes of a streamed decode committed: n positions of any rows.
 
     Attributes:
+        tokens, committed_at, confidence, reason: `[n]`, see `Positions`.
         row: int `[n]`, the number of the prompt.
         position: int `[n]`, within the generation.
-        token, committed_at, confidence, reason: `[n]`, as in Trajectory.
         finished: int `[m]`, the prompts that have ended since the update before.
         nfe: int `[m]`, their passes.
     """
 
     row: np.ndarray
     position: np.ndarray
-    token: np.ndarray
-    committed_at: np.ndarray
-    confidence: np.ndarray
-    reason: np.ndarray
     finished: np.ndarray
     nfe: np.ndarray
+
+    @property
+    def token(self) -> np.ndarray:
+        """The older name of `tokens`."""
+        return self.tokens
 
 
 def decode(
@@ -88,7 +91,7 @@ def decode(
         model: parameters.
         prompts: token ids.
         config: how.
-        given: for infilling, see :data:`Given`; None decodes every position.
+        given: for infilling, see `Given`; None decodes every position.
         first: number of the first prompt, where a list is decoded in parts: each part draws what
             it would draw within the whole.
         report: told every few passes how many prompts are finished; between two calls Ctrl-C is
@@ -137,12 +140,12 @@ def decode_stream(
     *,
     every: int = 1,
 ) -> Iterator[Update]:
-    """As :func:`decode`, yielding what was committed after every so many passes.
+    """As `decode`, yielding what was committed after every so many passes.
 
-    Together the updates are what :func:`decode` returns.
+    Together the updates are what `decode` returns.
 
     Raises:
-        ValueError: as :func:`decode`, or `every` is below 1.
+        ValueError: as `decode`, or `every` is below 1.
     """
     if every < 1:
         raise ValueError(f"every={every} passes; give 1 or more")
@@ -158,19 +161,17 @@ def decode_stream(
             state, results, ended = loop.advance_by(
                 model, queue, config.rule, config.limits, state, every, shape=shape
             )
-            found = {name: _real(array, numbers) for name, array in results._asdict().items()}
-            new, fresh = (found["committed_at"] > 0) & ~known, _real(ended, numbers) & ~over
+            committed_at = _real(results.committed_at, numbers)
+            new, fresh = (committed_at > 0) & ~known, _real(ended, numbers) & ~over
             row, position = np.nonzero(new)
-            _check_finite(found["confidence"], found["committed_at"], numbers)
+            _check_finite(_real(results.confidence, numbers), committed_at, numbers)
+            committed = results.positions().items()
             yield Update(
                 row=numbers[row],
                 position=position,
-                token=found["tokens"][new],
-                committed_at=found["committed_at"][new],
-                confidence=found["confidence"][new],
-                reason=found["reason"][new],
+                **{name: _real(array, numbers)[new] for name, array in committed},
                 finished=numbers[fresh],
-                nfe=found["nfe"][fresh],
+                nfe=_real(results.nfe, numbers)[fresh],
             )
             known |= new
             over |= fresh
@@ -282,7 +283,8 @@ def _trajectory(
         _check_finite(_real(end.confidence, rows), _real(end.committed_at, rows), rows)
     parts = [
         Trajectory(
-            **{name: _real(array, rows) for name, array in end._asdict().items()},
+            **{name: _real(array, rows) for name, array in end.positions().items()},
+            nfe=_real(end.nfe, rows),
             length=_real(stop.answer_length(end.tokens, end.reason == Reason.GIVEN, ends_at), rows),
         )
         for rows, end in zip(numbers, ends, strict=True)

@@ -7,6 +7,7 @@ mask token: a prompt may contain that token as text.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cd4lm_jax.decoding.reason import Reason
+from cd4lm_jax.decoding.trajectory import POSITION_TYPES, Positions
 from cd4lm_jax.models.transformer import KeyValueCache
 
 NO_BUDGET = np.iinfo(np.int32).max
@@ -101,13 +103,16 @@ class Queue(NamedTuple):
     pending: jax.Array
 
 
-class Results(NamedTuple):
-    """What has been decoded of a queue; the fields of Trajectory, ``[N, G]`` and ``[N]``."""
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Results(Positions[jax.Array]):
+    """What has been decoded of a queue of N prompts.
 
-    tokens: jax.Array
-    committed_at: jax.Array
-    confidence: jax.Array
-    reason: jax.Array
+    Attributes:
+        tokens, committed_at, confidence, reason: [N, G], see `Positions`.
+        nfe: int32 [N], forward passes.
+    """
+
     nfe: jax.Array
 
 
@@ -136,10 +141,7 @@ class State(NamedTuple):
         region = queue.masked.shape
         row = jnp.arange(slots, dtype=jnp.int32)
         results = Results(
-            tokens=jnp.zeros(region, jnp.int32),
-            committed_at=jnp.zeros(region, jnp.int32),
-            confidence=jnp.zeros(region, jnp.float32),
-            reason=jnp.zeros(region, jnp.int32),
+            **{name: jnp.zeros(region, kind) for name, kind in POSITION_TYPES.items()},
             nfe=jnp.zeros(region[:1], jnp.int32),
         )
         canvas = Canvas.start(
@@ -156,10 +158,12 @@ class State(NamedTuple):
         canvas = self.canvas
         gen_length = canvas.masked.shape[1]
         generated = jnp.where(canvas.masked, eos_id, canvas.tokens[:, -gen_length:])
-        rows = Results(generated, canvas.committed_at, canvas.confidence, canvas.reason, canvas.nfe)
+        committed = {name: getattr(canvas, name) for name in POSITION_TYPES}
+        rows = Results(**committed | {"tokens": generated}, nfe=canvas.nfe)
         place = jnp.where(which, self.row, len(queue.tokens))  # past the end: written nowhere
-        pairs = zip(self.results, rows, strict=True)
-        return Results(*(all_.at[place].set(own, mode="drop") for all_, own in pairs))
+        return jax.tree.map(
+            lambda every, row: every.at[place].set(row, mode="drop"), self.results, rows
+        )
 
 
 def hand_over(queue: Queue, eos_id: int, block_length: int, state: State) -> State:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,31 +18,55 @@ from cd4lm_jax.replay import page
 from cd4lm_jax.replay.boards import Replay
 
 Int32 = npt.NDArray[np.int32]
-Float32 = npt.NDArray[np.float32]
 
 # How much a probability may exceed one by rounding in a softmax of low precision.
 _ROUNDING = 1e-2
 
+Values = TypeVar("Values")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Trajectory:
-    """The decodes of N problems with G generated positions each; numpy, on the host.
+class Positions(Generic[Values]):
+    """What a decode records of every generated position. This is the one place that names it.
+
+    `Values` is what holds a field: a jax array, a numpy array, or a list.
 
     Attributes:
-      tokens: int32 [N, G], the finished canvas without its prompt.
-      committed_at: int32 [N, G], the forward pass (from 1, counted by row) that committed the
-        position; 0 where the position was not decoded: filled after the end, or given.
-      confidence: float32 [N, G], probability of the committed token in the pass that committed it;
-        0 where the position was not decoded.
-      reason: int32 [N, G], a `Reason` each.
-      nfe: int32 [N], forward passes while the row was unfinished (DESIGN.md, "Counting").
-      length: int32 [N], generated tokens before the first EOS or EOT; G where there is none.
+        tokens: int32, token ids.
+        committed_at: int32, the forward pass (from 1, counted by row) that committed the position;
+            0 where the position was not decoded: filled after the end, or given.
+        confidence: float32, probability of the committed token in the pass that committed it; 0
+            where the position was not decoded.
+        reason: int32, a `Reason`.
     """
 
-    tokens: Int32
-    committed_at: Int32
-    confidence: Float32
-    reason: Int32
+    tokens: Values
+    committed_at: Values
+    confidence: Values
+    reason: Values
+
+    def positions(self) -> dict[str, Values]:
+        """The fields of every position, by name."""
+        return {name: getattr(self, name) for name in POSITION_TYPES}
+
+
+POSITION_TYPES: dict[str, type[np.generic]] = {
+    field.name: np.float32 if field.name == "confidence" else np.int32
+    for field in dataclasses.fields(Positions)
+}
+"""The number type of each field of `Positions`, by name."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Trajectory(Positions[npt.NDArray[Any]]):
+    """The decodes of N prompts with G generated positions each; numpy, on the host.
+
+    Attributes:
+        tokens, committed_at, confidence, reason: [N, G], see `Positions`.
+        nfe: int32 [N], forward passes while the row was unfinished.
+        length: int32 [N], generated tokens before the first EOS or EOT; G where there is none.
+    """
+
     nfe: Int32
     length: Int32
 
@@ -54,17 +78,13 @@ class Trajectory:
             length outside what the row allows.
         """
         for field in dataclasses.fields(self):
-            rank = 1 if field.name in ("nfe", "length") else 2
+            rank = 2 if field.name in POSITION_TYPES else 1
             value = _array(field.name, getattr(self, field.name), rank)
             object.__setattr__(self, field.name, value)
         rows, positions = self.tokens.shape
-        for name, expected in (
-            ("committed_at", (rows, positions)),
-            ("confidence", (rows, positions)),
-            ("reason", (rows, positions)),
-            ("nfe", (rows,)),
-            ("length", (rows,)),
-        ):
+        for field in dataclasses.fields(self):
+            name = field.name
+            expected = (rows, positions) if name in POSITION_TYPES else (rows,)
             found = getattr(self, name).shape
             if found != expected:
                 raise ValueError(
@@ -182,10 +202,8 @@ class Trajectory:
         confidence = self.confidence.astype(str).astype(np.float64).tolist()
         return [
             {
-                "tokens": self.tokens[row].tolist(),
-                "committed_at": self.committed_at[row].tolist(),
+                **{name: values[row].tolist() for name, values in self.positions().items()},
                 "confidence": confidence[row],
-                "reason": self.reason[row].tolist(),
                 "nfe": int(self.nfe[row]),
                 "length": int(self.length[row]),
             }
@@ -209,7 +227,7 @@ class Trajectory:
                     f"trajectory: record {number} lacks {', '.join(missing)}; "
                     f"expected the keys {', '.join(names)}"
                 )
-        lengths = sorted({len(r[name]) for r in records for name in names[:4]})
+        lengths = sorted({len(record[name]) for record in records for name in POSITION_TYPES})
         if len(lengths) != 1:
             raise ValueError(f"trajectory: expected records of one length, got {lengths}")
         return cls(**{name: np.asarray([record[name] for record in records]) for name in names})
@@ -220,7 +238,7 @@ def _array(name: str, value: Any, rank: int) -> npt.NDArray[Any]:
     array = np.asarray(value)
     if array.ndim != rank:
         raise ValueError(f"trajectory: {name} has shape {array.shape}, expected {rank} axes")
-    if name == "confidence":
+    if POSITION_TYPES.get(name) == np.float32:
         return array.astype(np.float32, copy=False)
     if array.dtype.kind not in "iu":
         raise ValueError(f"trajectory: {name} holds {array.dtype}, expected whole numbers")
