@@ -53,14 +53,24 @@ class LanguageModel:
         Raises:
             ValueError: text, and no tokenizer to encode it.
         """
-        if not isinstance(prompt, str):
-            return list(prompt)
+        return self._tokenizer_for_text.prompt(prompt) if isinstance(prompt, str) else list(prompt)
+
+    def text_ids(self, text: str) -> list[int]:
+        """Text as token ids, without a chat template.
+
+        Raises:
+            ValueError: no tokenizer to encode it.
+        """
+        return self._tokenizer_for_text.encode(text)
+
+    @property
+    def _tokenizer_for_text(self) -> Tokenizer:
         if self.tokenizer is None:
             raise ValueError(
                 "the model's folder has no tokenizer, so prompts must be lists of token ids; copy "
                 "tokenizer.json and tokenizer_config.json there to give text"
             )
-        return self.tokenizer.prompt(prompt)
+        return self.tokenizer
 
     def token_text(self, token: int) -> str:
         """A token as text; without a tokenizer its id."""

@@ -35,6 +35,7 @@ from cd4lm_jax.runtime import cluster
 from cd4lm_jax.runtime.interrupt import Interrupted
 from cd4lm_jax.settings.choices import ConfigError, nearest
 from cd4lm_jax.settings.config import describe, override, validate
+from cd4lm_jax.settings.flags import take_dotted
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -156,7 +157,7 @@ def load_config(path: str, config_class: type[C]) -> C:
 def _split(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     """Takes the `--config.NAME=VALUE` arguments out of a command line."""
     plain, overrides = [], {}
-    for argument in argv:
+    for argument in take_dotted(argv):
         match = re.fullmatch(r"--?config\.([^=]*)(=?)(.*)", argument, re.DOTALL)
         if match is None:
             plain.append(argument)

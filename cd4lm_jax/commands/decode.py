@@ -12,6 +12,7 @@ position], "confidence": [...], "reason": [a cd4lm_jax.Reason each]}.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pathlib
 from typing import Any, NoReturn
@@ -19,9 +20,13 @@ from typing import Any, NoReturn
 from absl import flags
 
 import cd4lm_jax as cd
-from cd4lm_jax.commands import common, output, shapes
+from cd4lm_jax.commands import common, output
+from cd4lm_jax.decoding.config import DecodeConfig
+from cd4lm_jax.decoding.rule import RULES
 from cd4lm_jax.runtime import files
 from cd4lm_jax.runtime.progress import Progress
+from cd4lm_jax.settings import flags as derived
+from cd4lm_jax.settings.choices import split_call
 
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "Model folder: exported by training, or a LLaDA Hugging Face checkpoint."
@@ -29,96 +34,39 @@ _CHECKPOINT = flags.DEFINE_string(
 _INPUT = flags.DEFINE_string("input", None, "JSONL file of prompts.")
 _HTML = flags.DEFINE_string("html", None, "Page to write that replays the passes.")
 _PLAY = flags.DEFINE_bool("play", False, "Replay the first prompt on the terminal.")
-_THRESHOLD_RULES = {
-    "confidence": cd.ConfidenceAdaptive,
-    "entropy": cd.NegativeEntropy,
-    "margin": cd.Margin,
+_DECODE = derived.define(DecodeConfig, module=__name__)
+
+# Older names of the rule and its fields.
+_COMMIT = flags.DEFINE_string("commit", None, "The same as --rule.")
+_SHORTHANDS = {
+    field: flags.DEFINE_string(flag, None, f"The same as --rule.{field}, where the rule has it.")
+    for flag, field in (
+        ("threshold", "threshold"),
+        ("min_tokens_per_step", "min_tokens"),
+        ("max_tokens_per_step", "max_tokens"),
+        ("steps", "steps"),
+        ("factor", "factor"),
+        ("entropy_bound", "bound"),
+    )
 }
-_STEP_RULES = {"fixed": cd.FixedStep, "random": cd.RandomStep}
-_RULES = [*_THRESHOLD_RULES, *_STEP_RULES, "factor", "entropy_bound"]
-_COMMIT = flags.DEFINE_enum("commit", "confidence", _RULES, "Commit rule.")
-_THRESHOLD = flags.DEFINE_float(
-    "threshold", 0.95, "Least confidence, negative entropy or margin of a token to be committed."
-)
-_FACTOR = flags.DEFINE_float("factor", 1.0, "Of the factor rule.")
-_ENTROPY_BOUND = flags.DEFINE_float("entropy_bound", 0.1, "Of the entropy_bound rule, in nats.")
-_MIN_TOKENS = flags.DEFINE_integer("min_tokens_per_step", 1, "Committed in every pass at least.")
-_MAX_TOKENS = flags.DEFINE_integer("max_tokens_per_step", 32, "Committed in a pass at most.")
-_STEPS = flags.DEFINE_integer(
-    "steps", 0, "Passes of the fixed and random rules; 0: one token a pass."
-)
-_EOS_GATE = flags.DEFINE_float(
-    "eos_gate_ratio", 0.0, "Hold back end tokens until this share is committed."
-)
-_EOS_IDS = flags.DEFINE_list("eos_token_ids", None, "Tokens held back; default: the model's own.")
-_MAX_STEPS = flags.DEFINE_integer(
-    "max_steps_per_block", 0, "After so many passes one more commits the rest of a block; 0: never."
-)
-_CFG_SCALE = flags.DEFINE_float("cfg_scale", 0.0, "Classifier-free guidance; 0: none.")
-_TEMPERATURE = flags.DEFINE_float(
-    "temperature", 0.0, "Of the noise tokens are drawn with; 0: none."
-)
-_SEED = flags.DEFINE_integer("seed", 0, "Of the noise.")
-_PROPOSE_MASK = flags.DEFINE_bool(
-    "propose_mask", False, "Let the mask token be proposed and wasted, as the published code does."
-)
-_TOP_K = flags.DEFINE_integer("top_k", 0, "Draw among so many of the best tokens; 0: all.")
-_TOP_P = flags.DEFINE_float(
-    "top_p", 1.0, "Draw among the fewest tokens of this probability together; 1: all."
-)
-_SUPPRESS = flags.DEFINE_list("suppress", [], "Tokens that are never generated.")
-_REFRESH_INTERVAL = flags.DEFINE_integer(
-    "refresh_interval", 0, "Passes after which the cache is made anew within a block; 0: never."
-)
-_BLOCK_CAUSAL = flags.DEFINE_bool(
-    "block_causal", False, "Attend no later block, for models that were trained so."
-)
-_MAX_PASSES = flags.DEFINE_integer(
-    "max_passes", 0, "Passes of a prompt; the last one commits the rest of its block; 0: no limit."
-)
 _STOP_SEQUENCES = flags.DEFINE_multi_string(
-    "stop_sequence", [], "Token ids, such as 5,6, that end a row; may be given several times."
+    "stop_sequence", [], "One of --stop_sequences, such as 5,6; may be given several times."
 )
-_STOP_AT_EOS = flags.DEFINE_bool("stop_at_eos", True, "End a row at its end token.")
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Prompts decoded at once.")
 
 
 def main() -> None:
     """Reads, decodes, writes; the output appears only when it is complete."""
     checkpoint, source, target = map(common.given, (_CHECKPOINT, _INPUT, output.OUTPUT))
+    config = chosen()
     rows = read_prompts(pathlib.Path(source))
-    rule = commit_rule()
     model = cd.load(checkpoint)
     with Progress(len(rows), label="decode", unit="prompt") as progress:
         decoded = cd.decode(
             model,
             [row["prompt_ids"] if "prompt_ids" in row else row["prompt"] for row in rows],
-            commit=rule,
+            config,
             report=progress.update,
             given=[row.get("given_ids", []) for row in rows],
-            gen_length=shapes.GEN_LENGTH.value,
-            block_length=shapes.BLOCK_LENGTH.value,
-            stop_at_eos=_STOP_AT_EOS.value,
-            stop_sequences=tuple(
-                token_ids("stop_sequence", given.split(",")) for given in _STOP_SEQUENCES.value
-            ),
-            max_passes=_MAX_PASSES.value,
-            eos_gate_ratio=_EOS_GATE.value,
-            eos_token_ids=None
-            if _EOS_IDS.value is None
-            else token_ids("eos_token_ids", _EOS_IDS.value),
-            max_steps_per_block=_MAX_STEPS.value,
-            cfg_scale=_CFG_SCALE.value,
-            temperature=_TEMPERATURE.value,
-            top_k=_TOP_K.value,
-            top_p=_TOP_P.value,
-            suppress=token_ids("suppress", _SUPPRESS.value),
-            cache=shapes.CACHE.value,
-            refresh_interval=_REFRESH_INTERVAL.value,
-            block_causal=_BLOCK_CAUSAL.value,
-            propose_mask=_PROPOSE_MASK.value,
-            batch_size=_BATCH_SIZE.value,
-            seed=_SEED.value,
         )
     lines = []
     for number, (row, record) in enumerate(zip(rows, decoded.trajectory.to_json(), strict=True)):
@@ -140,31 +88,36 @@ def main() -> None:
         decoded.play()
 
 
-def commit_rule() -> cd.CommitRule:
-    """The rule that the flags ask for."""
-    name = _COMMIT.value
-    if name == "factor":
-        return cd.Factor(factor=_FACTOR.value)
-    if name == "entropy_bound":
-        return cd.EntropyBounded(bound=_ENTROPY_BOUND.value)
-    if name in _STEP_RULES:
-        return _STEP_RULES[name](steps=_STEPS.value or shapes.GEN_LENGTH.value)
-    return _THRESHOLD_RULES[name](
-        threshold=_THRESHOLD.value, min_tokens=_MIN_TOKENS.value, max_tokens=_MAX_TOKENS.value
-    )
-
-
-def token_ids(flag: str, given: list[str]) -> tuple[int, ...]:
-    """The token ids that a flag lists.
+def chosen() -> DecodeConfig:
+    """The decode that the flags ask for.
 
     Raises:
-        ValueError: something else.
+        ValueError: values that are none, or do not fit each other.
     """
     try:
-        return tuple(int(token) for token in given)
+        text = _DECODE.text("rule") or _COMMIT.value or "confidence"
+        rule = RULES.find(split_call(text)[0])
+        fields = [field.name for field in dataclasses.fields(rule)]
+        changes = {
+            f"rule.{field}": flag.value
+            for field, flag in _SHORTHANDS.items()
+            if field in fields and flag.value is not None
+        }
+        config = _DECODE.chosen(changes={"rule": text, **changes})
+    except ValueError as error:
+        raise common.UsageError(str(error)) from error
+    if not _STOP_SEQUENCES.value:
+        return config
+    sequences = tuple(map(_token_ids, _STOP_SEQUENCES.value))
+    return dataclasses.replace(config, stop_sequences=config.stop_sequences + sequences)
+
+
+def _token_ids(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(token) for token in text.split(","))
     except ValueError:
-        raise ValueError(
-            f"{flag}={','.join(given)} are no token ids; give some like 317,316"
+        raise common.UsageError(
+            f"stop_sequence={text} are no token ids; give some like 317,316"
         ) from None
 
 

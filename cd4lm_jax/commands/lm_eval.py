@@ -4,8 +4,8 @@ r"""lm-evaluation-harness's own command, with this project's models under the na
         --model_args pretrained=experiments/checkpoints/gsm_mini_teacher,gen_length=64 \
         --include_path FOLDER --tasks NAME
 
-What follows is what `lm_eval` takes; `--model_args` also takes mc_num, dtype, seed and the fields of
-`cd4lm_jax.evaluation.harness.adapter.Generation`. Tasks of a folder of YAML files need no network.
+What follows is what `lm_eval` takes; `--model_args` also takes mc_num, dtype, seed and the fields
+of `cd4lm_jax.evaluation.harness.adapter.Generation`. Tasks of a folder of YAML files need no network.
 """
 
 from __future__ import annotations

@@ -7,7 +7,8 @@ r"""Says whether a run fits a topology and how long it takes, with no device pre
     python -m launch.plan --config=experiments/configs/llada_8b_gsm8k.py --model=llada_8b \
         --topology=v5e:2x2 --decode --cache=dual
 
-The update that the trainer would run, or with --decode the loop that the decoder would, is compiled
+The update that the trainer would run, or with --decode the loop that the decoder would (256
+positions, batch 1, unless flags say otherwise), is compiled
 ahead of time for that topology: a model of 8B takes minutes. TPU topologies need libtpu
 (pip install '.[tpu]', best in an environment of its own). For GPUs the same program is compiled for
 virtual CPU devices: what it is given is exact, temporaries are an estimate. --search compares
@@ -17,23 +18,22 @@ meshes, rows a chip and remat policies, each a compilation, and ranks what fits.
 from __future__ import annotations
 
 import json
-from typing import Any, NoReturn, cast
+from typing import Any, NoReturn
 
 from absl import flags
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from cd4lm_jax.commands import architecture, common, shapes
-from cd4lm_jax.decoding.cache import Mode
-from cd4lm_jax.decoding.config import DecodeOptions
-from cd4lm_jax.decoding.rules import ConfidenceAdaptive
+from cd4lm_jax.commands import architecture, common
+from cd4lm_jax.decoding.config import DecodeConfig
 from cd4lm_jax.distillation.trainer import TrainConfig
 from cd4lm_jax.models.config import ModelConfig
 from cd4lm_jax.planning import decoding, training
 from cd4lm_jax.planning.plan import Plan, counts, gib
 from cd4lm_jax.planning.topology import GIB, GPUS, TPUS, Topology
 from cd4lm_jax.runtime import files
+from cd4lm_jax.settings import flags as derived
 
 _TOPOLOGY = flags.DEFINE_string(
     "topology", None, f"TPU slice, such as v5e:4x4 or v5p:2x2x4; of {', '.join(TPUS)}."
@@ -43,7 +43,7 @@ _GPU = flags.DEFINE_string("gpu", "h100", f"What GPUs: {', '.join(GPUS)}.")
 _DECODE = flags.DEFINE_bool(
     "decode", False, "Plan a pass of the decoding loop, tensor parallel over all chips."
 )
-_ROWS = flags.DEFINE_integer("rows", 1, "With --decode: rows decoded at once.", lower_bound=1)
+_PLANNED = derived.define(DecodeConfig, leave_out=("seed",), module=__name__)
 _PROMPT = flags.DEFINE_integer("prompt_length", 256, "With --decode: padded.", lower_bound=1)
 _SEARCH = flags.DEFINE_bool("search", False, "Rank meshes, rows a chip and remat policies.")
 _JSON = flags.DEFINE_string("json", None, "File to write the plans to.")
@@ -57,14 +57,8 @@ def main(config: TrainConfig) -> None:
     if _SEARCH.value:
         plans = search(config, model, topology)
     elif _DECODE.value:
-        options = DecodeOptions(
-            gen_length=shapes.GEN_LENGTH.value,
-            block_length=shapes.BLOCK_LENGTH.value,
-            cache=cast(Mode, shapes.CACHE.value),
-            batch_size=_ROWS.value,
-        )
-        rule = ConfidenceAdaptive(threshold=0.95)
-        plans = [decoding.plan(model, options, rule, topology, prompt_length=_PROMPT.value)]
+        decode = _PLANNED.chosen(DecodeConfig(gen_length=256, batch_size=1))
+        plans = [decoding.plan(model, decode, topology, prompt_length=_PROMPT.value)]
     else:
         plans = [training.plan(config, model, topology)]
     Console().print(ranking(plans, topology) if _SEARCH.value else summary(plans[0]))

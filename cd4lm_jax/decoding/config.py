@@ -6,12 +6,14 @@ import dataclasses
 import hashlib
 import json
 import math
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from cd4lm_jax.decoding import cache, rule, stop
 from cd4lm_jax.decoding.program import Limits, Shape
 from cd4lm_jax.decoding.rules import ConfidenceAdaptive, FixedStep
 from cd4lm_jax.models.config import ModelConfig
+from cd4lm_jax.settings.choices import Changes
 from cd4lm_jax.settings.config import to_plain
 
 _UNLABELLED = ("rule", "gen_length", "block_length", "stop_at_eos", "batch_size", "seed")
@@ -91,14 +93,21 @@ class DecodeConfig:
         self._check_numbers()
         self._check_together()
 
-    @classmethod
-    def baseline(cls, **options: Any) -> DecodeConfig:
-        """One token a pass until the whole generation is filled: what speed-ups are counted from.
+    def fixed(self, tokens_per_pass: int = 1) -> DecodeConfig:
+        """The fixed-step form: so many tokens every pass until the generation is filled, no gate.
 
-        Args:
-            options: other fields, such as the lengths.
+        One token a pass is the baseline that speed-ups are counted from.
+
+        Raises:
+            ValueError: blocks cannot be shared out evenly.
         """
-        return cls(rule=FixedStep(), stop_at_eos=False, **options)
+        if tokens_per_pass < 1 or self.block_length % tokens_per_pass:
+            raise ValueError(
+                f"{tokens_per_pass} tokens a pass do not divide block_length={self.block_length}; "
+                "give a divisor of it"
+            )
+        rule = FixedStep(steps=self.gen_length // tokens_per_pass)
+        return dataclasses.replace(self, rule=rule, stop_at_eos=False, eos_gate_ratio=0.0)
 
     @property
     def label(self) -> str:
@@ -238,3 +247,7 @@ class DecodeConfig:
                 f"propose_mask reproduces published code, which keeps no cache; with cache="
                 f"{self.cache} leave it out"
             )
+
+
+DecodeChanges = Annotated[Mapping[str, Any], Changes(DecodeConfig)]
+"""The type of a setting that changes some fields of a `DecodeConfig` and keeps the others."""

@@ -154,8 +154,8 @@ class Rules:
             return _from_file(pathlib.Path(file), cls)
         if name not in _REGISTERED:
             raise ConfigError(
-                f"no commit rule {name!r}; {nearest(name, [*self.known()])}; a rule of your own is "
-                "FILE.py:NAME"
+                f"no commit rule {name!r}; {nearest(name, [*self.known()])} (a rule of your own is "
+                "FILE.py:NAME)"
             )
         return _REGISTERED[name]
 

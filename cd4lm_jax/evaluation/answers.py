@@ -4,6 +4,10 @@ What a model would say is what its student can learn to say in fewer passes: whe
 several right forms, a reference's choice among them is chance to the model, its own is not.
 dParallel (arXiv 2509.26488) and d3LLM (arXiv 2601.07568) train on such answers, wrong ones
 dropped; so does this.
+
+    OUTPUT/SPLIT.jsonl       a question and an answer a line, once the split is answered
+    OUTPUT/answers.json      the settings and the counts, once all are
+    OUTPUT/runs/             what is answered so far; an interrupted run continues there
 """
 
 from __future__ import annotations
@@ -11,15 +15,27 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
+import shutil
+from typing import Any
 
-from cd4lm_jax.data.sources import Example, open_source
-from cd4lm_jax.evaluation.runs import run as runs
-from cd4lm_jax.language_model import LanguageModel, load
-from cd4lm_jax.runtime import files
+from cd4lm_jax.data.benchmarks import Problem, word_problems
+from cd4lm_jax.decoding.config import DecodeConfig
+from cd4lm_jax.decoding.rules import ConfidenceAdaptive
+from cd4lm_jax.evaluation.runs.journal import RUNS_FOLDER
+from cd4lm_jax.evaluation.runs.recorder import Recorder
+from cd4lm_jax.evaluation.runs.run import Run, execute
+from cd4lm_jax.evaluation.tasks.registry import GSM_MINI
+from cd4lm_jax.language_model import load
+from cd4lm_jax.runtime import files, provenance
 from cd4lm_jax.runtime.progress import Progress
+from cd4lm_jax.settings.config import to_plain
 
 SETTINGS_FILE = "answers.json"
-_CHUNK = 1024  # problems between two updates of the progress bar
+_CHUNK = 1024  # problems that an interruption can lose
+
+
+class AnswersError(ValueError):
+    """A folder of other answers, splits that are the same rows, or no right answer."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,14 +43,12 @@ class AnswersConfig:
     """Whose answers, to what.
 
     Attributes:
-        output: folder of ``SPLIT.jsonl``, a question and an answer a line, and ``answers.json``,
-            these settings and the counts.
+        output: folder to write, see `cd4lm_jax.evaluation.answers`.
         model: model folder.
-        source: dataset, see :func:`cd4lm_jax.data.sources.open_source`.
+        source: dataset, see `cd4lm_jax.data.sources.open_source`.
         splits: of it.
         problems: how many of each split; None for all.
-        threshold: of CAD.
-        decode: lengths, limits and batch size.
+        decode: how the questions are answered.
     """
 
     output: str
@@ -42,68 +56,97 @@ class AnswersConfig:
     source: str = "gsm_mini/distill"
     splits: tuple[str, ...] = ("distill", "validation")
     problems: int | None = None
-    threshold: float = 0.9
-    decode: runs.DecodeSettings = runs.DecodeSettings(batch_size=64)
+    decode: DecodeConfig = dataclasses.replace(
+        GSM_MINI, rule=ConfidenceAdaptive(threshold=0.9), batch_size=64
+    )
+
+    def __post_init__(self) -> None:
+        if not self.splits or len(set(self.splits)) < len(self.splits):
+            raise ValueError(f"splits={self.splits}; give each of one or more splits once")
+        if self.problems is not None and self.problems < 1:
+            raise ValueError(f"problems={self.problems}; give 1 or more, or none for all")
 
 
 def write_answers(config: AnswersConfig) -> dict[str, dict[str, int]]:
-    """Answers every question, keeps what is right and ended; what is there already is left.
+    """Answers every question and keeps what is right and ended; continues what was interrupted.
 
     Returns:
-        For each split how many were ``asked`` and how many answers ``kept``.
+        For each split how many were `asked` and how many answers `kept`.
 
     Raises:
-        ValueError: a source or lengths that do not fit the model, or no right answer at all.
+        AnswersError: the folder holds other answers, two splits are the same rows, or no answer is
+            right.
+        ValueError: a source or lengths that do not fit the model.
     """
     folder = pathlib.Path(config.output)
-    settings = json.loads(json.dumps(dataclasses.asdict(config)))
+    asked = _asked(config)
+    model = load(config.model)
+    settings = to_plain(config) | {"model": model.fingerprint}
     del settings["output"]  # a folder may be moved
     counts = _done(folder, settings)
     if counts is not None:
         return counts
-    model = load(config.model)
-    counts = {}
-    for split in config.splits:
-        source = open_source(config.source, split)
-        asked = source.__getitems__(range(len(source))[: config.problems])
-        kept = _right_answers(model, asked, config, split)
-        if not kept:
-            raise ValueError(
-                f"{config.model} answers none of {len(asked)} questions of {config.source} "
-                f"{split} right; give a model that was trained for them"
-            )
-        lines = [json.dumps(example, ensure_ascii=False) + "\n" for example in kept]
-        files.write_text(folder / f"{split}.jsonl", "".join(lines))
-        counts[split] = {"asked": len(asked), "kept": len(kept)}
-    # Last: it says that the rest is whole.
-    record = json.dumps({"settings": settings, "counts": counts}, indent=2)
-    files.write_text(folder / SETTINGS_FILE, record + "\n")
+    total = sum(map(len, asked.values()))
+    with files.locked(folder), Progress(total, label="answer", unit="question") as progress:
+        recorder = Recorder(folder / RUNS_FOLDER, _CHUNK, provenance.environment(), progress)
+        counts = {}
+        for split, problems in asked.items():
+            run = execute(model, split, problems, config.decode, recorder=recorder)
+            kept = _right(run, problems)
+            if not kept:
+                raise AnswersError(
+                    f"{config.model} answers none of {len(problems)} questions of {config.source} "
+                    f"{split} right; give a model that was trained for them"
+                )
+            lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in kept]
+            files.write_text(folder / f"{split}.jsonl", "".join(lines))
+            counts[split] = {"asked": len(problems), "kept": len(kept)}
+        # Last: it says that the rest is whole.
+        record = json.dumps({"settings": settings, "counts": counts}, indent=2)
+        files.write_text(folder / SETTINGS_FILE, record + "\n")
+        shutil.rmtree(folder / RUNS_FOLDER)
     return counts
 
 
-def _done(folder: pathlib.Path, settings: object) -> dict[str, dict[str, int]] | None:
-    """The counts of a folder that is whole and was made with the same settings."""
+def _asked(config: AnswersConfig) -> dict[str, list[Problem]]:
+    """The questions of every split."""
+    found: dict[str, list[Problem]] = {}
+    for split in config.splits:
+        problems = word_problems(config.source, split)[: config.problems]
+        for other, rows in found.items():
+            if problems == rows:
+                raise AnswersError(
+                    f"{other} and {split} of {config.source} are the same {len(rows)} rows, so "
+                    "that one could not validate the other; give one split, or a source with both"
+                )
+        found[split] = problems
+    return found
+
+
+def _done(folder: pathlib.Path, settings: dict[str, Any]) -> dict[str, dict[str, int]] | None:
+    """The counts of a folder that is whole and was made with the same settings.
+
+    Raises:
+        AnswersError: it was made with other settings.
+    """
     try:
         record = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    return record["counts"] if record["settings"] == settings else None
+    saved = record["settings"]
+    names = dict.fromkeys([*settings, *saved])
+    different = [name for name in names if settings.get(name) != saved.get(name)]
+    if different:
+        raise AnswersError(
+            f"{folder} holds answers of other settings ({', '.join(different)} differ); give "
+            "another output, or remove that folder"
+        )
+    counts: dict[str, dict[str, int]] = record["counts"]
+    return counts
 
 
-def _right_answers(
-    model: LanguageModel, asked: list[Example], config: AnswersConfig, split: str
-) -> list[Example]:
-    kept: list[Example] = []
-    with Progress(len(asked), label=f"answer {split}", unit="question") as progress:
-        for start in range(0, len(asked), _CHUNK):
-            part = asked[start : start + _CHUNK]
-            run = runs.confidence(model, "model", part, config.decode, config.threshold)
-            ended = run.trajectory.length < config.decode.gen_length
-            kept += [
-                {"question": example["question"], "answer": text}
-                for example, text, good in zip(part, run.outputs, run.correct & ended, strict=True)
-                if good
-            ]
-            done = start + len(part)
-            progress.update(done, {"right": len(kept) / done})
-    return kept
+def _right(run: Run, problems: list[Problem]) -> list[dict[str, str]]:
+    """The questions whose answers are right and end."""
+    ended = run.trajectory.length < run.config.gen_length
+    rows = zip(problems, run.outputs, run.correct & ended, strict=True)
+    return [{"question": p["question"], "answer": text} for p, text, good in rows if good]

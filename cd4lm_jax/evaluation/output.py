@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from cd4lm_jax.decoding.config import DecodeConfig
 from cd4lm_jax.evaluation.report.report import write_report
 from cd4lm_jax.evaluation.runs.journal import PROBLEMS_FILE, RUNS_FOLDER
 from cd4lm_jax.evaluation.runs.recorder import Recorder
@@ -53,6 +54,18 @@ class EvaluationConfig:
     def __post_init__(self) -> None:
         if self.chunk < 1:
             raise ValueError(f"chunk={self.chunk} problems; give 1 or more, such as 512")
+
+
+def check_distinct(decodes: Sequence[DecodeConfig]) -> None:
+    """Refuses runs of one name: each has a folder and a row of that name.
+
+    Raises:
+        ValueError: two configs with the same label.
+    """
+    labels = [decode.label for decode in decodes]
+    for label in labels:
+        if labels.count(label) > 1:
+            raise ValueError(f"two runs are {label!r}; give each rule and its options once")
 
 
 class Evaluation:
@@ -116,7 +129,7 @@ def opened(config: EvaluationConfig, total: int, start: float) -> Iterator[Evalu
     Args:
         config: the settings, kept beside the results.
         total: answers that the evaluation asks for, for the progress display.
-        start: ``time.perf_counter()`` when the evaluation began.
+        start: `time.perf_counter()` when the evaluation began.
 
     Raises:
         InUseError: another process works in the folder.

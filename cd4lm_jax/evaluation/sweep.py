@@ -1,4 +1,4 @@
-"""Teacher and students over commit rules and thresholds: the comparison that the demo prints."""
+"""Teacher and students over commit rules: the comparison that the demo prints."""
 
 from __future__ import annotations
 
@@ -10,10 +10,14 @@ from typing import Any
 
 from cd4lm_jax.data import benchmarks
 from cd4lm_jax.data.benchmarks import Problem
+from cd4lm_jax.decoding.config import DecodeConfig
+from cd4lm_jax.decoding.rule import Rule
+from cd4lm_jax.decoding.rules import ConfidenceAdaptive
 from cd4lm_jax.evaluation import output
-from cd4lm_jax.evaluation.runs import run as runs
 from cd4lm_jax.evaluation.runs.recorder import Recorder
+from cd4lm_jax.evaluation.runs.run import Run, execute
 from cd4lm_jax.evaluation.statistics import frontier
+from cd4lm_jax.evaluation.tasks.registry import GSM_MINI
 from cd4lm_jax.language_model import LanguageModel, load
 from cd4lm_jax.runtime.metrics import METRICS_FILE, read_jsonl
 
@@ -25,17 +29,18 @@ class SweepConfig(output.EvaluationConfig):
     """What is compared, and on what.
 
     Attributes:
-        output, chunk: see :class:`~cd4lm_jax.evaluation.output.EvaluationConfig`.
         teacher: model folder.
         student: model folder.
-        best: that of another student, which rows call ``best``; None leaves it out.
-        source: dataset, see :func:`cd4lm_jax.data.sources.open_source`.
+        best: that of another student, which rows call `best`; None leaves it out.
+        source: dataset, see `cd4lm_jax.data.sources.open_source`.
         problems: how many of the test split.
-        selection_problems: how many of the validation split students' thresholds are chosen on.
-        thresholds: of CAD.
+        selection_problems: how many of the validation split students' rules are chosen on.
+        decode: what all runs share: lengths, cache, batch size and so on; its rule is replaced.
+        thresholds: a run of CAD at each, of every model.
+        rules: a run under each of these commit rules too, of every model.
+        decodes: a run as each of these describes whole, of every model.
         teacher_tokens: tokens a pass of the teacher's fixed-step runs; the first is the baseline.
         student_tokens: tokens a pass of a student's.
-        decode: lengths, limits and batch size, the same for all.
         training: run folder of the student, for its training curves; None draws none.
     """
 
@@ -45,10 +50,12 @@ class SweepConfig(output.EvaluationConfig):
     source: str = "gsm_mini/distill"
     problems: int = 500
     selection_problems: int = 200
+    decode: DecodeConfig = GSM_MINI
     thresholds: tuple[float, ...] = THRESHOLDS
+    rules: tuple[Rule, ...] = ()
+    decodes: tuple[DecodeConfig, ...] = ()
     teacher_tokens: tuple[int, ...] = (1, 2, 4)
     student_tokens: tuple[int, ...] = (4,)
-    decode: runs.DecodeSettings = runs.DecodeSettings()
     training: str | None = None
 
     def __post_init__(self) -> None:
@@ -58,14 +65,25 @@ class SweepConfig(output.EvaluationConfig):
                 f"teacher_tokens={self.teacher_tokens} must start with 1: speed-up is counted "
                 "against one token a pass"
             )
+        for name in ("problems", "selection_problems"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}; give 1 or more")
+        for tokens in (self.teacher_tokens, self.student_tokens):
+            output.check_distinct([*map(self.decode.fixed, tokens), *self.adaptive])
+
+    @property
+    def adaptive(self) -> list[DecodeConfig]:
+        """The runs that every model has and among which a student's is chosen."""
+        rules = [*(ConfidenceAdaptive(threshold=t) for t in self.thresholds), *self.rules]
+        return [*(dataclasses.replace(self.decode, rule=it) for it in rules), *self.decodes]
 
 
 def sweep(config: SweepConfig) -> dict[str, Any]:
-    """Runs the comparison, or goes on with it; writes and returns the summary.
+    """Runs the comparison, or continues it; writes and returns the summary.
 
-    A student's threshold is the fastest whose accuracy on *validation* problems is not below the
-    teacher's own fixed-step accuracy there, and the chosen run is the fastest student's; test
-    problems choose nothing.
+    A student's run is the fastest whose accuracy on *validation* problems is not below the
+    teacher's fixed-step accuracy there, and the chosen run is the fastest student's; test problems
+    choose nothing.
 
     Raises:
         ValueError: models, problems or lengths that do not fit, or a folder that is not free.
@@ -82,6 +100,7 @@ def sweep(config: SweepConfig) -> dict[str, Any]:
         fastest = frontier.choose([point for point in points.values() if point], floor=0.0)
         summary = {
             "rows": rows,
+            "baseline": done[0].name,
             "chosen": fastest.name if fastest else None,
             "notes": _notes(config, rows, points),
             "batch_size": config.decode.batch_size,
@@ -102,9 +121,9 @@ def _problems(source: str, split: str, count: int) -> list[Problem]:
 
 def _answers(config: SweepConfig, test: int, validation: int) -> int:
     """How many are asked for, for the progress display."""
-    students, swept = 1 + (config.best is not None), len(config.thresholds)
+    students, adaptive = 1 + (config.best is not None), len(config.adaptive)
     fixed = len(config.teacher_tokens) + students * len(config.student_tokens)
-    return (fixed + (1 + students) * swept) * test + (1 + students * swept) * validation
+    return (fixed + (1 + students) * adaptive) * test + (1 + students * adaptive) * validation
 
 
 def _runs(
@@ -112,13 +131,14 @@ def _runs(
     models: dict[str, LanguageModel],
     problems: list[Problem],
     recorder: Recorder,
-) -> Iterator[runs.Run]:
+) -> Iterator[Run]:
     for who, model in models.items():
         for count in config.teacher_tokens if who == "teacher" else config.student_tokens:
-            yield runs.fixed_step(model, who, problems, config.decode, count, recorder=recorder)
+            fixed = config.decode.fixed(count)
+            yield execute(model, who, problems, fixed, recorder=recorder)
     for who, model in models.items():
-        for threshold in config.thresholds:
-            yield runs.confidence(model, who, problems, config.decode, threshold, recorder=recorder)
+        for decode in config.adaptive:
+            yield execute(model, who, problems, decode, recorder=recorder)
 
 
 def _choose(
@@ -128,16 +148,15 @@ def _choose(
     recorder: Recorder,
 ) -> dict[str, frontier.Point | None]:
     """Each student's run that was chosen; None where none is as good as the teacher."""
-    floor = runs.fixed_step(
-        models["teacher"], "teacher", problems, config.decode, 1, recorder=recorder
-    )
+    baseline = config.decode.fixed()
+    floor = execute(models["teacher"], "teacher", problems, baseline, recorder=recorder)
     chosen = {}
     for who, model in models.items():
         if who == "teacher":
             continue
         points = []
-        for threshold in config.thresholds:
-            run = runs.confidence(model, who, problems, config.decode, threshold, recorder=recorder)
+        for decode in config.adaptive:
+            run = execute(model, who, problems, decode, recorder=recorder)
             passes = float(run.trajectory.nfe.mean())
             points.append(frontier.Point(name=run.name, accuracy=run.accuracy, nfe=passes))
         chosen[who] = frontier.choose(points, floor.accuracy)
@@ -151,8 +170,8 @@ def _notes(
     notes = [note for who, point in chosen.items() for note in _notes_on(config, rows, who, point)]
     return [
         *notes,
-        "Fixed-step runs fill the whole generation, as published; confidence runs end with the "
-        "answer. Passes are counted per problem, time for whole batches.",
+        "Fixed-step runs fill the whole generation, as published; the others end with the answer. "
+        "Passes are counted per problem, time for whole batches.",
     ]
 
 
@@ -162,8 +181,8 @@ def _notes_on(
     """What a student's chosen run reached."""
     if chosen is None:
         yield (
-            f"No threshold of {who} reached the fixed-step teacher's accuracy on the "
-            f"{config.selection_problems} validation problems that thresholds are chosen on."
+            f"No rule of {who} reached the fixed-step teacher's accuracy on the "
+            f"{config.selection_problems} validation problems that rules are chosen on."
         )
         return
     row = next(row for row in rows if row["name"] == chosen.name)
@@ -185,5 +204,5 @@ def _notes_on(
 
 def _passes(rows: list[dict[str, Any]], model: str, accuracy: float) -> float | None:
     """What a model needs under CAD for an accuracy."""
-    found = (r for r in rows if r["model"] == model and r["commit"].startswith("confidence"))
+    found = (r for r in rows if r["model"] == model and r["rule"].startswith("confidence:"))
     return frontier.passes_at_accuracy(map(frontier.Point.from_row, found), accuracy)

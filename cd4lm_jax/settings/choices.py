@@ -61,6 +61,23 @@ class Closed:
         return cls.__name__
 
 
+@dataclasses.dataclass(frozen=True)
+class Changes:
+    """A field that holds changed fields of another dataclass: `Annotated[Mapping, Changes(of)]`.
+
+    Attributes:
+        of: the dataclass; each change is checked as its field is.
+    """
+
+    of: type[Any]
+
+
+def changes(kind: Any) -> Changes | None:
+    """Whose fields a field's type holds changes of; None for other fields."""
+    extras = typing.get_args(kind)[1:] if _is_annotated(kind) else ()
+    return next((extra for extra in extras if isinstance(extra, Changes)), None)
+
+
 def choice(kind: Any) -> Choice | None:
     """What a field's type offers to choose among, be it optional or not; None for plain values."""
     closed = {}

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union
 from cd4lm_jax.settings.choices import (
     Choice,
     ConfigError,
+    changes,
     choice,
     is_single,
     nearest,
@@ -122,6 +123,9 @@ def describe(
             if not is_single(found):
                 yield f"{name}.{_KIND}", " or ".join(found.known()), found.name(group)
             yield from describe(group, None if value is ... else value, name)
+        elif partial := changes(hints[field.name]):
+            for changed, kind_of_it in _hints(partial.of).items():
+                yield f"{name}.{changed}", expected(kind_of_it), (value or {}).get(changed)
         else:
             yield name, expected(hints[field.name]), value
 
@@ -149,6 +153,8 @@ def _build(
         if isinstance(value, Mapping) and (found := choice(hints[name])):
             group, base_group, value = _chosen(found, values.get(name), value, at)
             values[name] = _build(group, base_group, value, at, convert)
+        elif isinstance(value, Mapping) and (partial := changes(hints[name])):
+            values[name] = {**values.get(name, {}), **_changed(partial.of, value, at, convert)}
         elif isinstance(value, Mapping):
             raise ConfigError(f"{at} is {expected(hints[name])}, it has no fields to set")
         else:
@@ -157,6 +163,23 @@ def _build(
     if missing:
         raise ConfigError(f"{where} lacks {missing[0]!r}, which has no default")
     return kind(**values)
+
+
+def _changed(
+    kind: type[Any], data: Mapping[str, Any], where: str, convert: Convert
+) -> dict[str, Any]:
+    """The fields of `kind` in `data`, each checked."""
+    hints, found = _hints(kind), {}
+    for name, value in data.items():
+        if name not in hints:
+            raise ConfigError(f"no field {name!r} in {where}; {nearest(name, list(hints))}")
+        at = f"{where}.{name}"
+        if isinstance(value, Mapping) and (group := choice(hints[name])):
+            chosen, _, fields = _chosen(group, None, value, at)
+            found[name] = _build(chosen, None, fields, at, convert)
+        else:
+            found[name] = convert(value, hints[name], at)
+    return found
 
 
 def _chosen(
@@ -195,6 +218,9 @@ def _plain(value: Any, kind: Any) -> Any:
         found = choice(kind)
         named = {} if found is None or is_single(found) else {_KIND: found.name(type(value))}
         return {**named, **to_plain(value)}
+    if isinstance(value, Mapping) and (partial := changes(kind)):
+        hints = _hints(partial.of)
+        return {name: _plain(item, hints[name]) for name, item in value.items()}
     if isinstance(value, tuple | list):
         kinds = _item_kinds(kind, len(value))
         return [_plain(item, item_kind) for item, item_kind in zip(value, kinds, strict=True)]
@@ -298,6 +324,8 @@ def expected(kind: Any) -> str:
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if found := choice(kind):
         return " or ".join([*found.known(), *(["None"] if type(None) in args else [])])
+    if partial := changes(kind):
+        return f"changes of {partial.of.__name__}"
     if origin in (Union, types.UnionType):
         return " or ".join(expected(k) for k in args)
     if origin is Literal:

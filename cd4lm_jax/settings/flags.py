@@ -10,12 +10,12 @@ from __future__ import annotations
 import dataclasses
 import re
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from absl import flags
 
-from cd4lm_jax.settings.choices import choice
+from cd4lm_jax.settings.choices import choice, split_call
 from cd4lm_jax.settings.config import expected, override
 from cd4lm_jax.settings.documents import field_lines
 
@@ -41,7 +41,9 @@ class Derived(Generic[C]):
                 continue
             kind, line = hints[field.name], lines.get(field.name, "")
             text = f"{line[:1].upper()}{line[1:]}".rstrip(".") + "."
-            default = "" if field.default in (None, False, ()) else f" (default {_shown(field)})"
+            default = (
+                "" if field.default in (None, False, ()) else f" (default {_shown(field, kind)})"
+            )
             if kind is bool:
                 holder: Any = flags.DEFINE_bool(
                     field.name, None, f"{text}{default}", module_name=module
@@ -55,33 +57,34 @@ class Derived(Generic[C]):
                 self._groups.append(field.name)
                 _dotted[field.name] = {}
 
-    def chosen(self, base: C | None = None, **changes: str) -> C:
+    def chosen(self, base: C | None = None, changes: Mapping[str, str] = {}) -> C:
         """The settings that the flags ask for.
 
         Args:
             base: settings to start from; the dataclass's defaults if None.
-            changes: fields as text that the flags, where given, override.
+            changes: further fields as text, such as `{"rule.threshold": "0.9"}`; the flags of the
+                same fields, where given, override them.
 
         Raises:
             ConfigError: a value of the wrong type.
             ValueError: values that do not fit each other.
         """
         given = {**changes}
-        for name, holder in self._holders.items():
-            if holder.value is not None:
-                given[name] = str(holder.value)
-        start = self._cls() if base is None else base
-        whole = {name: text for name, text in given.items() if name in self._groups}
-        if whole:
-            start = override(start, whole, where="flags")
-        rest = {name: text for name, text in given.items() if name not in whole}
+        given |= {name: text for name in self._holders if (text := self.text(name)) is not None}
         for group in self._groups:
-            rest |= {f"{group}.{field}": text for field, text in _dotted[group].items()}
-        return override(start, rest, where="flags")
+            # In one step with the lengths that a rule is checked against.
+            if group in given:
+                kind, fields = split_call(given.pop(group))
+                given = (
+                    {f"{group}.kind": kind} | {f"{group}.{f}": v for f, v in fields.items()} | given
+                )
+            given |= {f"{group}.{field}": text for field, text in _dotted[group].items()}
+        return override(self._cls() if base is None else base, given, where="flags")
 
-    def given(self, name: str) -> bool:
-        """Whether the command line sets a field, whole or in part."""
-        return self._holders[name].value is not None or bool(_dotted.get(name))
+    def text(self, name: str) -> str | None:
+        """What the command line gives for a field as a whole; None where it does not."""
+        value = self._holders[name].value
+        return None if value is None else str(value)
 
 
 def define(cls: type[C], *, leave_out: Sequence[str] = (), module: str) -> Derived[C]:
@@ -97,6 +100,8 @@ def define(cls: type[C], *, leave_out: Sequence[str] = (), module: str) -> Deriv
 
 def take_dotted(argv: Sequence[str]) -> list[str]:
     """A command line without its `--GROUP.FIELD=VALUE`, which `Derived.chosen` then uses."""
+    for fields in _dotted.values():
+        fields.clear()
     rest = []
     for argument in argv:
         match = re.fullmatch(r"--?(\w+)\.([\w.]+)=(.*)", argument, re.DOTALL)
@@ -107,11 +112,11 @@ def take_dotted(argv: Sequence[str]) -> list[str]:
     return rest
 
 
-def _shown(field: dataclasses.Field[Any]) -> str:
-    value = field.default
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = ", ".join(
-            f"{it.name}={getattr(value, it.name)}" for it in dataclasses.fields(value)
-        )
-        return f"{type(value).__name__}({fields})"
-    return str(value)
+def _shown(field: dataclasses.Field[Any], kind: Any) -> str:
+    """A default as text; of a group its name and first field."""
+    value: Any = field.default
+    found = choice(kind)
+    if found is None:
+        return str(value)
+    first = dataclasses.fields(value)[0].name
+    return f"{found.name(type(value))}({first}={getattr(value, first)})"

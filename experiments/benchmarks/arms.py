@@ -17,10 +17,11 @@ from absl import flags
 
 from cd4lm_jax.corruption.masking import Corruption
 from cd4lm_jax.data.sources import Example, open_source
+from cd4lm_jax.decoding.rules import ConfidenceAdaptive
 from cd4lm_jax.distillation.curriculum import LambdaCurriculum
 from cd4lm_jax.distillation.objective import Objective
 from cd4lm_jax.distillation.trainer import TrainConfig, train
-from cd4lm_jax.evaluation.runs import run as runs
+from cd4lm_jax.evaluation.runs.run import execute
 from cd4lm_jax.evaluation.statistics import frontier
 from cd4lm_jax.evaluation.sweep import THRESHOLDS, SweepConfig
 from cd4lm_jax.language_model import LanguageModel, load
@@ -133,7 +134,8 @@ def decoded(model: LanguageModel, split: str, folder: pathlib.Path) -> Sweep:
     for threshold in config.thresholds:
         kept = folder / f"{split}_{threshold}.npz"
         if not kept.exists():
-            run = runs.confidence(model, "", asked, config.decode, threshold)
+            rule = ConfidenceAdaptive(threshold=threshold)
+            run = execute(model, "", asked, dataclasses.replace(config.decode, rule=rule))
             np.savez(kept, correct=run.correct, nfe=run.trajectory.nfe)
         saved = np.load(kept)
         found.append((saved["correct"], saved["nfe"]))
@@ -149,8 +151,8 @@ def teacher_accuracy(split: str) -> float:
     """The share that the teacher gets right at one token a pass, kept as a sweep is."""
     kept = _teacher_folder() / f"fixed_{split}.json"
     if not kept.exists():
-        decode = eval_config().decode
-        run = runs.fixed_step(load(gsm_mini.TEACHER), "teacher", problems(split), decode, 1)
+        fixed = eval_config().decode.fixed()
+        run = execute(load(gsm_mini.TEACHER), "teacher", problems(split), fixed)
         files.write_text(kept, json.dumps({"accuracy": run.accuracy}) + "\n")
     return float(json.loads(kept.read_text())["accuracy"])
 

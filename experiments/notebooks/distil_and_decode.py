@@ -101,7 +101,7 @@ print(tokenizer.decode(answer.argmax(axis=-1).tolist()))
 
 # %%
 shape = {"gen_length": 64, "block_length": 32}  # two blocks, from left to right
-baseline = cd.decode(teacher, [question], commit=cd.FixedStep(steps=64), stop_at_eos=False, **shape)
+baseline = cd.decode(teacher, [question], rule=cd.FixedStep(), stop_at_eos=False, **shape)
 print(f"{baseline.nfe[0]} passes")
 baseline
 
@@ -112,7 +112,7 @@ baseline
 
 # %%
 cad = cd.ConfidenceAdaptive(threshold=0.9)
-adaptive = cd.decode(teacher, [question], commit=cad, **shape)
+adaptive = cd.decode(teacher, [question], rule=cad, **shape)
 print(f"{adaptive.nfe[0]} passes")
 adaptive
 
@@ -168,7 +168,7 @@ student = cd.load(result.folder)
 # The same question, the same rule, the same threshold:
 
 # %%
-distilled = cd.decode(student, [question], commit=cad, **shape)
+distilled = cd.decode(student, [question], rule=cad, **shape)
 print(f"passes: {baseline.nfe[0]}, with CAD {adaptive.nfe[0]}, distilled {distilled.nfe[0]}")
 distilled
 
@@ -179,20 +179,23 @@ distilled
 # training data), over thresholds:
 
 # %%
+import dataclasses
+
 from IPython.display import Image
 
 from cd4lm_jax.evaluation.report import plots
 from cd4lm_jax.evaluation.report.table import print_table
-from cd4lm_jax.evaluation.runs import run as runs
+from cd4lm_jax.evaluation.runs.run import execute
 from cd4lm_jax.evaluation.tasks import registry
 
 problems = registry.task("gsm_mini").problems(split="test", count=PROBLEMS)
-settings = runs.DecodeSettings(**shape)
-first = runs.fixed_step(teacher, "teacher", problems, settings, tokens_per_pass=1)
+config = cd.DecodeConfig(**shape, batch_size=16)
+first = execute(teacher, "teacher", problems, config.fixed())
+rules = [cd.ConfidenceAdaptive(threshold=threshold) for threshold in THRESHOLDS]
 sweep = [
-    runs.confidence(model, who, problems, settings, threshold)
+    execute(model, who, problems, dataclasses.replace(config, rule=rule))
     for who, model in {"teacher": teacher, "student": student}.items()
-    for threshold in THRESHOLDS
+    for rule in rules
 ]
 rows = [run.row(baseline_seconds=first.seconds) for run in (first, *sweep)]
 print_table(rows)

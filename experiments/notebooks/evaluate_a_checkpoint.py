@@ -64,18 +64,17 @@ print(setting)
 answer = cd.decode(
     model,
     [setting.ask(choose_on[0])],
-    commit=cd.ConfidenceAdaptive(threshold=0.9),
-    gen_length=setting.decode.gen_length,
-    block_length=setting.decode.block_length,
+    setting.decode,
+    rule=cd.ConfidenceAdaptive(threshold=0.9),
 )
 answer
 
 # %% [markdown]
 # ## Sweep the threshold
 #
-# The baseline commits one token a pass. Confidence-adaptive decoding commits all that is at least
-# as sure as a threshold: lower is faster and less careful. Thresholds are traced, so the sweep
-# compiles once.
+# The baseline commits one token a pass. Confidence-adaptive decoding commits every token
+# whose confidence reaches a threshold: lower is faster and less careful. Thresholds are traced, so
+# the sweep compiles once.
 
 # %%
 import dataclasses
@@ -84,12 +83,16 @@ from IPython.display import Image
 
 from cd4lm_jax.evaluation.report import plots
 from cd4lm_jax.evaluation.report.table import print_table
+from cd4lm_jax.evaluation.runs.run import execute
 
 
 def evaluate(threshold, problems):
     """All problems at a threshold, judged; None for the fixed-step baseline."""
-    chosen = dataclasses.replace(setting, threshold=threshold)
-    return registry.run(task, model, "model", problems, chosen)
+    rule = cd.ConfidenceAdaptive(threshold=threshold or 1.0)
+    config = dataclasses.replace(setting.decode, rule=rule)
+    config = config.fixed() if threshold is None else config
+    asked, _ = registry.asked(model, problems, setting, gen_length=config.gen_length)
+    return execute(model, "model", asked, config, task.judge())
 
 
 baseline = evaluate(None, choose_on)
@@ -127,7 +130,7 @@ Image(plots.pareto_png(rows, chosen=best.name if best else None))
 # ## Is the difference more than luck?
 #
 # Now on other problems, once, and kept: `benchmark` writes a line a problem as it goes, and started
-# again goes on where it was. Both runs answer the same problems, so only those that one alone has
+# again continues. Both runs answer the same problems, so only those that one alone has
 # right tell them apart. McNemar's test asks how often a fair coin would share those out as
 # unevenly; the interval says how large the difference may be.
 

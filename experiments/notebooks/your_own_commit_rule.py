@@ -76,7 +76,7 @@ class Half:
 model = cd.load(gsm_mini.TEACHER)
 shape = {"gen_length": 64, "block_length": 32, "batch_size": 16}
 question = "Amy has 5 pens. She buys 3. She gives away half. How many pens now?"
-half = cd.decode(model, [question], commit=Half(), **shape)
+half = cd.decode(model, [question], rule=Half(), **shape)
 half
 
 # %% [markdown]
@@ -99,7 +99,7 @@ class Stubborn:
         return jnp.zeros(len(proposal.eligible), jnp.int32)
 
 
-stubborn = cd.decode(model, [question], commit=Stubborn(), **shape)
+stubborn = cd.decode(model, [question], rule=Stubborn(), **shape)
 print(f"{stubborn.nfe[0]} passes, {stubborn.trajectory.length[0]} tokens: {stubborn.text[0]!r}")
 
 # %% [markdown]
@@ -136,7 +136,7 @@ class Easing:
         return self.sure(proposal).sum(axis=1)
 
 
-cd.decode(model, [question], commit=Easing(threshold=0.95, slope=0.1), **shape)
+cd.decode(model, [question], rule=Easing(threshold=0.95, slope=0.1), **shape)
 
 # %% [markdown]
 # Three things to keep to:
@@ -155,8 +155,8 @@ from cd4lm_jax.evaluation.tasks import registry
 problems = registry.task("gsm_mini").problems(split="validation", count=PROBLEMS)
 questions = [problem["question"] for problem in problems]
 rule = Easing(threshold=0.95, slope=0.1)
-together = cd.decode(model, questions[:8], commit=rule, **shape)
-alone = cd.decode(model, questions[3:4], commit=rule, **shape)
+together = cd.decode(model, questions[:8], rule=rule, **shape)
+alone = cd.decode(model, questions[3:4], rule=rule, **shape)
 assert (alone.trajectory.committed_at[0] == together.trajectory.committed_at[3]).all()
 assert alone.text[0] == together.text[3]
 
@@ -178,7 +178,7 @@ for name, make in {
     "CAD": lambda threshold: cd.ConfidenceAdaptive(threshold=threshold),
     "Easing": lambda threshold: Easing(threshold=threshold, slope=0.1),
 }.items():
-    decoded = [cd.decode(model, questions, commit=make(t), **shape) for t in THRESHOLDS]
+    decoded = [cd.decode(model, questions, rule=make(t), **shape) for t in THRESHOLDS]
     right[name] = [numbers.score(out.text, answers) for out in decoded]  # [thresholds, problems]
     passes[name] = [out.nfe for out in decoded]
     x = [nfe.mean() for nfe in passes[name]]

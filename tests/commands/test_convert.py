@@ -70,6 +70,7 @@ def as_flags(case: Case) -> list[str]:
     settings = {
         "gen_length": case["gen_length"],
         "block_length": case["block_length"],
+        **({"rule.two_pass_share": 0.4} if fixed else {}),
         "commit": "fixed" if fixed else "entropy" if entropy else "confidence",
         "threshold": case.get("confidence_threshold", case.get("entropy_threshold", 0.95)),
         "min_tokens_per_step": case.get("min_tokens_per_step", 1),

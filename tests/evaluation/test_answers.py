@@ -3,14 +3,17 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
+from typing import Any
 
 import pytest
 
+import cd4lm_jax as cd
 from cd4lm_jax.data.gsm_mini.generate import generate
 from cd4lm_jax.evaluation import answers
 from cd4lm_jax.evaluation.answers import AnswersConfig, write_answers
 from cd4lm_jax.evaluation.judges import numbers
-from cd4lm_jax.language_model import LanguageModel, load
+from cd4lm_jax.evaluation.runs import run as run_module
+from cd4lm_jax.evaluation.runs.run import Run, execute
 from experiments.configs import gsm_mini
 from tests import exported
 
@@ -30,33 +33,72 @@ def config(tmp_path: pathlib.Path) -> AnswersConfig:
     )
 
 
-def test_right_answers_are_kept_in_the_models_own_words(config: AnswersConfig) -> None:
+def test_right_answers_are_kept_as_the_model_says_them(config: AnswersConfig) -> None:
     assert write_answers(config) == {"all": {"asked": 9, "kept": 8}}
     lines = (pathlib.Path(config.output) / "all.jsonl").read_text().splitlines()
     kept = [json.loads(line) for line in lines]
     assert [row["question"] for row in kept] == [row["question"] for row in PROBLEMS]
     references = [row["answer"] for row in PROBLEMS]
     assert numbers.score([row["answer"] for row in kept], references).all()
-    # There are four voices to answer in, and the model has one for each question.
+    # An answer has four forms, and the model has one for each question.
     assert [row["answer"] for row in kept] != references
 
 
 def test_what_is_there_is_left_unless_the_settings_are_others(
-    config: AnswersConfig, monkeypatch: pytest.MonkeyPatch
+    config: AnswersConfig, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     few = dataclasses.replace(config, problems=3)
     assert write_answers(few) == {"all": {"asked": 3, "kept": 2}}
-    loads: list[str] = []
+    runs: list[str] = []
 
-    def counted(folder: str) -> LanguageModel:
-        loads.append(folder)
-        return load(folder)
+    def counted(*args: Any, **kwargs: Any) -> Run:
+        runs.append(args[1])
+        return execute(*args, **kwargs)
 
-    monkeypatch.setattr(answers, "load", counted)
+    monkeypatch.setattr(answers, "execute", counted)
     assert write_answers(few) == {"all": {"asked": 3, "kept": 2}}
-    assert not loads
-    assert write_answers(dataclasses.replace(few, problems=2)) == {"all": {"asked": 2, "kept": 1}}
-    assert loads == [config.model]
+    assert not runs
+    before = (pathlib.Path(config.output) / "all.jsonl").read_bytes()
+    for other in (
+        dataclasses.replace(few, problems=2),
+        dataclasses.replace(few, model=exported.export(tmp_path / "other")),
+    ):
+        with pytest.raises(ValueError, match=r"holds answers of other settings \((problems|model)"):
+            write_answers(other)
+    assert not runs
+    assert (pathlib.Path(config.output) / "all.jsonl").read_bytes() == before
+
+
+def test_an_interrupted_run_continues_with_the_same_draws(
+    config: AnswersConfig, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = dataclasses.replace(config, decode=dataclasses.replace(config.decode, temperature=0.5))
+    monkeypatch.setattr(answers, "_CHUNK", 4)
+    write_answers(drawn)
+    whole = (pathlib.Path(drawn.output) / "all.jsonl").read_bytes()
+    again = dataclasses.replace(drawn, output=str(tmp_path / "again"))
+    calls: list[int] = []
+
+    def interrupted(*args: Any, first: int, **kwargs: Any) -> Any:
+        calls.append(first)
+        if first == 4 and calls.count(4) == 1:
+            raise KeyboardInterrupt
+        return cd.decode(*args, first=first, **kwargs)
+
+    monkeypatch.setattr(run_module, "decode", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_answers(again)
+    assert write_answers(again) == {"all": {"asked": 9, "kept": whole.count(b"\n")}}
+    assert calls == [0, 4, 4, 8]
+    assert (tmp_path / "again/all.jsonl").read_bytes() == whole
+    assert not (tmp_path / "again/runs").exists()
+
+
+def test_splits_that_are_the_same_rows_are_refused(config: AnswersConfig) -> None:
+    both = dataclasses.replace(config, splits=("distill", "validation"))
+    with pytest.raises(ValueError, match=r"distill and validation of .* are the same 9 rows"):
+        write_answers(both)
+    assert not pathlib.Path(config.output).exists()
 
 
 def test_a_model_without_a_right_answer_is_an_error(
@@ -66,7 +108,7 @@ def test_a_model_without_a_right_answer_is_an_error(
     with pytest.raises(ValueError, match="answers none of 9 questions") as raised:
         write_answers(dataclasses.replace(config, model=untrained))
     assert "problems.jsonl" in str(raised.value)
-    assert not pathlib.Path(config.output).exists()
+    assert not list(pathlib.Path(config.output).glob("*.jsonl"))
 
 
 def test_the_bundled_answers_are_the_bundled_teachers(tmp_path: pathlib.Path) -> None:

@@ -42,11 +42,10 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> BenchmarkConfig:
         task="gsm8k",
         source=write(folder / "rows.jsonl", ASKED, [1] * 16),
         prompt="{question}",
-        gen_length=16,
-        block_length=8,
+        setting="llada",
+        decode={"gen_length": 16, "block_length": 8, "batch_size": 8, "rule": cd.FixedStep()},
         thresholds=(0.5, 0.9),
         baseline=True,
-        batch_size=8,
         chunk=8,
     )
 
@@ -67,8 +66,9 @@ def test_leaves_a_folder_that_says_how_it_was_come_by(config: BenchmarkConfig) -
     assert summary["rows"][0]["speedup"] == 1
     assert all(row["problems"] == 16 and row["tps"] > 0 for row in summary["rows"])
     assert summary["notes"] == [
-        "16 problems of gsm8k under the setting cd4lm with prompt and gen_length and block_length "
-        "and thresholds of its own: 16 generated positions in blocks of 8."
+        "16 problems of gsm8k under the setting llada with other prompt and thresholds and "
+        "gen_length and block_length and batch_size and rule, put in the chat template: 16 "
+        "generated positions in blocks of 8."
     ]
     shares = summary["overhead"]
     seconds = shares["decoding_seconds"] + shares["preparing_seconds"]
@@ -93,12 +93,14 @@ def test_leaves_a_folder_that_says_how_it_was_come_by(config: BenchmarkConfig) -
 def test_the_same_seed_gives_the_same_bytes(
     config: BenchmarkConfig, tmp_path: pathlib.Path
 ) -> None:
-    drawn = dataclasses.replace(config, thresholds=(0.9,), baseline=False, temperature=1.0)
+    drawn = dataclasses.replace(config, thresholds=(0.9,), baseline=False)
 
-    def lines(name: str, **changes: Any) -> bytes:
-        changed = dataclasses.replace(drawn, output=str(tmp_path / name), **changes)
+    def lines(name: str, *, seed: int = 0, **changes: Any) -> bytes:
+        decode = {**config.decode, "temperature": 1.0, "seed": seed}
+        changed = dataclasses.replace(drawn, output=str(tmp_path / name), decode=decode, **changes)
         benchmark(changed)
-        return (tmp_path / name / "runs/model confidence:0.9/problems.jsonl").read_bytes()
+        run = tmp_path / name / "runs/model confidence:0.9 temperature=1.0"
+        return (run / "problems.jsonl").read_bytes()
 
     first = lines("first")
     assert lines("second") == first
@@ -139,7 +141,9 @@ def test_another_model_is_not_mixed_in(config: BenchmarkConfig, tmp_path: pathli
         ({"task": "gsm9k"}, "no task 'gsm9k'"),
         ({"setting": "lada"}, "no setting 'lada'"),
         ({"prompt": "Answer me."}, "asks no question"),
-        ({"thresholds": ()}, "thresholds is empty"),
+        ({"thresholds": (0.9, 0.9)}, "two runs are 'confidence:0.9'"),
+        ({"thresholds": (95.0,)}, "threshold=95.0 is not a probability"),
+        ({"problems": 0}, "problems=0; give 1 or more"),
         ({"label": "a/b"}, "label='a/b' begins the names of folders"),
         ({"chunk": 0}, "chunk=0 problems"),
     ],
@@ -194,13 +198,13 @@ def test_a_model_that_has_half_of_them_right_scores_one_half_here_and_in_the_har
     said = cd.decode(
         model,
         asked,
-        commit=cd.ConfidenceAdaptive(threshold=0.9),
+        rule=cd.ConfidenceAdaptive(threshold=0.9),
         gen_length=64,
         block_length=32,
         batch_size=8,
     )
-    numbers = [numbers.answer_number(text) for text in said.text]
-    rows = [int(number) + n % 2 for n, number in enumerate(numbers) if number is not None]
+    found = [numbers.answer_number(text) for text in said.text]
+    rows = [int(number) + n % 2 for n, number in enumerate(found) if number is not None]
     source = write(tmp_path / "rows.jsonl", asked, rows)
 
     config = BenchmarkConfig(
@@ -210,7 +214,7 @@ def test_a_model_that_has_half_of_them_right_scores_one_half_here_and_in_the_har
         setting="demo",
         source=source,
         thresholds=(0.9,),
-        batch_size=8,
+        decode={"batch_size": 8},
     )
     summary = benchmark(config)
     assert summary["rows"][0]["accuracy"] == 0.5
@@ -225,7 +229,7 @@ def test_a_model_that_has_half_of_them_right_scores_one_half_here_and_in_the_har
 
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     (tmp_path / "pens.yaml").write_text(GENERATE.replace("FILE", source))
-    found = lm_eval.simple_evaluate(
+    judged = lm_eval.simple_evaluate(
         model=DiffusionLM(
             TEACHER,
             gen_length=64,
@@ -239,7 +243,7 @@ def test_a_model_that_has_half_of_them_right_scores_one_half_here_and_in_the_har
         bootstrap_iters=0,
         apply_chat_template=True,
     )
-    assert found["results"]["pens"]["exact_match,number"] == 0.5
+    assert judged["results"]["pens"]["exact_match,number"] == 0.5
 
 
 @pytest.mark.usefixtures("unreported")
@@ -255,14 +259,14 @@ def test_gsm8k_with_a_llada_folder(
         task="gsm8k",
         source=str(source),
         problems=4,
-        gen_length=32,
+        decode={"gen_length": 32},
     )
     summary = benchmark(config)
     (row,) = summary["rows"]
     # The model is random, and so no answer is right.
     assert (row["accuracy"], row["accuracy_interval"], row["problems"]) == (0, [0, 0], 4)
     assert 1 <= row["nfe"] <= 32
-    lines = journal.read(tmp_path / "run/runs/model confidence:0.95")
+    lines = journal.read(tmp_path / "run/runs" / row["name"])
     assert all(text in line["prompt"] for text, line in zip(texts, lines, strict=True))
     assert [line["reference"] for line in lines] == [problem["answer"] for problem in problems]
     assert all(317 not in line["trajectory"]["tokens"][: line["tokens"]] for line in lines)
@@ -274,9 +278,11 @@ def test_the_recorder_counts_every_problem_once(
 ) -> None:
     asked: list[tuple[int, int]] = []
 
-    def counted(model: cd.LanguageModel, prompts: list[str], **settings: Any) -> cd.Decoded:
+    def counted(
+        model: cd.LanguageModel, prompts: list[str], config: cd.DecodeConfig, **settings: Any
+    ) -> cd.Decoded:
         asked.append((settings["first"], len(prompts)))
-        return cd.decode(model, prompts, **settings)
+        return cd.decode(model, prompts, config, **settings)
 
     monkeypatch.setattr(runs, "decode", counted)
     config = dataclasses.replace(

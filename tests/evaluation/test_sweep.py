@@ -46,7 +46,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> SweepConfig:
         selection_problems=6,
         thresholds=(0.5, 0.9),
         teacher_tokens=(1, 2),
-        decode=runs.DecodeSettings(gen_length=16, block_length=8, batch_size=6),
+        decode=cd.DecodeConfig(gen_length=16, block_length=8, batch_size=6),
     )
 
 
@@ -61,8 +61,8 @@ def test_compares_teacher_and_student(config: SweepConfig) -> None:
     rows = summary["rows"]
     assert [row["name"] for row in rows] == NAMES
     for row in rows:
-        assert set(row) == {"name", "model", "commit", "accuracy_interval"} | NUMBERS
-        assert row["name"] == f"{row['model']} {row['commit']}"
+        assert set(row) == {"name", "model", "rule", "accuracy_interval"} | NUMBERS
+        assert row["name"] == f"{row['model']} {row['rule']}"
         assert all(math.isfinite(row[name]) for name in NUMBERS)
         assert row["problems"] == 6
         assert row["canvas_tpf"] >= row["tpf"]
@@ -128,9 +128,11 @@ def test_goes_on_without_comparing_times_of_two_starts(
     folder = pathlib.Path(config.output)
     asked: list[int] = []
 
-    def counted(model: cd.LanguageModel, prompts: list[str], **settings: Any) -> cd.Decoded:
+    def counted(
+        model: cd.LanguageModel, prompts: list[str], config: cd.DecodeConfig, **settings: Any
+    ) -> cd.Decoded:
         asked.append(len(prompts))
-        return cd.decode(model, prompts, **settings)
+        return cd.decode(model, prompts, config, **settings)
 
     monkeypatch.setattr(runs, "decode", counted)
     monkeypatch.setattr(runs, "PROCESS", "of the second start")
@@ -160,7 +162,7 @@ def test_goes_on_without_comparing_times_of_two_starts(
     assert "the speed" not in again["notes"][0]
 
 
-def test_says_so_when_no_threshold_reaches_the_teacher(
+def test_says_so_when_no_rule_reaches_the_teacher(
     config: SweepConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
 ) -> None:
     scored: list[int] = []
@@ -174,8 +176,8 @@ def test_says_so_when_no_threshold_reaches_the_teacher(
     assert scored == [6] * (3 + len(NAMES))
     assert summary["chosen"] is None
     assert summary["notes"] == [
-        "No threshold of student reached the fixed-step teacher's accuracy on the 6 validation "
-        "problems that thresholds are chosen on.",
+        "No rule of student reached the fixed-step teacher's accuracy on the 6 validation problems "
+        "that rules are chosen on.",
         summary["notes"][-1],
     ]
     assert summary["notes"][-1].startswith("Fixed-step runs fill")

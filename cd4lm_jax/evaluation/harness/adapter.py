@@ -20,7 +20,8 @@ from lm_eval.api.registry import register_model
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from cd4lm_jax.data.tokenizer import Tokenizer
-from cd4lm_jax.decoding.rules import CommitRule, ConfidenceAdaptive, FixedStep
+from cd4lm_jax.decoding.rule import CommitRule
+from cd4lm_jax.decoding.rules import ConfidenceAdaptive, FixedStep
 from cd4lm_jax.evaluation.harness import likelihood
 from cd4lm_jax.language_model import decode, load
 from cd4lm_jax.settings.choices import nearest

@@ -1,4 +1,4 @@
-"""One model decoding one set of problems under one commit rule: what it got right, how fast."""
+"""One model decoding one set of problems under one `DecodeConfig`: what is right, how fast."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from cd4lm_jax.data.benchmarks import Problem
 from cd4lm_jax.data.sources import Example
-from cd4lm_jax.decoding.rules import CommitRule, ConfidenceAdaptive, FixedStep
+from cd4lm_jax.decoding.config import DecodeConfig
 from cd4lm_jax.decoding.trajectory import Trajectory
 from cd4lm_jax.evaluation.judges import numbers
 from cd4lm_jax.evaluation.runs import speed
@@ -20,52 +20,30 @@ from cd4lm_jax.evaluation.runs.journal import Answers
 from cd4lm_jax.evaluation.runs.recorder import PROCESS, Recorder
 from cd4lm_jax.language_model import LanguageModel, decode
 from cd4lm_jax.runtime import checksums
+from cd4lm_jax.settings.config import to_plain
 
 Judge = Callable[[Sequence[str], Sequence[Any]], npt.NDArray[np.bool_]]
 """From outputs and their problems to whether each is right, bool [N]."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DecodeSettings:
-    """Lengths and limits that all runs of a comparison share.
-
-    Attributes:
-        gen_length: generated positions.
-        block_length: positions decoded together.
-        max_tokens: CAD's most tokens a pass.
-        eos_gate_ratio: CAD's EOS gate.
-        batch_size: problems decoded at once.
-        temperature: of the noise tokens are drawn with; 0 takes the best.
-        seed: of that noise.
-    """
-
-    gen_length: int = 64
-    block_length: int = 32
-    max_tokens: int = 32
-    eos_gate_ratio: float = 0.0
-    batch_size: int = 16
-    temperature: float = 0.0
-    seed: int = 0
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class Run:
-    """What :func:`fixed_step` and :func:`confidence` return.
+    """What `execute` returns.
 
     Attributes:
         name: a label for people.
-        model: ``teacher`` or ``student``, or what the evaluation calls it.
-        commit: the rule in short: ``fixed:1``, ``confidence:0.9``.
+        model: `teacher` or `student`, or what the evaluation calls it.
+        config: how the problems were decoded.
         trajectory: one row a problem.
-        seconds: wall clock of decoding; None where several processes shared it.
+        seconds: wall-clock time of decoding; None where several processes shared it.
         outputs: answers as text.
         correct: bool, one a problem.
-        process: in which ``seconds`` were measured.
+        process: in which `seconds` were measured.
     """
 
     name: str
     model: str
-    commit: str
+    config: DecodeConfig
     trajectory: Trajectory
     seconds: float | None
     outputs: list[str]
@@ -78,11 +56,11 @@ class Run:
         return float(self.correct.mean())
 
     def seconds_of(self, baseline: Run) -> float | None:
-        """The baseline's seconds for :meth:`row`; None where another process measured them."""
+        """The baseline's seconds for `row`; None where another process measured them."""
         return baseline.seconds if baseline.process == self.process else None
 
     def row(self, baseline_seconds: float | None = None) -> dict[str, Any]:
-        """The run as a row of ``summary.json``; what was not measured is absent."""
+        """The run as a row of `summary.json`; what was not measured is absent."""
         accuracy = numbers.accuracy(self.correct)
         measured = speed.measure(
             self.trajectory, seconds=self.seconds, baseline_seconds=baseline_seconds
@@ -90,95 +68,54 @@ class Run:
         return {
             "name": self.name,
             "model": self.model,
-            "commit": self.commit,
+            "rule": self.config.label,
             "accuracy": accuracy.value,
             "accuracy_interval": accuracy.interval,
             **measured.as_row(),
         }
 
 
-def fixed_step(
+def name_of(who: str, config: DecodeConfig) -> str:
+    """What the run of a model under a config is called."""
+    return f"{who} {config.label}"
+
+
+def execute(
     model: LanguageModel,
     who: str,
     problems: Sequence[Example],
-    settings: DecodeSettings,
-    tokens_per_pass: int,
+    config: DecodeConfig,
     judge: Judge | None = None,
     recorder: Recorder | None = None,
 ) -> Run:
-    """The baseline: so many tokens every pass until the whole generation is filled.
+    """Decodes and judges problems.
 
-    Answers are judged as GSM8K's unless a judge is given. With a recorder the run is kept as it
-    goes, and goes on where it was; problems are then those of :mod:`cd4lm_jax.data.benchmarks`.
+    Args:
+        model: from `cd4lm_jax.load`.
+        who: what the run calls the model.
+        problems: questions with answers.
+        config: how they are decoded.
+        judge: as GSM8K's if None.
+        recorder: keeps the run as it goes, and continues one that was interrupted; problems are
+            then those of `cd4lm_jax.data.benchmarks`.
 
     Raises:
-        ValueError: a block cannot be shared out evenly.
+        ValueError: problems or lengths that do not fit the model.
         JournalError: the run's folder holds another one.
     """
-    if tokens_per_pass < 1 or settings.block_length % tokens_per_pass:
-        raise ValueError(
-            f"{tokens_per_pass} tokens a pass do not divide block_length={settings.block_length}; "
-            "give a divisor of it"
-        )
-    rule = FixedStep(steps=settings.gen_length // tokens_per_pass)
-    label = f"fixed:{tokens_per_pass}"
-    return _run(model, who, problems, settings, rule, label, judge, recorder, fills=True)
-
-
-def confidence(
-    model: LanguageModel,
-    who: str,
-    problems: Sequence[Example],
-    settings: DecodeSettings,
-    threshold: float,
-    judge: Judge | None = None,
-    recorder: Recorder | None = None,
-) -> Run:
-    """CAD at a threshold, each problem until its answer ends; otherwise as `fixed_step`."""
-    most = min(settings.max_tokens, settings.block_length)
-    rule = ConfidenceAdaptive(threshold=threshold, max_tokens=most)
-    label = f"confidence:{threshold}"
-    return _run(model, who, problems, settings, rule, label, judge, recorder, fills=False)
-
-
-def _run(
-    model: LanguageModel,
-    who: str,
-    problems: Sequence[Example],
-    settings: DecodeSettings,
-    rule: CommitRule,
-    label: str,
-    judge: Judge | None,
-    recorder: Recorder | None,
-    *,
-    fills: bool,
-) -> Run:
-    name, asked = f"{who} {label}", cast(Sequence[Problem], problems)
+    name, asked = name_of(who, config), cast(Sequence[Problem], problems)
     prompts = [model.prompt_ids(p.get("prompt_ids", p["question"])) for p in asked]
     journal, parts = None, []
     size = len(asked)
     if recorder is not None:
-        followed = _settings(model, asked, prompts, settings, label)
-        journal = recorder.journal(name, followed, len(asked))
+        journal = recorder.journal(name, _settings(model, asked, prompts, config), len(asked))
         size, earlier = recorder.chunk, journal.earlier()
         parts = [] if earlier is None else [earlier]
     begun, seconds = len(parts) > 0, 0.0
     for start in range(journal.count if journal else 0, len(asked), size):
         chunk = asked[start : start + size]
         before = time.perf_counter()
-        decoded = decode(
-            model,
-            prompts[start : start + size],
-            commit=rule,
-            first=start,
-            gen_length=settings.gen_length,
-            block_length=settings.block_length,
-            stop_at_eos=not fills,
-            eos_gate_ratio=0.0 if fills else settings.eos_gate_ratio,
-            temperature=settings.temperature,
-            batch_size=settings.batch_size,
-            seed=settings.seed,
-        )
+        decoded = decode(model, prompts[start : start + size], config, first=start)
         spent = time.perf_counter() - before
         seconds += decoded.seconds
         part = Answers(
@@ -205,7 +142,7 @@ def _run(
     return Run(
         name=name,
         model=who,
-        commit=label,
+        config=config,
         trajectory=answers.trajectory,
         outputs=answers.outputs,
         correct=answers.correct,
@@ -213,12 +150,18 @@ def _run(
     )
 
 
+def timed_again(model: LanguageModel, problems: Sequence[Example], config: DecodeConfig) -> float:
+    """Seconds of decoding the same problems once more, nothing kept."""
+    asked = cast(Sequence[Problem], problems)
+    prompts = [model.prompt_ids(p.get("prompt_ids", p["question"])) for p in asked]
+    return decode(model, prompts, config).seconds
+
+
 def _settings(
     model: LanguageModel,
     problems: Sequence[Problem],
     prompts: Sequence[Sequence[int]],
-    settings: DecodeSettings,
-    label: str,
+    config: DecodeConfig,
 ) -> dict[str, Any]:
     """What a run's lines follow from; models and problems by their sums, so that folders move."""
     references = [[p["id"], p["question"], p["answer"], p["target"]] for p in problems]
@@ -227,8 +170,8 @@ def _settings(
         "dtype": model.transformer.execution.dtype,
         "prompts": checksums.of_json(prompts),
         "references": checksums.of_json(references),
-        "commit": label,
-        **dataclasses.asdict(settings),
+        "decode": to_plain(config),
+        "decode_fingerprint": config.fingerprint,
     }
 
 

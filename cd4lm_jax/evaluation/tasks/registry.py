@@ -1,10 +1,15 @@
 r"""The benchmarks as tasks: where their problems come from, what a model is asked, who judges.
 
-Each task has the settings that were published for it, by name. ``cd4lm`` is what CD4LM (2601.02236)
-reports: CAD at 0.95, at most 32 tokens a pass, the EOS gate at 0.3, lengths as in the evaluation
-scripts of its code. ``llada`` is what LLaDA-8B-Instruct (2502.09992) was evaluated with under block
-diffusion: one token a pass. They are no better and worse of one thing: block length alone moves
-LLaDA's GSM8K by nine points, so compare runs within one setting.
+Each task has the settings that were published for it, by name:
+
+* `cd4lm` is what CD4LM (2601.02236) evaluated, as the scripts of its code have it: CAD at 0.95, at
+  most 32 tokens a pass, the EOS gate at 0.3, and the question as **raw text** without a chat
+  template (`--apply_chat_template` is never passed), to the byte. Its 77.4 % of GSM8K is of this.
+* `cd4lm_chat` has the same decode and asks in the model's chat template.
+* `llada` is what LLaDA-8B-Instruct (2502.09992) was evaluated with under block diffusion: one token
+  a pass.
+
+Compare runs within one setting: block length alone moves LLaDA's GSM8K by nine points.
 """
 
 from __future__ import annotations
@@ -18,9 +23,9 @@ import numpy.typing as npt
 
 from cd4lm_jax.data import benchmarks
 from cd4lm_jax.data.benchmarks import Problem
+from cd4lm_jax.decoding.config import DecodeConfig
+from cd4lm_jax.decoding.rules import ConfidenceAdaptive
 from cd4lm_jax.evaluation.judges import code, formulas, numbers
-from cd4lm_jax.evaluation.runs import run as runs
-from cd4lm_jax.evaluation.runs.recorder import Recorder
 from cd4lm_jax.language_model import LanguageModel
 from cd4lm_jax.settings.choices import nearest
 
@@ -37,17 +42,17 @@ class Setting:
     """How a task was run by those who published it.
 
     Attributes:
-        prompt: what the model is asked; ``{question}`` and ``{entry_point}`` are filled in.
-        decode: lengths and limits.
-        threshold: of CAD; None for the fixed-step baseline at one token a pass.
+        prompt: what the model is asked; `{question}` and `{entry_point}` are filled in.
+        decode: rule, lengths and limits.
+        chat: whether the prompt is put in the chat template; it is raw text otherwise.
     """
 
     prompt: str
-    decode: runs.DecodeSettings
-    threshold: float | None = None
+    decode: DecodeConfig
+    chat: bool = True
 
     def ask(self, problem: Problem) -> str:
-        """The prompt of a problem, to be put in the chat template."""
+        """The prompt of a problem as text."""
         # The question last: it is free to hold the other placeholder.
         text = self.prompt.replace("{entry_point}", problem.get("entry_point", ""))
         return text.replace("{question}", problem["question"])
@@ -78,7 +83,7 @@ class Task:
     def problems(
         self, source: str | None = None, split: str | None = None, count: int | None = None
     ) -> list[Problem]:
-        """The first ``count`` problems of a split, or all of them.
+        """The first `count` problems of a split, or all of them.
 
         Raises:
             TaskError: no source was given where one is needed, or too few problems.
@@ -135,83 +140,65 @@ def task(name: str) -> Task:
 
 
 def asked(
-    model: LanguageModel, problems: Sequence[Problem], setting: Setting, *, truncate: bool = False
-) -> list[Problem]:
+    model: LanguageModel,
+    problems: Sequence[Problem],
+    setting: Setting,
+    *,
+    gen_length: int,
+    truncate: bool = False,
+) -> tuple[list[Problem], int]:
     """The problems as a model is asked them under a setting.
 
     Args:
         model: whose positions prompt and generation must fit.
         problems: of a task.
-        setting: its prompt and lengths.
+        setting: its prompt.
+        gen_length: generated positions.
         truncate: give the end alone of prompts that are too long (as training does, and
-            lm-evaluation-harness), as ``prompt_ids``, instead of refusing them.
+            lm-evaluation-harness), instead of refusing them.
+
+    Returns:
+        The problems with `prompt_ids`, and how many prompts were truncated.
 
     Raises:
         TaskError: a generation that leaves no room for a prompt, or prompts that are too long.
     """
-    positions, length = model.transformer.config.max_length, setting.decode.gen_length
-    room = positions - length
+    positions = model.transformer.config.max_length
+    room = positions - gen_length
     if room < 1:
         raise TaskError(
-            f"gen_length={length} leaves no room for a prompt in the model's {positions} "
+            f"gen_length={gen_length} leaves no room for a prompt in the model's {positions} "
             "positions; give a smaller gen_length"
         )
     questions = [setting.ask(problem) for problem in problems]
-    prompts = [model.prompt_ids(question) for question in questions]
+    encode = model.prompt_ids if setting.chat else model.text_ids
+    prompts = [encode(question) for question in questions]
     too_long = [len(prompt) for prompt in prompts if len(prompt) > room]
     if too_long and not truncate:
         raise TaskError(
             f"{len(too_long)} of {len(problems)} prompts have more than the {room} tokens that "
-            f"gen_length={length} leaves of the model's {positions} positions (the longest "
+            f"gen_length={gen_length} leaves of the model's {positions} positions (the longest "
             f"{max(too_long)}); give a smaller gen_length, a shorter prompt, or "
             "truncate_prompts=true, which keeps their ends"
         )
     found = []
     for problem, question, prompt in zip(problems, questions, prompts, strict=True):
-        problem = problem | {"question": question}
-        if len(prompt) > room:
-            problem["prompt_ids"] = prompt[-room:]
-        found.append(problem)
-    return found
+        found.append(problem | Problem(question=question, prompt_ids=prompt[-room:]))  # type: ignore[typeddict-item]
+    return found, len(too_long)
 
 
-def run(
-    task: Task,
-    model: LanguageModel,
-    who: str,
-    problems: Sequence[Problem],
-    setting: Setting,
-    *,
-    allow_code_execution: bool = False,
-    truncate: bool = False,
-    recorder: Recorder | None = None,
-) -> runs.Run:
-    """A model's answers to the problems of a task under a setting, judged.
-
-    Raises:
-        ValueError: code may not be run, prompts or lengths that do not fit the model, or a folder
-            that holds another run.
-    """
-    # Before anything is decoded, which may take hours.
-    judge = task.judge(allow_code_execution=allow_code_execution)
-    problems = asked(model, problems, setting, truncate=truncate)
-    if setting.threshold is None:
-        return runs.fixed_step(model, who, problems, setting.decode, 1, judge, recorder)
-    return runs.confidence(model, who, problems, setting.decode, setting.threshold, judge, recorder)
-
-
-# What CD4LM's code asks for code (its `evaluation/dllm_eval/tasks`). For mathematics it has the
-# answer in a box, after the prefix "<reasoning> ": the format of d1 (2504.12216), kept here.
-_REASON_THEN_BOX = (
+# What CD4LM's code asks (its `evaluation/dllm_eval/tasks`), to the byte; the format is d1's
+# (2504.12216).
+_CD4LM_MATH = (
     "You are a math expert. You will be given a question to solve. Solve it step by step. Wrap the "
-    "final answer in a \\boxed{}.\nRespond in the following format:\n<reasoning>\nYour reasoning "
-    "here\n</reasoning>\n<answer>\n\\boxed{...}\n</answer>\n\n{question}"
+    "final answer in a \\boxed{}. \nRespond in the following format:\n<reasoning>\nYour reasoning "
+    "here\n</reasoning>\n<answer>\n\\boxed{...}\n</answer>\n\n{question}\n\n"
 )
-_PASS_THE_TESTS = (
+_CD4LM_CODE = (
     "Write a solution to the following problem and make sure that it passes the tests:\n{question}"
     "\n\nFirst, reason about the solution step-by-step. Then, write the code.\nRespond in the "
     "following format:\n<reasoning>\nYour reasoning here\n</reasoning>\n<answer>\n```python\n"
-    "The complete implementation of the WHAT function\n```\n</answer>"
+    "The complete implementation WHAT\n```\n</answer>"
 )
 # LLaDA's, through OpenCompass.
 _BOX = "{question}\nPlease reason step by step, and put your final answer within \\boxed{}."
@@ -225,13 +212,22 @@ _EXPERT = "You are an expert Python programmer, and here is your task: {question
 def _settings(cd4lm: tuple[str, int, int], llada: tuple[str, int, int]) -> Mapping[str, Setting]:
     """From prompt, generated positions and block length, each as published."""
     prompt, gen_length, block_length = cd4lm
-    cad = runs.DecodeSettings(
-        gen_length=gen_length, block_length=block_length, max_tokens=32, eos_gate_ratio=0.3
+    cad = DecodeConfig(
+        rule=ConfidenceAdaptive(threshold=0.95, max_tokens=32),
+        gen_length=gen_length,
+        block_length=block_length,
+        eos_gate_ratio=0.3,
+        batch_size=16,
     )
-    found = {"cd4lm": Setting(prompt=prompt, decode=cad, threshold=0.95)}
+    # Without the spaces and lines that mean nothing in a chat template.
+    chat = prompt.replace("boxed{}. ", "boxed{}.").replace("  ", " ").rstrip("\n")
+    found = {
+        "cd4lm": Setting(prompt=prompt, decode=cad, chat=False),
+        "cd4lm_chat": Setting(prompt=chat, decode=cad),
+    }
     prompt, gen_length, block_length = llada
-    fixed = runs.DecodeSettings(gen_length=gen_length, block_length=block_length)
-    found["llada"] = Setting(prompt=prompt, decode=fixed)
+    shape = DecodeConfig(gen_length=gen_length, block_length=block_length, batch_size=16)
+    found["llada"] = Setting(prompt=prompt, decode=shape.fixed())
     return MappingProxyType(found)
 
 
@@ -243,6 +239,11 @@ def _formula(outputs: Sequence[str], problems: Sequence[Problem]) -> npt.NDArray
     return formulas.score(outputs, [problem["target"] for problem in problems])
 
 
+GSM_MINI = DecodeConfig(
+    rule=ConfidenceAdaptive(threshold=0.95), gen_length=64, block_length=32, batch_size=16
+)
+"""How gsm_mini's problems are decoded: an answer fits 64 positions."""
+
 _ALL = (
     Task(
         name="gsm8k",
@@ -250,7 +251,7 @@ _ALL = (
         split="test",
         read=benchmarks.word_problems,
         score=_number,
-        settings=_settings((_REASON_THEN_BOX, 256, 32), (_BOX, 256, 8)),
+        settings=_settings((_CD4LM_MATH, 256, 32), (_BOX, 256, 8)),
     ),
     Task(
         name="math500",
@@ -258,7 +259,7 @@ _ALL = (
         split="test",
         read=benchmarks.math500,
         score=_formula,
-        settings=_settings((_REASON_THEN_BOX, 512, 32), (_BOX, 512, 64)),
+        settings=_settings((_CD4LM_MATH, 512, 32), (_BOX, 512, 64)),
     ),
     Task(
         name="humaneval",
@@ -267,7 +268,8 @@ _ALL = (
         read=benchmarks.humaneval,
         score=code.score,
         settings=_settings(
-            (_PASS_THE_TESTS.replace("WHAT", "{entry_point}"), 256, 256), (_IMPLEMENT, 512, 32)
+            (_CD4LM_CODE.replace("WHAT", " of the {entry_point} function"), 256, 256),
+            (_IMPLEMENT, 512, 32),
         ),
         runs_code=True,
     ),
@@ -278,7 +280,7 @@ _ALL = (
         read=benchmarks.mbpp,
         score=code.score,
         settings=_settings(
-            (_PASS_THE_TESTS.replace("the WHAT", "the"), 256, 256), (_EXPERT, 512, 32)
+            (_CD4LM_CODE.replace("WHAT", "of the function"), 256, 256), (_EXPERT, 512, 32)
         ),
         runs_code=True,
     ),
@@ -290,8 +292,8 @@ _ALL = (
         score=_number,
         settings=MappingProxyType(
             {
-                "demo": Setting(prompt="{question}", decode=runs.DecodeSettings(), threshold=0.95),
-                "fixed": Setting(prompt="{question}", decode=runs.DecodeSettings()),
+                "demo": Setting(prompt="{question}", decode=GSM_MINI),
+                "fixed": Setting(prompt="{question}", decode=GSM_MINI.fixed()),
             }
         ),
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import pathlib
 import shutil
@@ -12,8 +13,10 @@ import pytest
 
 from cd4lm_jax.data.gsm_mini.generate import generate
 from cd4lm_jax.data.sources import Example
+from cd4lm_jax.decoding.rules import ConfidenceAdaptive
 from cd4lm_jax.evaluation.report import problems, report
-from cd4lm_jax.evaluation.runs import run as runs
+from cd4lm_jax.evaluation.runs.run import execute
+from cd4lm_jax.evaluation.tasks.registry import GSM_MINI
 from cd4lm_jax.language_model import load
 from cd4lm_jax.replay.boards import Piece
 from cd4lm_jax.replay.page import render
@@ -44,12 +47,15 @@ class Evaluation:
         assert model.tokenizer is not None
         self.text = model.tokenizer.decode_one
         given = [Example(question=p.question, answer=p.answer) for p in generate("test", 24)]
-        settings = runs.DecodeSettings(batch_size=24)
-        self.runs = done = [
-            runs.fixed_step(model, "teacher", given, settings, 1),
-            *(runs.confidence(model, "teacher", given, settings, at) for at in (0.5, 0.9)),
-        ]
-        self.summary = {"rows": [run.row(done[0].seconds) for run in done], "chosen": CHOSEN}
+        config = dataclasses.replace(GSM_MINI, batch_size=24)
+        rules = [ConfidenceAdaptive(threshold=at) for at in (0.5, 0.9)]
+        decodes = [config.fixed(), *(dataclasses.replace(config, rule=it) for it in rules)]
+        self.runs = done = [execute(model, "teacher", given, decode) for decode in decodes]
+        self.summary = {
+            "rows": [run.row(done[0].seconds) for run in done],
+            "baseline": BASELINE,
+            "chosen": CHOSEN,
+        }
         self.records: Records = {run.name: records.records(run, given) for run in done}
         self.paths = {
             name: records.write(folder / "runs" / str(number) / "problems.jsonl", lines)

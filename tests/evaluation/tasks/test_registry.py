@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
 import json
 import pathlib
 import re
@@ -35,13 +34,63 @@ def test_settings_are_the_published_ones(
     name: str, cd4lm: tuple[int, int], llada: tuple[int, int]
 ) -> None:
     found = registry.task(name).settings
-    assert [*found] == ["cd4lm", "llada"]
-    assert found["cd4lm"].threshold == 0.95
-    assert found["cd4lm"].decode == runs.DecodeSettings(
-        gen_length=cd4lm[0], block_length=cd4lm[1], max_tokens=32, eos_gate_ratio=0.3
+    assert [*found] == ["cd4lm", "cd4lm_chat", "llada"]
+    cad = cd.DecodeConfig(
+        rule=cd.ConfidenceAdaptive(threshold=0.95, max_tokens=32),
+        gen_length=cd4lm[0],
+        block_length=cd4lm[1],
+        eos_gate_ratio=0.3,
+        batch_size=16,
     )
-    assert found["llada"].threshold is None
-    assert found["llada"].decode == runs.DecodeSettings(gen_length=llada[0], block_length=llada[1])
+    assert [found[name].decode for name in ("cd4lm", "cd4lm_chat")] == [cad, cad]
+    assert [found[name].chat for name in found] == [False, True, True]
+    fixed = cd.DecodeConfig(gen_length=llada[0], block_length=llada[1], batch_size=16).fixed()
+    assert found["llada"].decode == fixed
+
+
+def test_cd4lm_asks_what_its_code_asks_to_the_byte() -> None:
+    """The texts of `evaluation/dllm_eval/tasks` of the published code (commit bb8db45)."""
+    problem = Problem(id="1", question="ASKED", answer="", target="", entry_point="NAME")
+    math = (
+        "You are a math expert. You will be given a question to solve. Solve it step by step. "
+        "Wrap the final answer in a \\boxed{}. \nRespond in the following format:\n<reasoning>\n"
+        "Your reasoning here\n</reasoning>\n<answer>\n\\boxed{...}\n</answer>\n\nASKED\n\n"
+    )
+    code = (
+        "Write a solution to the following problem and make sure that it passes the tests:\nASKED\n"
+        "\nFirst, reason about the solution step-by-step. Then, write the code.\nRespond in the "
+        "following format:\n<reasoning>\nYour reasoning here\n</reasoning>\n<answer>\n```python\n"
+        "The complete implementation {}of the {}function\n```\n</answer>"
+    )
+    asked = {
+        task.name: task.settings["cd4lm"].ask(problem)
+        for task in registry.TASKS.values()
+        if "cd4lm" in task.settings
+    }
+    assert asked == {
+        "gsm8k": math,
+        "math500": math,
+        "humaneval": code.replace("{}", " ", 1).replace("{}", "NAME "),
+        "mbpp": code.replace("{}", ""),
+    }
+    chat = registry.task("gsm8k").setting("cd4lm_chat").ask(problem)
+    assert chat == math.replace("boxed{}. ", "boxed{}.").rstrip()
+
+
+def test_raw_text_is_not_put_in_the_chat_template() -> None:
+    problems = [Problem(id="1", question="How many is 1", answer="1", target="1")]
+    decode = cd.DecodeConfig(gen_length=32)
+    found = {}
+    for chat in (False, True):
+        setting = registry.Setting(prompt="{question}", decode=decode, chat=chat)
+        ((problem,), truncated) = registry.asked(MODEL, problems, setting, gen_length=32)
+        found[chat] = problem["prompt_ids"]
+        assert truncated == 0
+    assert found == {
+        False: MODEL.text_ids("How many is 1"),
+        True: MODEL.prompt_ids("How many is 1"),
+    }
+    assert found[False] != found[True]
 
 
 def test_prompts_hold_the_question_once() -> None:
@@ -82,11 +131,11 @@ def half(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     calls: list[dict[str, Any]] = []
 
     def decode(
-        model: cd.LanguageModel, prompts: Sequence[list[int]], **settings: Any
+        model: cd.LanguageModel, prompts: Sequence[list[int]], config: cd.DecodeConfig, first: int
     ) -> cd.Decoded:
-        calls.append({"prompts": prompts, **settings})
+        calls.append({"prompts": prompts, "rule": config.rule})
         assert model.tokenizer is not None
-        length = settings["gen_length"]
+        length = config.gen_length
         tokens = np.full((len(prompts), length), model.tokenizer.eos_id)
         lengths = []
         for row, prompt in enumerate(prompts):
@@ -120,32 +169,28 @@ def test_half_of_the_answers_right_is_one_half(
     task = registry.task("gsm_mini")
     problems = task.problems(str(path), count=8)
     for name, commit in (("demo", "confidence:0.95"), ("fixed", "fixed:1")):
-        run = registry.run(task, MODEL, "student", problems, task.setting(name))
+        setting = task.setting(name)
+        asked, _ = registry.asked(MODEL, problems, setting, gen_length=64)
+        run = runs.execute(MODEL, "student", asked, setting.decode, task.judge())
         assert run.accuracy == 0.5
         assert run.correct.tolist() == [True, False] * 4
         assert run.name == f"student {commit}"
     assert half[0]["prompts"] == [MODEL.prompt_ids(row["question"]) for row in rows[:8]]
-    assert half[0]["commit"] == cd.ConfidenceAdaptive(threshold=0.95, max_tokens=32)
-    assert half[1]["commit"] == cd.FixedStep(steps=64)
+    assert half[0]["rule"] == cd.ConfidenceAdaptive(threshold=0.95)
+    assert half[1]["rule"] == cd.FixedStep(steps=64)
 
 
-def test_nothing_is_decoded_when_code_may_not_run(
-    half: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_code_may_not_run_where_it_cannot_be_confined(monkeypatch: pytest.MonkeyPatch) -> None:
     task = registry.task("humaneval")
-    problems = task.problems(count=1)
     with pytest.raises(registry.TaskError, match="allow_code_execution"):
-        registry.run(task, MODEL, "student", problems, task.setting("cd4lm"))
+        task.judge()
 
     def refuse() -> None:
         raise sandbox.SandboxError("no namespaces here")
 
     monkeypatch.setattr(code, "check_runs", refuse)
     with pytest.raises(sandbox.SandboxError, match="no namespaces here"):
-        registry.run(
-            task, MODEL, "student", problems, task.setting("cd4lm"), allow_code_execution=True
-        )
-    assert half == []
+        task.judge(allow_code_execution=True)
 
 
 def test_prompts_that_do_not_fit_are_counted_or_lose_their_start() -> None:
@@ -154,16 +199,18 @@ def test_prompts_that_do_not_fit_are_counted_or_lose_their_start() -> None:
     whole = [MODEL.prompt_ids(question) for question in (short, long)]
     room = len(whole[0])
     positions = MODEL.transformer.config.max_length
-    decode = runs.DecodeSettings(gen_length=positions - room)
-    setting = registry.Setting(prompt="{question}", decode=decode)
+    setting = registry.Setting(prompt="{question}", decode=cd.DecodeConfig())
+    gen_length = positions - room
     with pytest.raises(
         registry.TaskError, match=rf"1 of 2 prompts .* {room} tokens .*truncate_prom"
     ):
-        registry.asked(MODEL, problems, setting)
-    first, second = registry.asked(MODEL, problems, setting, truncate=True)
-    assert "prompt_ids" not in first
+        registry.asked(MODEL, problems, setting, gen_length=gen_length)
+    (first, second), truncated = registry.asked(
+        MODEL, problems, setting, gen_length=gen_length, truncate=True
+    )
+    assert truncated == 1
+    assert first["prompt_ids"] == whole[0]
     assert second["prompt_ids"] == whole[1][-room:]
     assert second["question"] == long  # what is kept of it in the records
-    full = dataclasses.replace(setting, decode=runs.DecodeSettings(gen_length=positions))
     with pytest.raises(registry.TaskError, match="leaves no room for a prompt"):
-        registry.asked(MODEL, problems, full, truncate=True)
+        registry.asked(MODEL, problems, setting, gen_length=positions, truncate=True)
