@@ -19,6 +19,8 @@ import cd4lm_jax
 def main(folder: str) -> None:
     """The front page is what `cd4lm_jax` exports; then comes a page for every module."""
     modules = [f"cd4lm_jax.{found.name}" for found in pkgutil.iter_modules(cd4lm_jax.__path__)]
+    for name in cd4lm_jax.__all__:  # pdoc finds what is imported already
+        setattr(cd4lm_jax, name, getattr(cd4lm_jax, name))
     pdoc.render.configure(docformat="google")
     with warnings.catch_warnings():
         warnings.filterwarnings("error", module="pdoc")

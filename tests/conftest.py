@@ -15,9 +15,11 @@ from collections.abc import Callable
 import hypothesis
 import pytest
 
-# How long an example takes says more about the machine than about the code.
-hypothesis.settings.register_profile("cd4lm", deadline=None)
-hypothesis.settings.load_profile("cd4lm")
+# How long an example takes says more about the machine than about the code, hence no deadline.
+# `make test` draws the same examples on every machine; `make test-random` draws new ones.
+hypothesis.settings.register_profile("fixed", deadline=None, derandomize=True, database=None)
+hypothesis.settings.register_profile("random", deadline=None, max_examples=2000)
+hypothesis.settings.load_profile("fixed")
 
 SLOW_SECONDS = 5.0
 """CPU time, with that of the processes it started, from which a test is to be marked slow."""

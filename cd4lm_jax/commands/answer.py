@@ -1,6 +1,6 @@
 """Writes a model's own right answers to the questions of a dataset, to distil on.
 
-    python -m launch.answer --config=experiments/configs/gsm_mini_answers.py
+    cd4lm answer --config=gsm_mini_answers
 
 The output folder gets a JSONL file for each split, which a config names as its data.source.
 """

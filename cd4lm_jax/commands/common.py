@@ -2,10 +2,10 @@
 
 A command is a module with a docstring, a `main` and
 
-    if __name__ == "__main__":
-        common.run(main, DistillConfig)
+    def run() -> NoReturn:
+        common.run(main, TrainConfig)
 
-`--config=FILE.py` names a Python file whose `get_config()` returns a `DistillConfig`;
+`--config=NAME` names a config whose `get_config()` returns a `TrainConfig`;
 `--config.optimizer.learning_rate=1e-5` sets a field of it. Other options are absl flags, defined
 in the command's module.
 
@@ -17,7 +17,6 @@ interrupted by Ctrl-C.
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import inspect
 import os
 import pathlib
@@ -31,10 +30,10 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from absl import flags
 
+from cd4lm_jax.commands import COMMANDS, config_files
 from cd4lm_jax.runtime import cluster
 from cd4lm_jax.runtime.interrupt import Interrupted
-from cd4lm_jax.settings.choices import ConfigError, nearest
-from cd4lm_jax.settings.config import describe, override, validate
+from cd4lm_jax.settings.config import describe, override
 from cd4lm_jax.settings.flags import take_dotted
 
 if TYPE_CHECKING:
@@ -43,7 +42,9 @@ if TYPE_CHECKING:
 C = TypeVar("C", bound="DataclassInstance")
 
 _CONFIG = flags.DEFINE_string(
-    "config", None, "Python file whose get_config() returns the settings."
+    "config",
+    None,
+    "Settings: the name of a bundled config, or a Python file whose get_config() returns them.",
 )
 _DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
 
@@ -75,14 +76,14 @@ def run(
       argv: the command line, `sys.argv` when None.
     """
     argv = list(sys.argv if argv is None else argv)
-    _share_main_module(main)
     failure = 2  # until `main` runs, it is the command line that is wrong
     try:
         plain, overrides = _split(argv)
         wants_help = any(arg in ("-h", "--help") for arg in plain)
         _parse_flags([arg for arg in plain if arg not in ("-h", "--help")])
         if wants_help:
-            print(_help(main, config_class))
+            program = _program(argv[0])
+            print(_spelled(_help(main, config_class, program), program))
             sys.exit(0)
         config = override(_base_config(config_class), overrides)
         failure = 1
@@ -120,40 +121,6 @@ def given(flag: flags.FlagHolder[str | None]) -> str:
     return flag.value
 
 
-def load_config(path: str, config_class: type[C]) -> C:
-    """The settings that `get_config()` of a Python file returns, checked.
-
-    Raises:
-      ConfigError: no such file, it fails, or it returns something else.
-    """
-    file = pathlib.Path(path)
-    if not file.is_file():
-        others = sorted(p.name for p in file.parent.glob("[!_]*.py"))
-        hint = f"; in {file.parent}: {nearest(file.name, others)}" if others else ""
-        raise ConfigError(f"no config file {path!r}{hint}")
-    spec = importlib.util.spec_from_file_location(f"config_{file.stem}", file)
-    if spec is None or spec.loader is None:
-        raise ConfigError(f"{path!r} is not a Python file; a config is one with get_config()")
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-        if not hasattr(module, "get_config"):
-            raise ConfigError(f"{path} has no get_config(); add one that returns the settings")
-        config = module.get_config()
-    except ConfigError:
-        raise
-    except Exception as error:
-        # Whatever went wrong there is the file's own; its last line is what the user can mend.
-        frames = traceback.extract_tb(error.__traceback__)
-        lines = [f.lineno for f in frames if pathlib.Path(f.filename) == file.absolute()]
-        at = f"{path}, line {lines[-1]}" if lines else path
-        raise ConfigError(f"{at}: {type(error).__name__}: {error}") from error
-    if not isinstance(config, config_class):
-        got, want = type(config).__name__, config_class.__name__
-        raise ConfigError(f"get_config() of {path} returns {got}, this command needs {want}")
-    return validate(config)
-
-
 def _split(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     """Takes the `--config.NAME=VALUE` arguments out of a command line."""
     plain, overrides = [], {}
@@ -179,23 +146,12 @@ def _parse_flags(argv: list[str]) -> None:
 
 def _base_config(config_class: type[C]) -> C:
     if _CONFIG.value is not None:
-        return load_config(_CONFIG.value, config_class)
+        return config_files.load_config(_CONFIG.value, config_class)
     try:
         return config_class()
     except TypeError:
-        raise UsageError("give --config=FILE.py, such as one of experiments/configs") from None
-
-
-def _share_main_module(main: Callable[..., Any]) -> None:
-    """Lets a config file import the command's module and meet the classes that run already.
-
-    Under `python -m launch.distill` the module is known as `__main__` only; importing it by its
-    name would make a second, different `DistillConfig`.
-    """
-    module = sys.modules[main.__module__]
-    spec = getattr(module, "__spec__", None)
-    if main.__module__ == "__main__" and spec is not None:
-        sys.modules.setdefault(spec.name, module)
+        known = ", ".join(config_files.names())
+        raise UsageError(f"give --config=NAME or --config=FILE.py; names: {known}") from None
 
 
 def _one_line(error: BaseException) -> str:
@@ -220,19 +176,29 @@ def _shared_modules(module: types.ModuleType) -> list[str]:
     return names
 
 
-def _help(main: Callable[..., Any], config_class: type[DataclassInstance]) -> str:
+def _program(argument: str) -> str:
+    """What the user typed: `cd4lm NAME`, or in a clone `python -m launch.NAME`."""
+    script = pathlib.Path(argument)
+    return f"python -m launch.{script.stem}" if script.suffix == ".py" else argument
+
+
+def _spelled(text: str, program: str) -> str:
+    """Help, which writes commands as `cd4lm NAME`, with them as this user types them."""
+    start = re.sub(r"\w+$", "", program) or "cd4lm "
+    return re.sub(rf"\bcd4lm ({'|'.join(COMMANDS)})\b", rf"{start}\1", text)
+
+
+def _help(main: Callable[..., Any], config_class: type[DataclassInstance], program: str) -> str:
     module = sys.modules[main.__module__]
-    spec = getattr(module, "__spec__", None)
     by_module = flags.FLAGS.flags_by_module_dict()
-    # absl files the flags of the module that is run under the name of the program.
-    names = [module.__name__, sys.argv[0], *_shared_modules(module), __name__]
+    names = [module.__name__, *_shared_modules(module), __name__]
     own = {flag.name: flag for name in names for flag in by_module.get(name, [])}
     if config_class is NoSettings:
         del own[_CONFIG.name]
     lines = [
         inspect.cleandoc(module.__doc__ or ""),
         "",
-        f"usage: python -m {spec.name if spec else module.__name__} [--FLAG=VALUE ...]",
+        f"usage: {program} [--FLAG=VALUE ...]",
         "",
         "flags:",
     ]
@@ -243,7 +209,7 @@ def _help(main: Callable[..., Any], config_class: type[DataclassInstance]) -> st
     if config_class is NoSettings:
         return "\n".join(lines)
     values = "with their defaults" if _CONFIG.value is None else f"as {_CONFIG.value} has them"
-    config = None if _CONFIG.value is None else load_config(_CONFIG.value, config_class)
+    config = None if _CONFIG.value is None else _base_config(config_class)
     given_class = config_class if config is None else type(config)  # may be a kind of it
     lines += ["", f"settings ({given_class.__name__}), each as --config.NAME=VALUE; {values}:"]
     for name, kind, value in describe(given_class, config):

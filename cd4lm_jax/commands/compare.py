@@ -1,6 +1,6 @@
-r"""Says whether two runs of launch.evaluate differ, or match within a margin: a test of it.
+r"""Says whether two runs of `cd4lm evaluate` differ, or match within a margin.
 
-    python -m launch.compare --a="runs/demo/runs/student confidence:0.95" \
+    cd4lm compare --a="runs/demo/runs/student confidence:0.95" \
         --b="runs/demo/runs/teacher fixed:1" --margin=0.01
 
 Both must have answered the same problems, which are matched by id. McNemar's exact test asks

@@ -1,6 +1,6 @@
-r"""Converts a model between a Hugging Face layout (LLaDA-8B, Dream-7B) and this project's own.
+r"""Converts a model between a Hugging Face layout and this project's own.
 
-    python -m launch.convert --source=checkpoints/LLaDA-8B-Instruct --target=checkpoints/llada_8b
+    cd4lm convert --source=checkpoints/LLaDA-8B-Instruct --target=checkpoints/llada_8b
 
 What lies in the source tells the direction. Parameters keep their dtype unless --dtype is given,
 so that there and back again is bit-exact; tokenizer, generation settings and modelling code are

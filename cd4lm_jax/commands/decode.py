@@ -1,6 +1,6 @@
 r"""Answers the prompts of a JSONL file.
 
-    python -m launch.decode --checkpoint=experiments/checkpoints/gsm_mini_teacher \
+    cd4lm decode --checkpoint=experiments/checkpoints/gsm_mini_teacher \
         --input=prompts.jsonl --output=out.jsonl --gen_length=64 --block_length=32 --threshold=0.9
 
 Input lines: {"id": ..., "prompt": "text"} (put in the chat template) or {"id": ..., "prompt_ids":

@@ -1,10 +1,10 @@
 """The main job on the bundled teacher: distil twice, decode all ways, table and report.
 
-    python -m launch.demo
+    cd4lm demo
 
-The same as launch.distill and launch.evaluate with the configs of gsm_mini, one after the other:
-the paper's DSCD as gsm_mini.py has it, and the recipe that needs the fewest passes. A run that was
-interrupted continues.
+The same as `cd4lm distill` and `cd4lm evaluate` with the configs of gsm_mini, one after the other:
+DSCD as the paper has it (gsm_mini), then the recipe that needs the fewest passes (gsm_mini_best).
+An interrupted demo continues. Results go to runs/demo of the working directory.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ import dataclasses
 from typing import NoReturn
 
 from cd4lm_jax.commands import common, distill, evaluate, training
+from cd4lm_jax.commands.config_files import load_config
 from cd4lm_jax.distillation.trainer import TrainConfig
 from cd4lm_jax.evaluation.sweep import SweepConfig
-from experiments.configs import gsm_mini, gsm_mini_best, gsm_mini_eval
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DemoConfig:
     """The parts of the demo."""
 
-    distill: TrainConfig = gsm_mini.get_config()
-    best: TrainConfig = gsm_mini_best.get_config()
-    evaluate: SweepConfig = gsm_mini_eval.get_config()
+    distill: TrainConfig = load_config("gsm_mini", TrainConfig)
+    best: TrainConfig = load_config("gsm_mini_best", TrainConfig)
+    evaluate: SweepConfig = load_config("gsm_mini_eval", SweepConfig)
 
 
 def main(config: DemoConfig) -> None:

@@ -1,6 +1,6 @@
 """Distils a student from a frozen teacher with DSCD.
 
-    python -m launch.distill --config=experiments/configs/gsm_mini.py
+    cd4lm distill --config=gsm_mini
 
 Started again with the same output folder, it continues where it stopped. On a cluster, the same
 command runs on every host; the output folder is one that they share.
@@ -19,7 +19,7 @@ def main(config: TrainConfig) -> None:
     if config.teacher is None:
         raise ValueError(
             "this config names no teacher, so there is nothing to distil; set config.teacher, or "
-            "use launch.pretrain to train on text alone"
+            "use `cd4lm pretrain` to train on text alone"
         )
     training.run(config)
 

@@ -36,7 +36,7 @@ def report(config: TrainConfig, architecture: ModelConfig, *, devices: int) -> s
             "",
             f"a device holds {gib(total)}: {parts}",
             f"{gib(total * found.devices)} on all devices; gradients and activations come on top, "
-            "see launch.plan",
+            "see `cd4lm plan`",
             "dry run: nothing was loaded, trained or written",
         ]
     )

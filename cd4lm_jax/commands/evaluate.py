@@ -1,7 +1,7 @@
 r"""Evaluates: teacher against student over commit rules, or a model on a benchmark.
 
-    python -m launch.evaluate --config=experiments/configs/gsm_mini_eval.py
-    python -m launch.evaluate --config=experiments/configs/gsm8k_eval.py \
+    cd4lm evaluate --config=gsm_mini_eval
+    cd4lm evaluate --config=gsm8k_eval \
         --config.model=DIR --config.source=gsm8k_test.jsonl --config.output=runs/gsm8k
 
 Prints a table; the output folder holds every answer with its passes, a summary and a report. An

@@ -1,6 +1,6 @@
-r"""Overlays evaluations, and figures that others published, as curves of accuracy against speed.
+r"""Draws evaluations and published figures as curves of accuracy against speed.
 
-    python -m launch.frontier --runs=runs/demo,runs/other \
+    cd4lm frontier --runs=runs/demo,runs/other \
         --peers=experiments/peers/llada_8b_gsm8k.json --output=runs/frontier
 
 Prints a table for each task, with the points that nothing beats and the AUP (accuracy under
@@ -18,7 +18,7 @@ from absl import flags
 from cd4lm_jax.commands import common, output
 from cd4lm_jax.evaluation.report import curves, overlay
 
-_RUNS = flags.DEFINE_list("runs", [], "Output folders of launch.evaluate, comma-separated.")
+_RUNS = flags.DEFINE_list("runs", [], "Output folders of `cd4lm evaluate`, comma-separated.")
 _PEERS = flags.DEFINE_list(
     "peers", [], "JSON files of published figures, such as those in experiments/peers."
 )

@@ -1,20 +1,27 @@
 r"""lm-evaluation-harness's own command, with this project's models under the name cd4lm.
 
-    python -m launch.lm_eval --model cd4lm \
+    cd4lm lm_eval --model cd4lm \
         --model_args pretrained=experiments/checkpoints/gsm_mini_teacher,gen_length=64 \
         --include_path FOLDER --tasks NAME
 
-What follows is what `lm_eval` takes; `--model_args` also takes mc_num, dtype, seed and the fields
-of `cd4lm_jax.evaluation.harness.adapter.Generation`. Tasks of a folder of YAML files need no network.
+All arguments are those of `lm_eval`. `--model_args` also takes mc_num, dtype, seed and the fields
+of `cd4lm_jax.evaluation.harness.adapter.Generation`. Tasks of a folder of YAML files need no
+network.
 """
 
 from __future__ import annotations
 
-from lm_eval.__main__ import cli_evaluate
-
-import cd4lm_jax.evaluation.harness.adapter  # noqa: F401  (registers the name)
+import importlib.util
+import sys
 
 
 def run() -> None:
     """Runs lm-evaluation-harness with the model registered."""
+    if importlib.util.find_spec("lm_eval") is None:
+        print("error: lm-eval is not installed; pip install 'cd4lm_jax[eval]'", file=sys.stderr)
+        sys.exit(1)
+    from lm_eval.__main__ import cli_evaluate
+
+    import cd4lm_jax.evaluation.harness.adapter  # noqa: F401  (registers the name)
+
     cli_evaluate()

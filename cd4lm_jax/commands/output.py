@@ -5,5 +5,5 @@ from __future__ import annotations
 from absl import flags
 
 OUTPUT = flags.DEFINE_string(
-    "output", None, "What to write: launch.decode a JSONL file, launch.frontier a folder."
+    "output", None, "What to write: `cd4lm decode` a JSONL file, `cd4lm frontier` a folder."
 )

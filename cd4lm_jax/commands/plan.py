@@ -1,10 +1,10 @@
 r"""Says whether a run fits a topology and how long it takes, with no device present.
 
-    python -m launch.plan --config=experiments/configs/llada_8b_gsm8k.py --model=llada_8b \
+    cd4lm plan --config=llada_8b_gsm8k --model=llada_8b \
         --topology=v5e:4x4 --config.data.batch_size=32
-    python -m launch.plan --config=experiments/configs/llada_8b_lora.py --model=llada_8b \
+    cd4lm plan --config=llada_8b_lora --model=llada_8b \
         --gpus=1 --gpu=h100
-    python -m launch.plan --config=experiments/configs/llada_8b_gsm8k.py --model=llada_8b \
+    cd4lm plan --config=llada_8b_gsm8k --model=llada_8b \
         --topology=v5e:2x2 --decode --cache=dual
 
 The update that the trainer would run, or with --decode the loop that the decoder would (256

@@ -1,6 +1,6 @@
 """Trains a masked-diffusion language model from scratch, such as the bundled teacher.
 
-    python -m launch.pretrain --config=experiments/configs/gsm_mini_teacher.py
+    cd4lm pretrain --config=gsm_mini_teacher
 
 Started again with the same output folder, it continues where it stopped. On a cluster, the same
 command runs on every host; the output folder is one that they share.

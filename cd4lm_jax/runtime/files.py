@@ -8,6 +8,8 @@ When writing fails, a full disk included, the temporary is removed and the earli
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import errno
 import fcntl
 import os
 import pathlib
@@ -16,6 +18,7 @@ import shutil
 from collections.abc import Iterator
 
 TEMPORARY_PREFIX = ".tmp-"
+EARLIER_PREFIX = ".earlier-"
 LOCK_FILE = ".lock"
 
 
@@ -74,7 +77,10 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
 def atomic_folder(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
     """Yields an empty folder to fill, which becomes the folder `path` when the block ends well.
 
-    A folder that was there before is replaced as a whole; until then it stays untouched.
+    A folder that was there before is replaced as a whole; until then it stays untouched. A process
+    that is killed leaves the earlier folder or the new one. Where the file system cannot exchange
+    two names in one step (NFS), the earlier one may for a moment have no other name than
+    `.earlier-NAME`; the next `atomic_folder` or `locked` gives it its own back.
 
     Raises:
       OSError: as `atomic_path`; NotADirectoryError when `path` is a file.
@@ -83,25 +89,59 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
     if target.exists() and not target.is_dir():
         raise NotADirectoryError(f"{target} is a file, a folder was to be written there")
     target.parent.mkdir(parents=True, exist_ok=True)
+    _recover(_earlier(target))
     # What the block leaves beside its folder (temporaries of other libraries) goes with `holder`.
     holder = _beside(target)
-    fresh, earlier = holder / "new", holder / "earlier"
+    fresh = holder / "new"
     fresh.mkdir(parents=True)
     try:
         yield fresh
         flush_tree(fresh)
-        # A folder cannot be renamed over a full one: the earlier steps aside, and back on failure.
-        if target.exists():
-            os.replace(target, earlier)
-        try:
+        if not target.exists():
             os.replace(fresh, target)
-        except BaseException:
-            if earlier.exists():
-                os.replace(earlier, target)
-            raise
+        elif not _exchange(fresh, target):
+            _replace_in_two_steps(fresh, target)
         _flush(target.parent)
     finally:
         shutil.rmtree(holder, ignore_errors=True)
+
+
+def _exchange(one: pathlib.Path, other: pathlib.Path) -> bool:
+    """Gives each the name of the other in one step; False where the file system cannot."""
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if rename is None:
+        return False
+    here, exchange = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
+    if not rename(here, os.fsencode(one), here, os.fsencode(other), exchange):
+        return True
+    code = ctypes.get_errno()
+    if code in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
+        return False
+    raise OSError(code, os.strerror(code), str(other))
+
+
+def _replace_in_two_steps(fresh: pathlib.Path, target: pathlib.Path) -> None:
+    """A folder cannot be renamed over a full one: the earlier steps aside, and back on failure."""
+    earlier = _earlier(target)
+    os.replace(target, earlier)
+    try:
+        os.replace(fresh, target)
+    finally:
+        _recover(earlier)
+
+
+def _earlier(target: pathlib.Path) -> pathlib.Path:
+    return target.with_name(f"{EARLIER_PREFIX}{target.name}")
+
+
+def _recover(earlier: pathlib.Path) -> None:
+    """Gives a folder that stepped aside its name back, or removes it if another has that."""
+    if earlier.exists():
+        target = earlier.with_name(earlier.name.removeprefix(EARLIER_PREFIX))
+        if target.exists():
+            shutil.rmtree(earlier)
+        else:
+            os.replace(earlier, target)
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
@@ -156,7 +196,8 @@ def locked(folder: str | os.PathLike[str]) -> Iterator[None]:
     """Holds `folder` (which is created) for this process alone.
 
     The lock is the system's and ends with the process, however that ends; the file that stays
-    means nothing. Temporaries that a killed process left in the folder are removed.
+    means nothing. Temporaries that a killed process left in the folder are removed, and a folder
+    that it was replacing has its name again.
 
     Raises:
       InUseError: another process holds it.
@@ -170,6 +211,8 @@ def locked(folder: str | os.PathLike[str]) -> Iterator[None]:
             raise InUseError(
                 f"another run works in {folder}; wait until it ends, or give another output"
             ) from None
-        for left in path.rglob(f"{TEMPORARY_PREFIX}*"):
-            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        for earlier in list(path.rglob(f"{EARLIER_PREFIX}*")):
+            _recover(earlier)
+        for left in list(path.rglob(f"{TEMPORARY_PREFIX}*")):
+            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
         yield

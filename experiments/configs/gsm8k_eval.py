@@ -1,6 +1,6 @@
 r"""GSM8K under the settings that CD4LM published, or LLaDA's own.
 
-    python -m launch.evaluate --config=experiments/configs/gsm8k_eval.py \
+    cd4lm evaluate --config=gsm8k_eval \
         --config.model=DIR
 
 DIR is a LLaDA-8B-Instruct folder, or a student's. Without a source TFDS's own prepared files are

@@ -1,6 +1,6 @@
 """Distils the bundled teacher of gsm_mini with DSCD: what `make demo` runs.
 
-    python -m launch.distill --config=experiments/configs/gsm_mini.py
+    cd4lm distill --config=gsm_mini
 
 Hardware and time: two CPU cores, a part of the 6.7 minutes of `make demo`. Measured: 99.4 % of 500
 test problems in 3.4 passes by CAD at 0.95, where the teacher has 99.0 % in 64 at one token a pass
@@ -9,6 +9,7 @@ test problems in 3.4 passes by CAD at 0.95, where the teacher has 99.0 % in 64 a
 
 from __future__ import annotations
 
+from cd4lm_jax import bundled
 from cd4lm_jax.corruption.masking import Corruption
 from cd4lm_jax.data.pipeline import DataConfig
 from cd4lm_jax.distillation.curriculum import LambdaCurriculum
@@ -17,8 +18,8 @@ from cd4lm_jax.distillation.optimizer import OptimizerConfig
 from cd4lm_jax.distillation.trainer import TrainConfig
 from cd4lm_jax.models.transformer import Execution
 
-TEACHER = "experiments/checkpoints/gsm_mini_teacher"
-ANSWERS = "experiments/data/gsm_mini_answers"
+TEACHER = bundled.teacher()
+ANSWERS = bundled.answers()
 OUTPUT = "runs/demo/student"
 
 
@@ -26,7 +27,7 @@ def get_config() -> TrainConfig:
     """DSCD with what paid on validation: there the teacher has 99.6 % of 500 right in 6.1 passes.
 
     Published: nested masks, a strict subset for the teacher, lambda 0.9 to 0.5, AdamW, clipping.
-    Changed: the teacher's own right answers as text (launch.answer), which say one thing one way;
+    Changed: the teacher's own right answers as text (`cd4lm answer`), which say one thing one way;
     masks mostly in the shape of block decoding's states; text instead of the teacher's output where
     it sees the token, for which it was never trained; T 1; and a certainty term. On 1,000
     validation problems, seed 0, 400 steps: 99.7 % in 4.4 passes and 99.8 % in 5.5 without that

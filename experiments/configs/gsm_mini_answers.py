@@ -1,6 +1,6 @@
 """The bundled teacher's own right answers to the questions that its student learns from.
 
-python -m launch.answer --config=experiments/configs/gsm_mini_answers.py
+    cd4lm answer --config=gsm_mini_answers
 
 What it wrote is bundled, for distillation to start at once; with the same settings nothing is
 written anew. It took 200 s on two cores with other work beside it.
@@ -9,7 +9,8 @@ written anew. It took 200 s on two cores with other work beside it.
 from __future__ import annotations
 
 from cd4lm_jax.evaluation.answers import AnswersConfig
-from experiments.configs.gsm_mini import ANSWERS, TEACHER
+
+from .gsm_mini import ANSWERS, TEACHER
 
 
 def get_config() -> AnswersConfig:

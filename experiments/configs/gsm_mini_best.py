@@ -1,6 +1,6 @@
 """Distils the bundled teacher of gsm_mini on the student's own words: the demo's second student.
 
-    python -m launch.distill --config=experiments/configs/gsm_mini_best.py
+    cd4lm distill --config=gsm_mini_best
 
 Hardware and time: two CPU cores, a part of the 6.7 minutes of `make demo`. Measured: 99.2 % of 500
 test problems in 1.4 passes by CAD at 0.6 (README.md). What it was compared with, and why it works:
@@ -16,7 +16,8 @@ from cd4lm_jax.distillation.divergence import Divergence, ForwardKL
 from cd4lm_jax.distillation.objective import Objective
 from cd4lm_jax.distillation.states import Visited
 from cd4lm_jax.distillation.trainer import TrainConfig
-from experiments.configs import gsm_mini
+
+from . import gsm_mini
 
 OUTPUT = "runs/demo/best"
 

@@ -1,6 +1,6 @@
 """Compares the bundled teacher with the students of gsm_mini.py and gsm_mini_best.py.
 
-    python -m launch.evaluate --config=experiments/configs/gsm_mini_eval.py
+    cd4lm evaluate --config=gsm_mini_eval
 
 Hardware and time: two CPU cores, a part of `make demo`, whose table it prints. Measured: README.md.
 """
@@ -8,8 +8,9 @@ Hardware and time: two CPU cores, a part of `make demo`, whose table it prints. 
 from __future__ import annotations
 
 from cd4lm_jax.evaluation.sweep import SweepConfig
-from experiments.configs import gsm_mini_best
-from experiments.configs.gsm_mini import OUTPUT, TEACHER
+
+from . import gsm_mini_best
+from .gsm_mini import OUTPUT, TEACHER
 
 
 def get_config() -> SweepConfig:

@@ -1,6 +1,6 @@
 """The bundled teacher of gsm_mini, trained from scratch: 50 minutes on two busy cores.
 
-python -m launch.pretrain --config=experiments/configs/gsm_mini_teacher.py
+    cd4lm pretrain --config=gsm_mini_teacher
 
 Validation loss 0.0444 at step 3,250, after which it no longer falls; of 200 validation problems
 99.5 % are then right at one token a pass, 99.5 % under CAD at 0.9.

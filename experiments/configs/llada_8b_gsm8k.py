@@ -1,11 +1,11 @@
 r"""The paper's recipe (CD4LM, 2601.02236): LLaDA-8B-Instruct distilled on GSM8K.
 
-    python -m launch.distill --config=experiments/configs/llada_8b_gsm8k.py \
+    cd4lm distill --config=llada_8b_gsm8k \
         --config.init=DIR --config.teacher=DIR
 
 DIR is a LLaDA-8B-Instruct folder as it comes from its hub.
 
-Hardware and time, by launch.plan, loading and evaluation not counted: on one host with eight H100
+Hardware and time, by `cd4lm plan`, loading and evaluation not counted: on one host with eight H100
 (--gpus=8 --gpu=h100) 34.5 GiB a chip, at least 0.29 s an update, 5 minutes for 1,050. On 16 chips
 of v5e, with --config.data.batch_size=32 --config.optimizer.moments=bfloat16 --config.mesh.fsdp=8
 --config.mesh.tensor=2, 0.72 s an update of half the rows, collectives left out

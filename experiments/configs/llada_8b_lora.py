@@ -1,12 +1,12 @@
 r"""The recipe of llada_8b_gsm8k.py with adapters: 8B weights once, in bfloat16, for both models.
 
-    python -m launch.distill --config=experiments/configs/llada_8b_lora.py \
+    cd4lm distill --config=llada_8b_lora \
         --config.init=DIR --config.teacher=DIR
 
 DIR, the same twice, is a LLaDA-8B-Instruct folder as it comes from its hub.
 
 Hardware: weights take 16 GB, adapters of rank 16 (42 million parameters) and their moments 0.5 GB:
-one accelerator of 80 GB with --config.accumulate=16, or several. Time, by launch.plan, loading and
+one accelerator of 80 GB with --config.accumulate=16, or several. Time, by `cd4lm plan`, loading and
 evaluation not counted: at least 1.85 s an update on one H100, 32 minutes for 1,050
 (experiments/results/plan_lora_h100_1.json).
 
@@ -19,7 +19,8 @@ import dataclasses
 
 from cd4lm_jax.distillation.trainer import TrainConfig
 from cd4lm_jax.models.lora import LoraConfig
-from experiments.configs import llada_8b_gsm8k
+
+from . import llada_8b_gsm8k
 
 
 def get_config() -> TrainConfig:

@@ -1,6 +1,6 @@
 r"""The recipe of llada_8b_gsm8k.py on code: LLaDA-8B-Instruct on 200,000 rows of OpenCodeInstruct.
 
-    python -m launch.distill --config=experiments/configs/llada_8b_opencode.py \
+    cd4lm distill --config=llada_8b_opencode \
         --config.init=DIR --config.teacher=DIR --config.data.source=FILE.jsonl \
         --config.validation.source=FILE.jsonl
 
@@ -12,7 +12,7 @@ is never cut. The first 95 % are trained on, the rest validates; rows have 1,024
 Published: rows, split and length. Ten epochs in batches of 64 are taken over from GSM8K; an
 evaluation every 500 updates is ours, since there are 10,000 rows to evaluate.
 
-Hardware and time, by launch.plan (--gpus=8 --gpu=h100), loading and evaluation not counted: on one
+Hardware and time, by `cd4lm plan` (--gpus=8 --gpu=h100), loading and evaluation not counted: on one
 host with eight H100 35.5 GiB a chip, at least 0.60 s an update, 5 hours for 29,690. Not run by us:
 no such machine and no weights were at hand, so there is no result to expect.
 """
@@ -23,7 +23,8 @@ import dataclasses
 
 from cd4lm_jax.data.pipeline import DataConfig
 from cd4lm_jax.distillation.trainer import TrainConfig
-from experiments.configs import llada_8b_gsm8k
+
+from . import llada_8b_gsm8k
 
 ROWS = "data/opencode_200k.jsonl"
 

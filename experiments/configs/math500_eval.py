@@ -1,6 +1,6 @@
 r"""MATH-500 under the settings that CD4LM published, or LLaDA's own.
 
-    python -m launch.evaluate --config=experiments/configs/math500_eval.py \
+    cd4lm evaluate --config=math500_eval \
         --config.model=DIR --config.source=PATH
 
 DIR is a LLaDA-8B-Instruct folder, or a student's; PATH a .json or .jsonl file of the 500 problems

@@ -1,6 +1,6 @@
 r"""MBPP under the settings that CD4LM published, or LLaDA's own.
 
-    python -m launch.evaluate --config=experiments/configs/mbpp_eval.py \
+    cd4lm evaluate --config=mbpp_eval \
         --config.model=DIR --config.source=PATH --allow_code_execution
 
 DIR is a LLaDA-8B-Instruct folder, or a student's; PATH MBPP's mbpp.jsonl, of which the test split

@@ -5,7 +5,6 @@ import errno
 import os
 import pathlib
 import signal
-import subprocess
 import textwrap
 from collections.abc import Callable, Iterator
 
@@ -13,8 +12,10 @@ import pytest
 from absl.testing import flagsaver
 
 from cd4lm_jax.commands import common, convert, distill
+from cd4lm_jax.commands.config_files import load_config
 from cd4lm_jax.distillation.trainer import TrainConfig
 from cd4lm_jax.runtime.interrupt import Interrupted
+from tests.conftest import ROOT
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,6 +34,7 @@ class NoDefaults:
     steps: int
 
 
+BUNDLED = sorted(path.stem for path in (ROOT / "experiments" / "configs").glob("[!_]*.py"))
 Main = Callable[[Settings], int | None]
 Command = Callable[..., tuple[int, str, str]]
 
@@ -57,7 +59,7 @@ def command(capsys: pytest.CaptureFixture[str]) -> Iterator[Command]:
 
 
 @pytest.fixture
-def config_file(tmp_path: pathlib.Path) -> Callable[[str], str]:
+def config_file(tmp_path: pathlib.Path) -> Callable[..., str]:
     def write(body: str, name: str = "small.py") -> str:
         path = tmp_path / name
         path.write_text(f"from {__name__} import Settings, Optimizer\n" + textwrap.dedent(body))
@@ -72,7 +74,7 @@ CONFIG = """
 """
 
 
-def test_defaults_file_and_overrides(command: Command, config_file: Callable[[str], str]) -> None:
+def test_defaults_file_and_overrides(command: Command, config_file: Callable[..., str]) -> None:
     assert command() == (0, "10 0.001\n", "")
     path = config_file(CONFIG)
     assert command(f"--config={path}") == (0, "3 1.0\n", "")
@@ -95,6 +97,11 @@ def test_defaults_file_and_overrides(command: Command, config_file: Callable[[st
         ("word", "unexpected argument 'word'; flags look like --name=value"),
         ("--config=no/such.py", "no config file 'no/such.py'"),
         ("--config=README.md", "no config file 'README.md'"),
+        (
+            "--config=gsm_min",
+            "no config 'gsm_min'; did you mean 'gsm_mini'? known: " + ", ".join(BUNDLED),
+        ),
+        ("--config=elephant", "no config 'elephant'; known: " + ", ".join(BUNDLED)),
     ],
 )
 def test_wrong_command_line_is_one_line_and_exit_code_2(
@@ -108,8 +115,34 @@ def test_wrong_command_line_is_one_line_and_exit_code_2(
     assert command(argument) == (2, "", f"error: {message}\n")
 
 
+def test_a_bundled_config_is_found_by_its_name_from_anywhere(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    named = load_config("gsm_mini_best", TrainConfig)
+    path = ROOT / "experiments" / "configs" / "gsm_mini_best.py"
+    assert load_config(str(path), TrainConfig) == named
+    assert named.teacher is not None
+    assert pathlib.Path(named.teacher).is_dir()
+
+
+def test_a_config_may_import_others_of_its_folder(
+    command: Command, config_file: Callable[..., str], tmp_path: pathlib.Path
+) -> None:
+    (tmp_path / "v1.2").mkdir()
+    config_file(CONFIG, name="v1.2/base.py")
+    changed = """
+        import dataclasses
+        from . import base
+
+        def get_config():
+            return dataclasses.replace(base.get_config(), steps=4)
+    """
+    assert command(f"--config={config_file(changed, name='v1.2/more.py')}") == (0, "4 1.0\n", "")
+
+
 def test_missing_config_names_the_nearest(
-    command: Command, config_file: Callable[[str], str]
+    command: Command, config_file: Callable[..., str]
 ) -> None:
     path = config_file(CONFIG)
     code, _, err = command(f"--config={path.replace('small', 'smal')}")
@@ -132,7 +165,7 @@ def test_missing_config_names_the_nearest(
     ],
 )
 def test_config_file_that_fails_is_one_line(
-    command: Command, config_file: Callable[[str], str], body: str, message: str
+    command: Command, config_file: Callable[..., str], body: str, message: str
 ) -> None:
     code, out, err = command(f"--config={config_file(body)}")
     assert (code, out, err.count("\n")) == (2, "", 1)
@@ -143,7 +176,7 @@ def test_settings_without_defaults_need_a_file(capsys: pytest.CaptureFixture[str
     with flagsaver.flagsaver(), pytest.raises(SystemExit) as raised:
         common.run(lambda config: None, NoDefaults, ["command"])
     assert raised.value.code == 2
-    assert "give --config=FILE.py" in capsys.readouterr().err
+    assert "give --config=NAME or --config=FILE.py; names: gsm8k_eval, " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -195,7 +228,7 @@ def test_exit_codes_of_main_and_of_ctrl_c(command: Command) -> None:
 
 
 def test_help_has_description_flags_and_settings(
-    command: Command, config_file: Callable[[str], str]
+    command: Command, config_file: Callable[..., str]
 ) -> None:
     code, out, _ = command("--help")
     assert code == 0
@@ -205,50 +238,22 @@ def test_help_has_description_flags_and_settings(
     assert "  --config.steps  int, 3" in out
 
 
-TOOL = '''
-"""Counts to a number."""
-
-import dataclasses
-
-from absl import flags
-
-from cd4lm_jax.commands import common
-
-_WORD = flags.DEFINE_string("word", "hip", "What to say.")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ToolConfig:
-    count: int
-
-
-def main(config: ToolConfig) -> None:
-    print(_WORD.value * config.count)
-
-
-if __name__ == "__main__":
-    common.run(main, ToolConfig)
-'''
-
-AS_MODULE = (
-    "import runpy, sys; sys.path.insert(0, sys.argv.pop(1));"
-    "runpy.run_module('tool', run_name='__main__', alter_sys=True)"
+@pytest.mark.parametrize(
+    ("started", "spelled"),
+    [
+        ("cd4lm distill", "cd4lm distill"),
+        ("/a/clone/launch/distill.py", "python -m launch.distill"),
+        ("python -m cd4lm_jax distill", "python -m cd4lm_jax distill"),
+    ],
 )
-
-
-@pytest.mark.slow
-def test_module_run_as_main_shares_its_classes_with_config_files(
-    tmp_path: pathlib.Path, run_python: Callable[..., subprocess.CompletedProcess[str]]
+def test_help_spells_commands_as_they_were_started(
+    started: str, spelled: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "tool.py").write_text(TOOL)
-    config = tmp_path / "three.py"
-    config.write_text("import tool\ndef get_config(): return tool.ToolConfig(count=3)\n")
-    done = run_python("-c", AS_MODULE, str(tmp_path), f"--config={config}", "--word=hey")
-    assert (done.returncode, done.stdout, done.stderr) == (0, "heyheyhey\n", "")
-    done = run_python("-c", AS_MODULE, str(tmp_path), "--help")
-    assert done.stdout.startswith("Counts to a number.\n\nusage: python -m tool ")
-    assert "  --word\n      What to say. (default hip)" in done.stdout
-    assert "  --config.count  int" in done.stdout
+    with flagsaver.flagsaver(), pytest.raises(SystemExit):
+        common.run(distill.main, TrainConfig, [started, "--help"])
+    said = capsys.readouterr().out
+    assert f"\n    {spelled} --config=gsm_mini\n" in said
+    assert f"\nusage: {spelled} [--FLAG=VALUE ...]\n" in said
 
 
 def test_a_run_that_saved_and_stopped_has_its_own_code(command: Command) -> None:

@@ -18,7 +18,7 @@ import pytest
 import yaml
 from kubeflow_trainer_api import models
 
-from cd4lm_jax.commands import common
+from cd4lm_jax.commands.config_files import load_config
 from cd4lm_jax.distillation.trainer import TrainConfig
 from cd4lm_jax.runtime.interrupt import EXIT_CODES
 from cd4lm_jax.settings.config import override
@@ -31,7 +31,7 @@ SCRIPTS = [*LAUNCH.rglob("*.sh"), *LAUNCH.rglob("*.sbatch"), *ROOT.glob("tests/*
 def settings(arguments: list[str]) -> TrainConfig:
     """What `launch.distill` makes of a command line; wrong ones are errors."""
     given = dict(argument.removeprefix("--").split("=", 1) for argument in arguments)
-    config = common.load_config(given.pop("config"), TrainConfig)
+    config = load_config(given.pop("config"), TrainConfig)
     return override(config, {name.removeprefix("config."): text for name, text in given.items()})
 
 

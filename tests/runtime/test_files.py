@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 
@@ -54,6 +55,15 @@ def test_block_that_writes_nothing_is_an_error_about_the_target(tmp_path: pathli
     assert raised.value.filename == str(tmp_path / "a.txt")
 
 
+@pytest.fixture(params=["exchanged", "in two steps"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """As a local disk replaces a folder, and as NFS does."""
+    if request.param == "in two steps":
+        monkeypatch.setattr(files, "_exchange", lambda one, other: False)
+    return str(request.param)
+
+
+@pytest.mark.usefixtures("way")
 def test_folder_is_replaced_as_a_whole(tmp_path: pathlib.Path) -> None:
     target = tmp_path / "model"
     with files.atomic_folder(target) as folder:
@@ -77,7 +87,7 @@ def test_failed_folder_leaves_the_earlier_one_alone(tmp_path: pathlib.Path) -> N
     assert entries(tmp_path) == ["model"]
 
 
-def test_earlier_folder_returns_when_the_new_one_cannot_take_its_place(
+def test_earlier_folder_stays_when_the_new_one_cannot_take_its_place(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = tmp_path / "model"
@@ -90,10 +100,70 @@ def test_earlier_folder_returns_when_the_new_one_cannot_take_its_place(
             raise OSError(errno.EIO, "broken disk")
         replace(source, destination)
 
+    monkeypatch.setattr(files, "_exchange", lambda one, other: False)
     monkeypatch.setattr(os, "replace", fail_for_new)
     with pytest.raises(OSError, match="broken disk"), files.atomic_folder(target) as folder:
         (folder / "two").write_text("2")
     assert entries(target) == ["one"]
+    assert entries(tmp_path) == ["model"]
+
+
+# Replaces a folder and kills itself before the given call to the file system.
+KILLED = """
+import ctypes, os, shutil, signal, sys
+from cd4lm_jax.runtime import files
+
+target, way, last = sys.argv[1], sys.argv[2], int(sys.argv[3])
+calls = 0
+
+def counted(function):
+    def call(*arguments, **options):
+        global calls
+        if calls == last:
+            os.kill(os.getpid(), signal.SIGKILL)
+        calls += 1
+        return function(*arguments, **options)
+    return call
+
+for module, name in ((os, "replace"), (os, "fsync"), (os, "unlink"), (os, "rmdir"), (os, "mkdir")):
+    setattr(module, name, counted(getattr(module, name)))
+files._exchange = counted(files._exchange if way == "exchanged" else lambda one, other: False)
+with files.atomic_folder(target) as folder:
+    (folder / "two").write_text("2")
+"""
+
+
+@pytest.mark.slow
+def test_a_folder_survives_a_kill_at_every_step(tmp_path: pathlib.Path, way: str) -> None:
+    ends = set()
+    for last in range(100):
+        output = tmp_path / str(last)
+        target = output / "model"
+        with files.atomic_folder(target) as folder:
+            (folder / "one").write_text("1")
+        command = [sys.executable, "-c", KILLED, str(target), way, str(last)]
+        code = subprocess.run(command, cwd=ROOT).returncode
+        if code == 0:
+            break
+        assert code == -signal.SIGKILL
+        with files.locked(output):  # the next start
+            assert entries(output) == [files.LOCK_FILE, "model"]
+            (name,) = entries(target)
+            assert (target / name).read_text() == {"one": "1", "two": "2"}[name]
+            ends.add(name)
+    assert last > 5
+    assert ends == {"one", "two"}
+
+
+def test_a_folder_that_stepped_aside_comes_back_before_it_is_replaced(
+    tmp_path: pathlib.Path,
+) -> None:
+    aside = tmp_path / ".earlier-model"
+    aside.mkdir()
+    (aside / "one").write_text("1")
+    with pytest.raises(KeyError), files.atomic_folder(tmp_path / "model"):
+        raise KeyError
+    assert entries(tmp_path) == ["model"]
 
 
 def test_folder_over_a_file_is_refused(tmp_path: pathlib.Path) -> None:

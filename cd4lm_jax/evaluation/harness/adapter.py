@@ -1,6 +1,6 @@
 """A model as an LM of lm-evaluation-harness, by the name ``cd4lm``.
 
-    python -m launch.lm_eval --model cd4lm --model_args pretrained=DIR,threshold=0.95 --tasks ...
+    cd4lm lm_eval --model cd4lm --model_args pretrained=DIR,threshold=0.95 --tasks ...
 
 or, from Python, ``lm_eval.simple_evaluate(model=DiffusionLM(pretrained=...), tasks=[...])``.
 Importing this module registers the name. Torch and transformers are not needed.

@@ -79,7 +79,7 @@ def read_evaluation(folder: str | os.PathLike[str], label: str = "") -> list[Cur
     """The curves of an evaluation's summary.json, one for each model and rule.
 
     Args:
-      folder: output of launch.evaluate.
+      folder: output of `cd4lm evaluate`.
       label: put before the names, to tell several evaluations apart.
 
     Raises:
@@ -104,7 +104,7 @@ def read_evaluation(folder: str | os.PathLike[str], label: str = "") -> list[Cur
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path}: no row of an evaluation ({error}): {row}") from error
     if not points:
-        raise ValueError(f"{path} has no rows, expected those of launch.evaluate")
+        raise ValueError(f"{path} has no rows, expected those of `cd4lm evaluate`")
     return [
         Curve(
             name=f"{label}: {model}, {rule}" if label else f"{model}, {rule}",

@@ -190,10 +190,10 @@ def read(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
             "such as OUTPUT/runs/NAME of an evaluation"
         ) from None
     except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise JournalError(f"{folder} holds no run of launch.evaluate ({error})") from None
+        raise JournalError(f"{folder} holds no run of `cd4lm evaluate` ({error})") from None
     if len(found) < total:
         raise JournalError(
-            f"{folder} has {len(found):,} of {total:,} problems; let launch.evaluate end first"
+            f"{folder} has {len(found):,} of {total:,} problems; let `cd4lm evaluate` end first"
         )
     return found
 
