@@ -1,4 +1,4 @@
-"""Trees of arrays on disk, written and read a piece at a time.
+"""Trees of arrays on disk, written and read a chunk at a time.
 
 `checkpoint.save_tree` holds all arrays that it writes; a model that is only to be converted need
 not fit into memory. What `TreeWriter` leaves is a checkpoint that orbax reads like any other:
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import tensorstore
 
-from cd4lm_jax.checkpoints.tree_files import CheckpointError, load_errors, storage_errors
+from cd4lm_jax.checkpoints.array_trees import CheckpointError, load_errors, storage_errors
 
 Index = tuple[int | slice, ...]
 

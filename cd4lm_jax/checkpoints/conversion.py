@@ -1,6 +1,6 @@
-"""From one layout of model folders to the other, streamed: a piece of one tensor at a time.
+"""From one layout of model folders to the other, streamed: a chunk of one tensor at a time.
 
-The new folder grows beside its name, as ``NAME.unfinished``, and takes the name when it is whole.
+The new folder grows beside its name, as `NAME.unfinished`, and takes the name when it is whole.
 Whatever ends a conversion earlier, the same call goes on from what is there.
 """
 
@@ -18,13 +18,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from cd4lm_jax.checkpoints import folder as native
-from cd4lm_jax.checkpoints import huggingface, tensors, tree_files
+from cd4lm_jax.checkpoints import array_trees, huggingface, model_folder, published_tensors
 from cd4lm_jax.checkpoints.chunks import Chunked, TreeReader, TreeWriter
 from cd4lm_jax.checkpoints.families import family_for
 from cd4lm_jax.checkpoints.huggingface import Checkpoint
-from cd4lm_jax.checkpoints.tensor_files import DTYPES, write_file
-from cd4lm_jax.checkpoints.tensors import Tensor
+from cd4lm_jax.checkpoints.published_tensors import Tensor
+from cd4lm_jax.checkpoints.safetensors_files import DTYPES, write_file
 from cd4lm_jax.models.config import ModelConfig
 from cd4lm_jax.runtime import files
 from cd4lm_jax.runtime.progress import Progress
@@ -77,8 +76,8 @@ def convert(
         The model's architecture.
 
     Raises:
-        ValueError: no model in ``source``, one that cannot be expressed in the other layout, a
-            ``target`` that is in use, or one begun from something else.
+        ValueError: no model in `source`, one that cannot be expressed in the other layout, a
+            `target` that is in use, or one begun from something else.
         OSError: the disk is full; what is done is kept for the next call.
     """
     source, target = pathlib.Path(source), pathlib.Path(target).absolute()
@@ -101,7 +100,7 @@ def convert(
 
 @contextlib.contextmanager
 def _unfinished(target: pathlib.Path, begun: dict[str, Any]) -> Iterator[pathlib.Path]:
-    """A folder beside ``target``, of an earlier call or new, which becomes it in the end."""
+    """A folder beside `target`, of an earlier call or new, which becomes it in the end."""
     folder = target.with_name(f"{target.name}.unfinished")
     with files.locked(folder):
         if not any(file.name != files.LOCK_FILE for file in folder.iterdir()):
@@ -131,11 +130,11 @@ def _begun(source: pathlib.Path, inputs: Iterable[pathlib.Path], **settings: Any
     for file in sorted(inputs):
         status = file.stat()
         seen[str(file.relative_to(source))] = [status.st_size, status.st_mtime_ns]
-    return {"inputs": seen, "piece": tensors.PIECE, **settings}
+    return {"inputs": seen, "chunk": published_tensors.CHUNK_ELEMENTS, **settings}
 
 
 def _leaves(config: ModelConfig, dtype: str) -> dict[str, jax.ShapeDtypeStruct]:
-    return named_leaves(native.abstract_model(config, dtype=dtype))
+    return named_leaves(model_folder.abstract_model(config, dtype=dtype))
 
 
 def _ahead(items: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
@@ -161,34 +160,34 @@ class _ToOwn:
     def write(self, folder: pathlib.Path, progress: Progress) -> None:
         """Writes the parameters of the model that are not there yet, then its config."""
         shapes = _leaves(self.config, str(self._dtype))
-        chunks = {tensor.leaf: tensor.chunk for tensor in self.tensors}
+        chunks = {tensor.leaf: tensor.chunk_shape for tensor in self.tensors}
         arrays = {
             name: Chunked(shape=leaf.shape, dtype=str(self._dtype), chunk=chunks[name])
             for name, leaf in shapes.items()
         }
-        writer = TreeWriter(folder / native.PARAMS_FOLDER, arrays)
+        writer = TreeWriter(folder / model_folder.PARAMS_FOLDER, arrays)
         for number, tensor in enumerate(self.tensors, start=1):
-            for rows in tensor.pieces():
+            for rows in tensor.chunks():
                 place = tensor.place(rows)
                 if not writer.holds(tensor.leaf, place):
-                    piece = self._stored[tensor.name].rows(rows.start, rows.stop)
-                    values = tensor.turned(piece, self._dtype)
+                    chunk = self._stored[tensor.name].rows(rows.start, rows.stop)
+                    values = tensor.turned(chunk, self._dtype)
                     writer.write(tensor.leaf, place, values)
             progress.update(number)
         writer.close()
-        tree_files.check_tree(folder / native.PARAMS_FOLDER, shapes)
-        files.write_text(folder / native.CONFIG_FILE, config_to_json(self.config))
+        array_trees.check_tree(folder / model_folder.PARAMS_FOLDER, shapes)
+        files.write_text(folder / model_folder.CONFIG_FILE, config_to_json(self.config))
 
 
 class _ToHuggingFace:
     """From orbax to safetensors."""
 
     def __init__(self, source: pathlib.Path, dtype: str | None, shard_bytes: int) -> None:
-        self.config = native.read_config(source)
+        self.config = model_folder.read_config(source)
         self._family = family_for(self.config)
-        self._params = source / native.PARAMS_FOLDER
-        saved = native.stored_dtype(source)
-        tree_files.check_tree(self._params, _leaves(self.config, saved))
+        self._params = source / model_folder.PARAMS_FOLDER
+        saved = model_folder.stored_dtype(source)
+        array_trees.check_tree(self._params, _leaves(self.config, saved))
         self._dtype = np.dtype(dtype or saved)
         if self._dtype not in DTYPES.values():
             raise ConversionError(
@@ -196,9 +195,9 @@ class _ToHuggingFace:
                 "give the dtype to store them in"
             )
         arrays = self._params.rglob("*")
-        self.tensors = tensors.all_tensors(self._family, self.config)
+        self.tensors = published_tensors.all_tensors(self._family, self.config)
         self._shard_bytes = shard_bytes
-        inputs = {source / native.CONFIG_FILE, *filter(pathlib.Path.is_file, arrays)}
+        inputs = {source / model_folder.CONFIG_FILE, *filter(pathlib.Path.is_file, arrays)}
         self.begun = _begun(source, inputs, dtype=str(self._dtype), shard_bytes=shard_bytes)
 
     def write(self, folder: pathlib.Path, progress: Progress) -> None:
@@ -211,8 +210,8 @@ class _ToHuggingFace:
             if not (folder / name).exists():
                 with files.atomic_path(folder / name) as temporary:
                     shapes = {tensor.name: tensor.shape for tensor in shard}
-                    pieces = self._pieces(shard, reader, progress, done=len(placed))
-                    write_file(temporary, shapes, self._dtype, pieces)
+                    chunks = self._chunks(shard, reader, progress, done=len(placed))
+                    write_file(temporary, shapes, self._dtype, chunks)
             placed |= {tensor.name: name for tensor in shard}
             progress.update(len(placed))
         total = sum(map(self._bytes, self.tensors))
@@ -227,13 +226,13 @@ class _ToHuggingFace:
             files.write_text(folder / name, text)
         Checkpoint.open(folder)
 
-    def _pieces(
+    def _chunks(
         self, shard: list[Tensor], reader: TreeReader, progress: Progress, done: int
     ) -> Iterator[np.ndarray]:
-        parts = [(tensor, rows) for tensor in shard for rows in tensor.pieces()]
+        parts = [(tensor, rows) for tensor in shard for rows in tensor.chunks()]
         read = _ahead(reader.read(tensor.leaf, tensor.place(rows)) for tensor, rows in parts)
-        for (tensor, rows), piece in zip(parts, read, strict=True):
-            yield tensor.turned(piece, self._dtype)
+        for (tensor, rows), chunk in zip(parts, read, strict=True):
+            yield tensor.turned(chunk, self._dtype)
             done += rows.stop == tensor.shape[0]
             progress.update(done)
 

@@ -24,16 +24,16 @@ class Family:
         title: what messages call it.
         tensors: our name -> (theirs, whether torch's [out, in] must be transposed to [in, out]).
             `{}` stands for the layer: those tensors are stacked.
-        fields: field of ModelConfig -> key of ``config.json``.
+        fields: field of ModelConfig -> key of `config.json`.
         fixed: fields of ModelConfig that have one value in the whole family.
         confidence: `ModelConfig.confidence` of the family's own sampler.
-        implied: key -> its value where ``config.json`` lacks it, has null or 0, from the others.
+        implied: key -> its value where `config.json` lacks it, has null or 0, from the others.
         repeated: key -> another key whose value it repeats; written, not read.
         expected: what the port computes; a checkpoint that asks for anything else is refused, not
             approximated.
         constant: what the published modelling code wants to read besides; nothing of it changes
             the numbers.
-        bos_id, eos_id, eot_id: of the published vocabulary. ``config.json`` names EOS alone, yet
+        bos_id, eos_id, eot_id: of the published vocabulary. `config.json` names EOS alone, yet
             the chat template ends turns with EOT.
     """
 
@@ -51,7 +51,7 @@ class Family:
     confidence: Confidence = "plain"
 
     def read(self, data: Mapping[str, Any], where: str) -> ModelConfig:
-        """The architecture in the fields of a ``config.json``.
+        """The architecture in the fields of a `config.json`.
 
         Raises:
             HuggingFaceError: a variant that is computed differently.
@@ -84,14 +84,14 @@ class Family:
         return same and config.head_dim * config.num_heads == config.embed_dim
 
     def describe(self, config: ModelConfig, dtype: str) -> dict[str, Any]:
-        """The ``config.json`` of an architecture; `read` reads it back."""
+        """The `config.json` of an architecture; `read` reads it back."""
         own = {key: getattr(config, field) for field, key in self.fields.items()}
         own |= {key: own[other] for key, other in self.repeated.items()}
         own |= {_END_IDS: list(config.end_ids), "torch_dtype": dtype}
         return dict(self.constant) | dict(self.expected) | own
 
     def generation(self, config: ModelConfig) -> dict[str, Any]:
-        """The ``generation_config.json`` of an architecture."""
+        """The `generation_config.json` of an architecture."""
         ids = {"eos_token_id": config.eos_id, "pad_token_id": config.eos_id}
         if config.eos_id == self.eos_id:
             ids["bos_token_id"] = self.bos_id
@@ -256,7 +256,7 @@ _EXPERTS = ("num_experts", "n_routed_experts", "moe_", "expert_")
 
 
 def family_of(data: Mapping[str, Any], where: str) -> Family:
-    """The family that a ``config.json`` names.
+    """The family that a `config.json` names.
 
     Raises:
         HuggingFaceError: none of ours.

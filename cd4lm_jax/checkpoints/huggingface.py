@@ -1,4 +1,4 @@
-"""Hugging Face folders: ``config.json`` and safetensors of a known family, checked and read."""
+"""Hugging Face folders: `config.json` and safetensors of a known family, checked and read."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ import numpy as np
 from jax.sharding import Mesh, SingleDeviceSharding
 
 from cd4lm_jax.checkpoints.families import Family, HuggingFaceError, family_of
-from cd4lm_jax.checkpoints.folder import abstract_model
-from cd4lm_jax.checkpoints.tensor_files import DTYPES, Stored, read_header
-from cd4lm_jax.checkpoints.tensors import Tensor, all_tensors, transpose
+from cd4lm_jax.checkpoints.model_folder import abstract_model
+from cd4lm_jax.checkpoints.published_tensors import Tensor, all_tensors, transpose
+from cd4lm_jax.checkpoints.safetensors_files import DTYPES, Stored, read_header
 from cd4lm_jax.models.config import ModelConfig
 from cd4lm_jax.models.transformer import Execution, Transformer
 from cd4lm_jax.runtime.trees import named_leaves, with_leaves
@@ -34,7 +34,7 @@ def is_checkpoint(folder: str | os.PathLike[str]) -> bool:
 
 
 def read_config(folder: str | os.PathLike[str]) -> ModelConfig:
-    """The architecture in a ``config.json``.
+    """The architecture in a `config.json`.
 
     Raises:
         HuggingFaceError: of no known family, or a variant that is computed differently.
@@ -77,7 +77,7 @@ class Checkpoint:
         """Reads all headers of a folder and no weights.
 
         Raises:
-            HuggingFaceError: ``config.json`` is of no known family; a tensor is missing, of another
+            HuggingFaceError: `config.json` is of no known family; a tensor is missing, of another
                 shape than it says, of a type that is unknown, or none of the model.
             TensorFileError: a file is damaged or cut off.
         """
@@ -156,7 +156,7 @@ def read_model(
     dtype: str = "float32",
     mesh: Mesh | None = None,
 ) -> Transformer:
-    """Reads a checkpoint, parameters cast to ``dtype``, sharded over ``mesh`` if given.
+    """Reads a checkpoint, parameters cast to `dtype`, sharded over `mesh` if given.
 
     Each device's part is read from the disk by itself, so no more than one part of one parameter
     is held beyond the model.
@@ -199,13 +199,13 @@ def _part(tensors: list[Tensor], stored: Mapping[str, Stored], leaf: Any) -> Any
 def _fill(
     target: np.ndarray, tensor: Tensor, stored: Mapping[str, Stored], index: tuple[slice, ...]
 ) -> None:
-    """Reads what lies at ``index`` of our form of a tensor, a piece at a time."""
+    """Reads what lies at `index` of our form of a tensor, a chunk at a time."""
     rows, *others = index[::-1] if tensor.transposed else index
     for start in range(rows.start, rows.stop, tensor.rows_at_once):
         stop = min(start + tensor.rows_at_once, rows.stop)
-        piece = stored[tensor.name].rows(start, stop)[:, *others]
+        chunk = stored[tensor.name].rows(start, stop)[:, *others]
         here = slice(start - rows.start, stop - rows.start)
         if tensor.transposed:
-            transpose(piece, target[:, here])
+            transpose(chunk, target[:, here])
         else:
-            target[here] = piece
+            target[here] = chunk

@@ -7,8 +7,7 @@ from typing import Literal
 
 from jax.sharding import Mesh
 
-from cd4lm_jax.checkpoints import folder as native
-from cd4lm_jax.checkpoints import huggingface
+from cd4lm_jax.checkpoints import huggingface, model_folder
 from cd4lm_jax.models.config import ModelConfig
 from cd4lm_jax.models.transformer import Execution, Transformer
 
@@ -24,7 +23,7 @@ def load_config(folder: str | os.PathLike[str]) -> ModelConfig:
     Raises:
         ValueError: no model there, or one that this port does not compute.
     """
-    reader = huggingface if huggingface.is_checkpoint(folder) else native
+    reader = huggingface if huggingface.is_checkpoint(folder) else model_folder
     return reader.read_config(folder)
 
 
@@ -35,10 +34,10 @@ def load_model(
     dtype: str = "float32",
     mesh: Mesh | None = None,
 ) -> Transformer:
-    """The model in a folder, parameters in ``dtype``, sharded over ``mesh`` if given.
+    """The model in a folder, parameters in `dtype`, sharded over `mesh` if given.
 
     Raises:
         ValueError: no model there, or parameters that do not fit its config.
     """
-    reader = huggingface if huggingface.is_checkpoint(folder) else native
+    reader = huggingface if huggingface.is_checkpoint(folder) else model_folder
     return reader.read_model(folder, execution, dtype=dtype, mesh=mesh)

@@ -5,8 +5,19 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
+from cd4lm_jax.settings.config import nearest
+
 Alignment = Literal["same", "shifted"]
 Confidence = Literal["plain", "sampled"]
+
+DTYPES = ("float32", "bfloat16", "float16")
+"""What a model's parameters and activations may be."""
+
+
+def check_dtype(dtype: str, name: str) -> None:
+    """Raises ValueError, naming the argument, where a model cannot have this dtype."""
+    if dtype not in DTYPES:
+        raise ValueError(f"{name}={dtype!r} is no dtype of a model; {nearest(dtype, list(DTYPES))}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -17,7 +28,7 @@ class ModelConfig:
         vocab_size: rows of the embedding and columns of the head.
         embed_dim: width of the residual stream.
         num_layers: transformer blocks.
-        num_heads: query heads; a multiple of ``num_kv_heads``.
+        num_heads: query heads; a multiple of `num_kv_heads`.
         num_kv_heads: key/value heads.
         head_dim: width of a head, even (rotary pairs).
         mlp_dim: width of the gated MLP's hidden layer.
@@ -30,7 +41,7 @@ class ModelConfig:
         mask_id: the token that stands for "not yet known".
         eos_id: the token that fills what follows an answer.
         end_ids: tokens that end an answer (EOS, EOT).
-        alignment: ``same`` (logits at i predict token i, LLaDA) or ``shifted`` (logits at i-1
+        alignment: `same` (logits at i predict token i, LLaDA) or `shifted` (logits at i-1
             predict token i, Dream).
         confidence: where tokens are drawn, a token's confidence is its probability at temperature 1
             (`plain`, LLaDA) or in the distribution that is drawn from (`sampled`, Dream).
@@ -126,7 +137,7 @@ def gsm_mini(
 
 
 def llada_8b() -> ModelConfig:
-    """LLaDA-8B (Base, Instruct and 1.5), as in its Hugging Face ``config.json``."""
+    """LLaDA-8B (Base, Instruct and 1.5), as in its Hugging Face `config.json`."""
     return ModelConfig(
         vocab_size=126_464,
         embed_dim=4096,

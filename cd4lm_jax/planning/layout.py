@@ -20,7 +20,7 @@ class Array:
     """One array and how it lies on the mesh.
 
     Attributes:
-        name: its dotted path, such as ``blocks.query``.
+        name: its dotted path, such as `blocks.query`.
         shape: of the whole.
         dtype: by name.
         spec: the mesh axes that split its dimensions.
@@ -40,8 +40,8 @@ class Layout:
 
     Attributes:
         mesh: devices along each axis.
-        parts: arrays by what they are: ``student`` or, with LoRA, ``adapters`` and the ``base``;
-            ``optimizer``; ``teacher``, where it is not the base; ``batch``.
+        parts: arrays by what they are: `student` or, with LoRA, `adapters` and the `base`;
+            `optimizer`; `teacher`, where it is not the base; `batch`.
         parameters: of the model.
         trained: how many numbers training changes.
     """
@@ -67,7 +67,7 @@ def layout(config: TrainConfig, architecture: ModelConfig, *, devices: int) -> L
 
     Args:
         config: the run.
-        architecture: of the model that ``config.init`` names, or of ``config.model``.
+        architecture: of the model that `config.init` names, or of `config.model`.
         devices: what a mesh axis of -1 takes the rest of.
 
     Raises:

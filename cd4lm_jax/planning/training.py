@@ -11,7 +11,7 @@ from cd4lm_jax.distillation.objective import chunk_size
 from cd4lm_jax.distillation.trainer import TrainConfig
 from cd4lm_jax.models.config import ModelConfig
 from cd4lm_jax.models.transformer import Remat
-from cd4lm_jax.planning import hlo
+from cd4lm_jax.planning import costs
 from cd4lm_jax.planning.plan import Plan, bytes_of, compiled
 from cd4lm_jax.planning.topology import Topology
 from cd4lm_jax.runtime.mesh import MeshConfig, make_mesh
@@ -25,7 +25,7 @@ def plan(config: TrainConfig, architecture: ModelConfig, topology: Topology) -> 
 
     Args:
         config: the run; its mesh must use all chips.
-        architecture: of the model that ``config.init`` names.
+        architecture: of the model that `config.init` names.
         topology: the chips.
 
     Raises:
@@ -55,7 +55,7 @@ def plan(config: TrainConfig, architecture: ModelConfig, topology: Topology) -> 
     done = compiled(
         lowered,
         given=sum(held.values()),
-        read=lambda text: (hlo.cost(text, trips=(chunks,)),),
+        read=lambda text: (costs.cost(text, trips=(chunks,)),),
     )
     gradients = min(bytes_of(state.model), done.temporaries)
     held |= {"gradients": gradients, "temporaries": done.temporaries - gradients}

@@ -50,8 +50,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
     Parent folders are created. The temporary has the suffix of `path`.
 
     Raises:
-      OSError: the disk is full, the folder cannot be written, or the block wrote no file;
-        `path` is then as it was before.
+        OSError: the disk is full, the folder cannot be written, or the block wrote no file;
+          `path` is then as it was before.
     """
     target = pathlib.Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -77,7 +77,7 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
     A folder that was there before is replaced as a whole; until then it stays untouched.
 
     Raises:
-      OSError: as `atomic_path`; NotADirectoryError when `path` is a file.
+        OSError: as `atomic_path`; NotADirectoryError when `path` is a file.
     """
     target = pathlib.Path(path)
     if target.exists() and not target.is_dir():
@@ -135,7 +135,7 @@ class AppendOnly:
         """Adds to the end.
 
         Raises:
-          OSError: the disk is full.
+            OSError: the disk is full.
         """
         rest = memoryview(data)
         try:
@@ -159,7 +159,7 @@ def locked(folder: str | os.PathLike[str]) -> Iterator[None]:
     means nothing. Temporaries that a killed process left in the folder are removed.
 
     Raises:
-      InUseError: another process holds it.
+        InUseError: another process holds it.
     """
     path = pathlib.Path(folder)
     path.mkdir(parents=True, exist_ok=True)

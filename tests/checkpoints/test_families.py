@@ -10,7 +10,7 @@ import pytest
 
 from cd4lm_jax.checkpoints import huggingface
 from cd4lm_jax.checkpoints.families import DREAM, LLADA, Family, HuggingFaceError, family_for
-from cd4lm_jax.checkpoints.tensors import PIECE, all_tensors
+from cd4lm_jax.checkpoints.published_tensors import CHUNK_ELEMENTS, all_tensors
 from cd4lm_jax.models.config import ModelConfig, dream_7b, llada_8b
 from tests.checkpoints import published
 from tests.checkpoints.dream import logits
@@ -89,9 +89,9 @@ def test_the_sizes_are_the_published_ones() -> None:
         assert len({tensor.name for tensor in tensors}) == len(tensors) == count
         assert sum(np.prod(tensor.shape) for tensor in tensors) == config.num_parameters
         # A part that fits into memory at any size of the model, divided evenly.
-        assert max(np.prod(tensor.chunk) for tensor in tensors) <= PIECE
+        assert max(np.prod(tensor.chunk_shape) for tensor in tensors) <= CHUNK_ELEMENTS
     largest = max(all_tensors(LLADA, llada_8b()), key=lambda tensor: np.prod(tensor.shape))
-    assert [rows.stop - rows.start for rows in largest.pieces()] == [15808] * 8
+    assert [rows.stop - rows.start for rows in largest.chunks()] == [15808] * 8
 
 
 def test_the_generation_settings_are_the_published_ones() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import pytest
 
-from cd4lm_jax.checkpoints.folder import abstract_model
+from cd4lm_jax.checkpoints.model_folder import abstract_model
 from cd4lm_jax.data.gsm_mini import vocabulary
 from cd4lm_jax.models.config import ModelConfig, gsm_mini, llada_8b
 from cd4lm_jax.settings.config import config_from_json, config_to_json

@@ -1,4 +1,4 @@
-"""Safetensors files: headers, rows of a tensor, and files written a piece at a time.
+"""Safetensors files: headers, rows of a tensor, and files written a chunk at a time.
 
 A file is 8 bytes of header length, a JSON header and the tensors' bytes, one after the other.
 Reading takes the rows asked for and no more; the library of the same name would hold a whole file
@@ -50,7 +50,7 @@ class Stored:
         return DTYPES[self.kind]
 
     def rows(self, start: int, stop: int) -> np.ndarray:
-        """``[stop - start, ...]``, read from the disk.
+        """`[stop - start, ...]`, read from the disk.
 
         Raises:
             OSError: the file cannot be read.
@@ -108,7 +108,7 @@ def write_file(
     file: str | os.PathLike[str],
     shapes: Mapping[str, tuple[int, ...]],
     dtype: np.dtype,
-    pieces: Iterable[np.ndarray],
+    chunks: Iterable[np.ndarray],
 ) -> None:
     """Writes a file of tensors of one type.
 
@@ -116,7 +116,7 @@ def write_file(
         file: to be created.
         shapes: by name, in the order in which they come.
         dtype: one of `DTYPES`.
-        pieces: runs of rows which together are all tensors, one after the other.
+        chunks: runs of rows which together are all tensors, one after the other.
 
     Raises:
         OSError: the disk is full.
@@ -133,9 +133,9 @@ def write_file(
     with open(file, "wb", buffering=0) as opened:
         opened.write(len(text).to_bytes(_LENGTH, "little") + text)
         written = 0
-        for piece in pieces:
-            assert piece.dtype == dtype
-            rest = np.ascontiguousarray(piece).view(np.uint8).reshape(-1).data
+        for chunk in chunks:
+            assert chunk.dtype == dtype
+            rest = np.ascontiguousarray(chunk).view(np.uint8).reshape(-1).data
             written += len(rest)
             while rest:  # a system writes at most 2 GiB at once
                 rest = rest[opened.write(rest) :]

@@ -37,7 +37,7 @@ def save_tree(path: str | os.PathLike[str], tree: Tree) -> None:
     On several hosts all of them call this, with a `path` that they share.
 
     Raises:
-      OSError: the disk is full or `path` cannot be written; what was there stays.
+        OSError: the disk is full or `path` cannot be written; what was there stays.
     """
     if not cluster.is_main():
         with _chunked():
@@ -58,13 +58,13 @@ def load_tree(path: str | os.PathLike[str], abstract: Tree) -> Tree:
     """Reads what `save_tree` or `RunCheckpoints.save` wrote.
 
     Args:
-      path: the folder.
-      abstract: the same tree of `jax.ShapeDtypeStruct` (or arrays). Arrays come back with its
-        dtypes and shardings; where it names no sharding, whole on the first device.
+        path: the folder.
+        abstract: the same tree of `jax.ShapeDtypeStruct` (or arrays). Arrays come back with its
+          dtypes and shardings; where it names no sharding, whole on the first device.
 
     Raises:
-      CheckpointError: nothing there, incomplete or damaged, or another tree than `abstract`;
-        names the first leaf that differs.
+        CheckpointError: nothing there, incomplete or damaged, or another tree than `abstract`;
+          names the first leaf that differs.
     """
     saved = description(path)
     difference = _first_difference(_shapes(saved.metadata), _shapes(abstract))
@@ -78,8 +78,8 @@ def check_tree(path: str | os.PathLike[str], abstract: Tree) -> None:
     """Compares what is saved with what `load_tree` would be asked for; reads no array.
 
     Raises:
-      CheckpointError: nothing there or incomplete, another tree than `abstract`, or an array of
-        another shape or dtype; names the first leaf that differs.
+        CheckpointError: nothing there or incomplete, another tree than `abstract`, or an array of
+          another shape or dtype; names the first leaf that differs.
     """
     saved = description(path).metadata
     difference = _first_difference(_shapes(saved), _shapes(abstract))
@@ -95,7 +95,7 @@ def saved_dtype(path: str | os.PathLike[str]) -> str:
     """The dtype that the arrays of a saved tree have (its first leaf's).
 
     Raises:
-      CheckpointError: nothing there, or incomplete.
+        CheckpointError: nothing there, or incomplete.
     """
     return str(jax.tree.leaves(description(path).metadata)[0].dtype)
 

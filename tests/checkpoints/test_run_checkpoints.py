@@ -14,8 +14,8 @@ import numpy as np
 import optax
 import pytest
 
-from cd4lm_jax.checkpoints.training import RunCheckpoints
-from cd4lm_jax.checkpoints.tree_files import CheckpointError, DamagedError, load_tree, save_tree
+from cd4lm_jax.checkpoints.array_trees import CheckpointError, DamagedError, load_tree, save_tree
+from cd4lm_jax.checkpoints.run_checkpoints import RunCheckpoints
 from tests.disk import full_beyond
 
 TREE = {
@@ -287,8 +287,8 @@ def test_any_damaged_file_is_noticed_or_does_no_harm(
 SHARDED = """
 import sys
 import jax, jax.numpy as jnp, numpy as np
-from cd4lm_jax.checkpoints.training import RunCheckpoints
-from cd4lm_jax.checkpoints.tree_files import load_tree, save_tree
+from cd4lm_jax.checkpoints.run_checkpoints import RunCheckpoints
+from cd4lm_jax.checkpoints.array_trees import load_tree, save_tree
 from cd4lm_jax.runtime.mesh import MeshConfig, make_mesh
 from cd4lm_jax.runtime.sharding import shardings
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import orbax.checkpoint.experimental.v1 as ocp
 
-from cd4lm_jax.checkpoints.tree_files import (
+from cd4lm_jax.checkpoints.array_trees import (
     CheckpointError,
     DamagedError,
     Tree,
@@ -34,9 +34,9 @@ class Restored(NamedTuple):
     """What `RunCheckpoints.restore` returns.
 
     Attributes:
-      state: arrays as `abstract_state` asked for.
-      data_state: the data iterator's position, as saved.
-      metadata: the JSON values saved with it.
+        state: arrays as `abstract_state` asked for.
+        data_state: the data iterator's position, as saved.
+        metadata: the JSON values saved with it.
     """
 
     state: Tree
@@ -59,9 +59,9 @@ class RunCheckpoints:
         """Opens the folder, which is created where there is none.
 
         Args:
-          folder: where the checkpoints are.
-          keep_latest: how many of the latest are kept, at least 1.
-          keep_best: keep the one with the highest score too.
+            folder: where the checkpoints are.
+            keep_latest: how many of the latest are kept, at least 1.
+            keep_best: keep the one with the highest score too.
         """
         if keep_latest < 1:
             raise ValueError(f"keep_latest={keep_latest}; keep at least 1 checkpoint")
@@ -85,14 +85,14 @@ class RunCheckpoints:
         left as it is.
 
         Args:
-          step: updates made so far.
-          state: tree of arrays; no typed PRNG keys.
-          data_state: the data iterator's `get_state()`, bytes or JSON values.
-          metadata: JSON values (config, counters, best score so far).
-          score: higher is better; a score that is not finite never is the best.
+            step: updates made so far.
+            state: tree of arrays; no typed PRNG keys.
+            data_state: the data iterator's `get_state()`, bytes or JSON values.
+            metadata: JSON values (config, counters, best score so far).
+            score: higher is better; a score that is not finite never is the best.
 
         Raises:
-          OSError: the disk is full (this save or the one before); earlier checkpoints stay.
+            OSError: the disk is full (this save or the one before); earlier checkpoints stay.
         """
         self.wait()
         if step in self.steps():
@@ -118,7 +118,7 @@ class RunCheckpoints:
         """Returns when the last save is on the disk.
 
         Raises:
-          OSError: it failed.
+            OSError: it failed.
         """
         pending, self._pending = self._pending, None
         if pending is None:
@@ -154,7 +154,7 @@ class RunCheckpoints:
         """The metadata saved with `step`, without its arrays.
 
         Raises:
-          CheckpointError: no such step.
+            CheckpointError: no such step.
         """
         return dict(self._saved_metadata(step)["metadata"])
 
@@ -164,8 +164,8 @@ class RunCheckpoints:
         The sharding may differ from that of the run that saved it.
 
         Raises:
-          DamagedError: its files are incomplete or no longer what was written.
-          CheckpointError: no such step, or another state than `abstract_state`.
+            DamagedError: its files are incomplete or no longer what was written.
+            CheckpointError: no such step, or another state than `abstract_state`.
         """
         saved = self._saved_metadata(step)
         data_state = saved["data_state"]
@@ -195,7 +195,7 @@ class RunCheckpoints:
         """Waits for the last save and releases what orbax holds.
 
         Raises:
-          OSError: the last save failed.
+            OSError: the last save failed.
         """
         try:
             self.wait()
