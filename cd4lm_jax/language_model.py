@@ -15,9 +15,9 @@ from cd4lm_jax.checkpoints.loading import load_config, load_model
 from cd4lm_jax.decoding import batching
 from cd4lm_jax.decoding.config import DecodeConfig
 from cd4lm_jax.decoding.trajectory import Trajectory
+from cd4lm_jax.models.fingerprint import fingerprint
 from cd4lm_jax.models.transformer import Execution, Transformer
 from cd4lm_jax.replay import page, terminal
-from cd4lm_jax.runtime import checksums
 from cd4lm_jax.settings.choices import nearest
 
 if TYPE_CHECKING:
@@ -43,9 +43,9 @@ class LanguageModel:
     tokenizer: Tokenizer | None
 
     @functools.cached_property
-    def fingerprint(self) -> int:
-        """Of the parameters: another one if any bit differs, the same on any mesh."""
-        return checksums.of_json(checksums.of_arrays(self.transformer))
+    def fingerprint(self) -> str:
+        """SHA-256 of architecture and parameters: another one if any bit differs, on any mesh."""
+        return fingerprint(self.transformer)
 
     def prompt_ids(self, prompt: Prompt) -> list[int]:
         """A question in the chat template as token ids; ids are passed through.

@@ -1,6 +1,6 @@
 """From one layout of model folders to the other, streamed: a chunk of one tensor at a time.
 
-The new folder grows beside its name, as `NAME.unfinished`, and takes the name when it is whole.
+The new folder is written beside its name, as `NAME.unfinished`, and renamed when it is complete.
 Whatever ends a conversion earlier, the same call goes on from what is there.
 """
 
@@ -9,40 +9,35 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import json
+import logging
 import os
 import pathlib
-import shutil
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
 
-from cd4lm_jax.checkpoints import array_trees, huggingface, model_folder, published_tensors
+from cd4lm_jax.checkpoints import (
+    array_trees,
+    huggingface,
+    manifest,
+    model_folder,
+    published_tensors,
+    side_files,
+    weight_files,
+)
 from cd4lm_jax.checkpoints.chunks import Chunked, TreeReader, TreeWriter
 from cd4lm_jax.checkpoints.families import family_for
 from cd4lm_jax.checkpoints.huggingface import Checkpoint
 from cd4lm_jax.checkpoints.published_tensors import Tensor
 from cd4lm_jax.checkpoints.safetensors_files import DTYPES, write_file
-from cd4lm_jax.models.config import ModelConfig
+from cd4lm_jax.models.config import ModelConfig, check_dtype
 from cd4lm_jax.runtime import files
 from cd4lm_jax.runtime.progress import Progress
 from cd4lm_jax.runtime.trees import named_leaves
 from cd4lm_jax.settings.config import config_to_json
 
-# What makes a folder a whole model besides config and weights: the tokenizer's files, generation
-# settings and the published modelling code.
-_COMPANIONS = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-    "generation_config.json",
-    "*.py",
-)
 _GENERATION_FILE = "generation_config.json"
 _BEGUN_FILE = "conversion.json"
 
@@ -65,7 +60,8 @@ def convert(
     interrupted is continued by the same call.
 
     Args:
-        source: a model folder; its tokenizer, generation settings and modelling code are copied.
+        source: a model folder; its tokenizer, generation settings, modelling code and other side
+            files are copied. Files with known checksums are compared with them.
         target: appears when it is complete; must not hold anything yet.
         dtype: what parameters are stored in; None: as in the source.
         shard_bytes: most bytes of tensors in a file of the Hugging Face layout, unless one tensor
@@ -80,6 +76,8 @@ def convert(
             `target` that is in use, or one begun from something else.
         OSError: the disk is full; what is done is kept for the next call.
     """
+    if dtype is not None:
+        check_dtype(dtype, "dtype")
     source, target = pathlib.Path(source), pathlib.Path(target).absolute()
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise ConversionError(
@@ -92,9 +90,7 @@ def convert(
         Progress(len(job.tensors), label="convert", unit="tensor", quiet=quiet) as progress,
     ):
         job.write(folder, progress)
-        for pattern in _COMPANIONS:
-            for file in source.glob(pattern):
-                shutil.copy2(file, folder / file.name)
+        side_files.copy(source, folder)
     return job.config
 
 
@@ -126,11 +122,11 @@ def _read(note: pathlib.Path) -> Any:
 
 def _begun(source: pathlib.Path, inputs: Iterable[pathlib.Path], **settings: Any) -> dict[str, Any]:
     """What must be the same for a conversion to be continued."""
-    seen = {}
+    states = {}
     for file in sorted(inputs):
         status = file.stat()
-        seen[str(file.relative_to(source))] = [status.st_size, status.st_mtime_ns]
-    return {"inputs": seen, "chunk": published_tensors.CHUNK_ELEMENTS, **settings}
+        states[str(file.relative_to(source))] = [status.st_size, status.st_mtime_ns]
+    return {"inputs": states, "chunk": published_tensors.CHUNK_ELEMENTS, **settings}
 
 
 def _leaves(config: ModelConfig, dtype: str) -> dict[str, jax.ShapeDtypeStruct]:
@@ -185,9 +181,11 @@ class _ToHuggingFace:
     def __init__(self, source: pathlib.Path, dtype: str | None, shard_bytes: int) -> None:
         self.config = model_folder.read_config(source)
         self._family = family_for(self.config)
+        self._source = source
         self._params = source / model_folder.PARAMS_FOLDER
         saved = model_folder.stored_dtype(source)
         array_trees.check_tree(self._params, _leaves(self.config, saved))
+        array_trees.verify_tree(self._params)
         self._dtype = np.dtype(dtype or saved)
         if self._dtype not in DTYPES.values():
             raise ConversionError(
@@ -215,16 +213,32 @@ class _ToHuggingFace:
             placed |= {tensor.name: name for tensor in shard}
             progress.update(len(placed))
         total = sum(map(self._bytes, self.tensors))
-        index = {"metadata": {"total_size": total}, "weight_map": placed}
-        described = self._family.describe(self.config, str(self._dtype))
+        digests = manifest.digests(folder, set(placed.values()))
+        metadata = {"total_size": total, weight_files.DIGESTS: digests}
+        index = {"metadata": metadata, "weight_map": placed}
         for name, value in (
-            (huggingface.INDEX_FILE, index),
-            (huggingface.CONFIG_FILE, described),
+            (weight_files.INDEX_FILE, index),
+            (huggingface.CONFIG_FILE, self._described()),
             (_GENERATION_FILE, self._family.generation(self.config)),
         ):
             text = json.dumps(value, indent=2, sort_keys=True) + "\n"
             files.write_text(folder / name, text)
-        Checkpoint.open(folder)
+        Checkpoint.open(folder, verify=False)
+
+    def _described(self) -> dict[str, Any]:
+        """The `config.json`; code that the source lacks is not named, transformers would fail."""
+        described = self._family.describe(self.config, str(self._dtype))
+        missing = side_files.missing_code(described, self._source)
+        if missing:
+            del described["auto_map"]
+            logging.getLogger(__name__).warning(
+                "warning: %s has no modelling code (%s), so the new folder has none and its "
+                "config.json no auto_map; copy the files and the field from the published model "
+                "to load it with transformers",
+                self._source,
+                ", ".join(missing),
+            )
+        return described
 
     def _chunks(
         self, shard: list[Tensor], reader: TreeReader, progress: Progress, done: int

@@ -10,7 +10,7 @@ import jax
 from jax.sharding import AbstractMesh, Mesh, NamedSharding
 
 from cd4lm_jax.checkpoints import array_trees
-from cd4lm_jax.models.config import ModelConfig
+from cd4lm_jax.models.config import ModelConfig, check_dtype
 from cd4lm_jax.models.transformer import Execution, Transformer, logical_axes
 from cd4lm_jax.runtime import cluster, files
 from cd4lm_jax.runtime.sharding import spec
@@ -60,14 +60,18 @@ def read_config(folder: str | os.PathLike[str]) -> ModelConfig:
     if not file.is_file():
         raise array_trees.CheckpointError(
             f"no model in {folder}: {CONFIG_FILE} is missing; give a folder that a training run "
-            "exported (its 'model' folder)"
+            "exported (its 'model' folder) or a published one"
         )
-    return config_from_json(ModelConfig, file.read_text(), where=str(file))
+    try:
+        text = files.read_text(file)
+    except ValueError as error:
+        raise array_trees.CheckpointError(f"{error}; copy it again") from None
+    return config_from_json(ModelConfig, text, where=str(file))
 
 
 def stored_dtype(folder: str | os.PathLike[str]) -> str:
     """The dtype that a model folder's parameters are stored in."""
-    return array_trees.saved_dtype(pathlib.Path(folder) / PARAMS_FOLDER)
+    return array_trees.saved_dtype(_params(folder))
 
 
 def read_model(
@@ -76,12 +80,33 @@ def read_model(
     *,
     dtype: str = "float32",
     mesh: Mesh | None = None,
+    verify: bool = True,
 ) -> Transformer:
     """Reads a model folder; parameters come in `dtype`, sharded over `mesh` if given.
 
+    Args:
+        folder: where `config.json` and `params/` are.
+        execution: how the model is to run.
+        dtype: of the parameters.
+        mesh: what they are split over.
+        verify: compare the files with their checksums; folders from before there were any pass.
+
     Raises:
-        CheckpointError: no model there, or parameters that do not fit its `config.json`.
+        ValueError: an unknown dtype.
+        CheckpointError: no model there, damaged parameters, or ones that do not fit its
+            `config.json`.
     """
+    check_dtype(dtype, "dtype")
     model = abstract_model(read_config(folder), execution, dtype=dtype, mesh=mesh)
-    leaves = array_trees.load_tree(pathlib.Path(folder) / PARAMS_FOLDER, named_leaves(model))
-    return with_leaves(model, leaves)
+    params = _params(folder)
+    return with_leaves(model, array_trees.load_tree(params, named_leaves(model), verify=verify))
+
+
+def _params(folder: str | os.PathLike[str]) -> pathlib.Path:
+    params = pathlib.Path(folder) / PARAMS_FOLDER
+    if not params.is_dir():
+        raise array_trees.CheckpointError(
+            f"no weights in {folder}: its {PARAMS_FOLDER} folder is missing, {CONFIG_FILE} is "
+            "there; copy the whole folder"
+        )
+    return params

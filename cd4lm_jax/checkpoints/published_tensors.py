@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from cd4lm_jax.checkpoints.families import Family
+from cd4lm_jax.checkpoints.family import Family
 from cd4lm_jax.checkpoints.model_folder import abstract_model
 from cd4lm_jax.models.config import ModelConfig
 from cd4lm_jax.runtime.trees import named_leaves

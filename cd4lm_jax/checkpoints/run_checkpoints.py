@@ -1,4 +1,4 @@
-"""The checkpoints of a training run, with orbax."""
+"""The checkpoints of a training run: the latest few and the best, checked when they are read."""
 
 from __future__ import annotations
 
@@ -21,11 +21,16 @@ from cd4lm_jax.checkpoints.array_trees import (
     Tree,
     description,
     load_tree,
+    quiet_orbax,
     storage_errors,
 )
 from cd4lm_jax.runtime import checksums, cluster
 from cd4lm_jax.runtime.trees import named_leaves
 
+_ASIDE = "damaged-"
+"""Begins the name of a checkpoint that no longer counts."""
+_UNFINISHED = ".orbax-checkpoint-tmp"
+"""Ends the name of a checkpoint that orbax is still writing."""
 _DESCRIPTION = ("_CHECKPOINT_METADATA", "state/_METADATA")
 """What orbax must be able to read of every checkpoint in a folder."""
 
@@ -67,8 +72,14 @@ class RunCheckpoints:
             raise ValueError(f"keep_latest={keep_latest}; keep at least 1 checkpoint")
         self._folder = pathlib.Path(folder)
         self._keep_latest, self._keep_best = keep_latest, keep_best
-        self._checkpointer = self._open()
         self._pending: Any = None
+        self._quiet = contextlib.ExitStack()
+        self._quiet.enter_context(quiet_orbax())  # saves go on in threads of orbax's own
+        try:
+            self._checkpointer = self._open()
+        except BaseException:
+            self._quiet.close()
+            raise
 
     def save(
         self,
@@ -99,8 +110,11 @@ class RunCheckpoints:
             return
         if isinstance(data_state, bytes):
             data_state = {"base64": base64.b64encode(data_state).decode()}
-        metrics = {"score": float(score)} if score is not None and math.isfinite(score) else None
+        score = float(score) if score is not None and math.isfinite(score) else None
+        metrics = None if score is None else {"score": score}
         notes = {
+            "step": step,
+            "score": score,
             "data_state": data_state,
             "metadata": dict(metadata or {}),
             "checksums": checksums.of_arrays(state),
@@ -130,7 +144,7 @@ class RunCheckpoints:
             # Orbax would raise this again at the next call, and leave the unfinished files.
             with contextlib.suppress(Exception):
                 self._checkpointer.close()
-            for unfinished in self._folder.glob("*.orbax-checkpoint-tmp"):
+            for unfinished in self._folder.glob(f"*{_UNFINISHED}"):
                 shutil.rmtree(unfinished, ignore_errors=True)
             self._checkpointer = self._open()
             raise
@@ -201,6 +215,7 @@ class RunCheckpoints:
             self.wait()
         finally:
             self._checkpointer.close()
+            self._quiet.close()
 
     def __enter__(self) -> RunCheckpoints:
         return self
@@ -230,6 +245,13 @@ class RunCheckpoints:
     def _clear_undescribed(self) -> None:
         """Moves what has no sound description out of the way; orbax refuses a folder with one."""
         paths = [path for path in self._folder.glob("[0-9]*") if path.name.isdecimal()]
+        strays = [path.name for path in self._folder.glob("*") if not _is_ours(path.name)]
+        if strays:
+            logging.getLogger(__name__).warning(
+                "warning: %s has %s, which is no checkpoint; it is left alone",
+                self._folder,
+                ", ".join(sorted(strays)[:3]) + (" and more" if len(strays) > 3 else ""),
+            )
         described = {int(path.name): _is_described(path) for path in paths}
         newest = max((step for step, sound in described.items() if sound), default=-1)
         for path in paths:
@@ -249,25 +271,41 @@ class RunCheckpoints:
         return dict(description(self._folder / str(step)).custom_metadata)
 
 
+def _is_ours(name: str) -> bool:
+    """Whether an entry of the folder is a checkpoint, or one that is damaged or unfinished."""
+    return (
+        (name.isascii() and name.isdecimal())
+        or name.startswith((_ASIDE, "."))
+        or name.endswith(_UNFINISHED)
+    )
+
+
 def _is_described(path: pathlib.Path) -> bool:
-    """Whether what lies beside a checkpoint's arrays can be read and is as it was saved."""
-    score = path / "metrics" / "metrics"
+    """Whether what is saved beside a checkpoint's arrays can be read and is as it was saved."""
+    file = path / "metrics" / "metrics"
     try:
         notes = dict(description(path).custom_metadata or {})
-        if score.exists():
-            json.loads(score.read_text())
-    except ValueError:
+        score = json.loads(file.read_text())["score"] if file.exists() else None
+    except (ValueError, KeyError, TypeError, OSError):
         return False
-    return notes.pop("checksum", None) == checksums.of_json(notes)
+    if notes.pop("checksum", None) != checksums.of_json(notes):
+        return False
+    # Checkpoints of earlier versions have neither.
+    return notes.get("score", score) == score and notes.get("step", int(path.name)) == int(
+        path.name
+    )
 
 
 def _set_aside(path: pathlib.Path) -> None:
     """Renames a damaged checkpoint and says so."""
-    aside = path.with_name(f"damaged-{path.name}")
+    aside = path.with_name(f"{_ASIDE}{path.name}")
     logging.getLogger(__name__).warning(
-        "warning: checkpoint %s is damaged; it is kept as %s and the one before is used",
+        "warning: checkpoint %s is damaged; it is kept as %s and another one is used",
         path,
         aside.name,
     )
-    shutil.rmtree(aside, ignore_errors=True)
+    if aside.is_dir() and not aside.is_symlink():
+        shutil.rmtree(aside)
+    else:
+        aside.unlink(missing_ok=True)
     path.rename(aside)

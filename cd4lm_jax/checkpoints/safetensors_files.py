@@ -13,6 +13,7 @@ import math
 import os
 import pathlib
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -77,18 +78,10 @@ def read_header(file: pathlib.Path) -> dict[str, Stored]:
         try:
             header = json.loads(opened.read(length))
             header.pop(_METADATA, None)
-            spans = {name: entry["data_offsets"] for name, entry in header.items()}
-            found = {
-                name: Stored(
-                    file=file,
-                    kind=entry["dtype"],
-                    shape=tuple(entry["shape"]),
-                    start=data + entry["data_offsets"][0],
-                )
-                for name, entry in header.items()
-            }
-        except (ValueError, KeyError, TypeError, AttributeError):
+            found = {name: _stored(file, data, entry) for name, entry in header.items()}
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise TensorFileError(f"{file}: its header is damaged; fetch it again") from None
+    spans = {name: header[name]["data_offsets"] for name in found}
     end = data + max((stop for _, stop in spans.values()), default=0)
     if size != end:
         raise TensorFileError(f"{file} has {size} bytes, by its header {end}; fetch it again")
@@ -102,6 +95,17 @@ def read_header(file: pathlib.Path) -> dict[str, Stored]:
                     "the file again"
                 )
     return found
+
+
+def _stored(file: pathlib.Path, data: int, entry: Mapping[str, Any]) -> Stored:
+    """One entry of a header; ValueError where no tensor is like that."""
+    kind, shape, (begin, stop) = entry["dtype"], entry["shape"], entry["data_offsets"]
+    numbers = [*shape, begin, stop]
+    if not isinstance(kind, str) or any(type(n) is not int or n < 0 for n in numbers):
+        raise ValueError(kind)
+    if stop < begin:
+        raise ValueError(stop)
+    return Stored(file=file, kind=kind, shape=tuple(shape), start=data + begin)
 
 
 def write_file(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Literal
 
-from cd4lm_jax.settings.config import nearest
+from cd4lm_jax.settings.choices import nearest
 
 Alignment = Literal["same", "shifted"]
 Confidence = Literal["plain", "sampled"]
@@ -78,6 +79,10 @@ class ModelConfig:
         ):
             if getattr(self, field) < 1:
                 raise ValueError(f"{field}={getattr(self, field)}; give 1 or more")
+        if not 0 < self.rope_theta < math.inf:
+            raise ValueError(f"rope_theta={self.rope_theta}; give a number above 0")
+        if not 0 <= self.norm_eps < math.inf:
+            raise ValueError(f"norm_eps={self.norm_eps}; give a number of 0 or more")
         if self.num_heads % self.num_kv_heads:
             raise ValueError(
                 f"num_heads={self.num_heads} is not a multiple of num_kv_heads="

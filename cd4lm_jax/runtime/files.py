@@ -51,7 +51,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
 
     Raises:
         OSError: the disk is full, the folder cannot be written, or the block wrote no file;
-          `path` is then as it was before.
+            `path` is then as it was before.
     """
     target = pathlib.Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -102,6 +102,19 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
         _flush(target.parent)
     finally:
         shutil.rmtree(holder, ignore_errors=True)
+
+
+def read_text(path: str | os.PathLike[str]) -> str:
+    """The text of a UTF-8 file without the byte-order mark that some editors put first.
+
+    Raises:
+        ValueError: the file is not UTF-8; one line.
+        OSError: it cannot be read.
+    """
+    try:
+        return pathlib.Path(path).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 ({error.reason} at byte {error.start})") from None
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pathlib
+import re
 import subprocess
 from collections.abc import Callable
 
@@ -125,6 +126,8 @@ def test_a_damaged_chunk_is_noticed(tmp_path: pathlib.Path, damage: str) -> None
     with pytest.raises(DamagedError, match="is incomplete or damaged"):
         reader.read(name, places[3])
     with pytest.raises(DamagedError, match="is incomplete or damaged"):
+        load_tree(tmp_path / "tree", {name: abstract()[name]}, verify=False)
+    with pytest.raises(DamagedError, match=r"c/1/0/0 is (damaged|missing)"):
         load_tree(tmp_path / "tree", {name: abstract()[name]})
 
 
@@ -143,6 +146,18 @@ def test_a_full_disk_keeps_what_is_done(tmp_path: pathlib.Path) -> None:
     again.write("w", place[1], values)
     again.flush()
     assert again.holds("w", place[1])
+
+
+def test_nothing_private_of_another_library_is_named() -> None:
+    """Orbax's own description of a tree is copied, so that it may change with orbax."""
+    root = pathlib.Path(array_trees.__file__).parent
+    private = re.compile(r"\b(?:orbax|jax|flax|optax|grain|tensorstore)[\w.]*\._\w")
+    named = {
+        f"{file.name}: {found[0]}"
+        for file in root.rglob("*.py")
+        for found in private.finditer(file.read_text())
+    }
+    assert not named
 
 
 def test_says_that_there_are_no_arrays(tmp_path: pathlib.Path) -> None:

@@ -11,11 +11,19 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from cd4lm_jax.checkpoints import array_trees, huggingface, loading, model_folder, published_tensors
+from cd4lm_jax.checkpoints import (
+    array_trees,
+    huggingface,
+    loading,
+    model_folder,
+    published_tensors,
+    weight_files,
+)
 from cd4lm_jax.checkpoints.array_trees import CheckpointError
 from cd4lm_jax.checkpoints.chunks import TreeWriter
 from cd4lm_jax.checkpoints.conversion import ConversionError, convert
-from cd4lm_jax.checkpoints.families import HuggingFaceError
+from cd4lm_jax.checkpoints.family import HuggingFaceError
+from cd4lm_jax.models.transformer import Execution
 from tests import disk
 from tests.checkpoints import published
 from tests.tiny import TINY, parameters, tiny_model
@@ -28,7 +36,19 @@ FILES = {
     "merges.txt": "a b",
     "generation_config.json": '{"eos_token_id": 38}',
     "modeling_llada.py": "print()",
+    "configuration_llada.py": "print()",
+    "modeling_dream.py": "print()",
+    "configuration_dream.py": "print()",
+    "generation_utils.py": "print()",  # imported by the others, named nowhere
+    "tokenizer.model": "",
+    "chat_template.jinja": "{{ messages }}",
+    "LICENSE": "MIT",
+    "README.md": "# A model",
+    "assets/logo.svg": "<svg/>",
+    "code/layers.py": "print()",
 }
+# Weights in other formats, and what tools leave behind.
+LEFT_OUT = ("pytorch_model.bin.index.json", "flax_model.msgpack", ".gitattributes", "onnx/m.onnx")
 
 
 @pytest.mark.parametrize("kind", ["llada", "Dream"])
@@ -39,8 +59,9 @@ def test_there_and_back_again_is_bit_exact(
     monkeypatch.setattr(published_tensors, "CHUNK_ELEMENTS", 300)  # several chunks a tensor, uneven
     first, middle, last = (tmp_path / name for name in ("first", "middle", "last"))
     tensors = published.write(first, kind, dtype=dtype, shards=4)
-    for name, text in FILES.items():
-        (first / name).write_text(text)
+    for name in (*FILES, *LEFT_OUT):
+        (first / name).parent.mkdir(exist_ok=True)
+        (first / name).write_text(FILES.get(name, "weights"))
     assert convert(first, middle) == published.CONFIGS[kind]
     assert (loading.layout(middle), loading.layout(last)) == ("own", "own")
     assert model_folder.stored_dtype(middle) == dtype
@@ -51,6 +72,7 @@ def test_there_and_back_again_is_bit_exact(
     assert described == before
     for copy in (middle, last):
         assert {name: (copy / name).read_text() for name in FILES} == FILES
+        assert not any((copy / name).exists() for name in LEFT_OUT)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["first", "last", "middle"]
     assert not {".lock", "conversion.json"} & {path.name for path in middle.iterdir()}
 
@@ -73,13 +95,48 @@ def test_the_published_checkpoint_goes_there_and_back(
     assert index["metadata"]["total_size"] == sum(t.nbytes for t in tensors.values())
 
 
+def test_code_that_the_source_lacks_is_not_named(
+    tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """transformers fails on a folder whose `auto_map` names files that are not there."""
+    model_folder.write_model(tmp_path / "own", tiny_model(TINY))
+    convert(tmp_path / "own", tmp_path / "without")
+    assert "auto_map" not in json.loads((tmp_path / "without" / "config.json").read_text())
+    assert "has no modelling code (configuration_llada.py, modeling_llada.py)" in caplog.text
+    for name in ("configuration_llada.py", "modeling_llada.py"):
+        (tmp_path / "own" / name).write_text("print()")
+    convert(tmp_path / "own", tmp_path / "with")
+    described = json.loads((tmp_path / "with" / "config.json").read_text())
+    assert described["auto_map"]["AutoConfig"] == "configuration_llada.LLaDAConfig"
+
+
+@pytest.mark.parametrize("dtype", ["float8", "int8", "f4", "bf16"])
+def test_a_dtype_that_no_model_has_is_refused(tmp_path: pathlib.Path, dtype: str) -> None:
+    model_folder.write_model(tmp_path / "own", tiny_model(TINY))
+    message = f"dtype='{dtype}' is no dtype of a model; "
+    for attempt in (
+        lambda: convert(tmp_path / "own", tmp_path / "new", dtype=dtype),
+        lambda: loading.load_model(tmp_path / "own", dtype=dtype),
+        lambda: loading.load_model(published_folder(tmp_path), dtype=dtype),
+        lambda: Execution(dtype=dtype),
+    ):
+        with pytest.raises(ValueError, match=message):
+            attempt()
+    assert not (tmp_path / "new").exists()
+
+
+def published_folder(path: pathlib.Path) -> pathlib.Path:
+    published.write(path / "published", "llada")
+    return path / "published"
+
+
 def test_shards_hold_no_more_than_asked_and_the_index_finds_all(tmp_path: pathlib.Path) -> None:
     model = tiny_model(TINY)
     model_folder.write_model(tmp_path / "own", model)
     convert(tmp_path / "own", tmp_path / "theirs", shard_bytes=10_000)
     shards = sorted((tmp_path / "theirs").glob("*.safetensors"))
     assert shards[0].name == f"model-00001-of-{len(shards):05}.safetensors"
-    placed = json.loads((tmp_path / "theirs" / huggingface.INDEX_FILE).read_text())["weight_map"]
+    placed = json.loads((tmp_path / "theirs" / weight_files.INDEX_FILE).read_text())["weight_map"]
     for shard in shards:
         tensors = load_file(shard)
         assert tensors.keys() == {name for name, file in placed.items() if file == shard.name}

@@ -14,7 +14,8 @@ from safetensors.numpy import save_file
 
 from cd4lm_jax.checkpoints import huggingface, loading
 from cd4lm_jax.checkpoints.array_trees import CheckpointError
-from cd4lm_jax.checkpoints.families import LLADA, HuggingFaceError
+from cd4lm_jax.checkpoints.families import LLADA
+from cd4lm_jax.checkpoints.family import HuggingFaceError
 from cd4lm_jax.checkpoints.model_folder import write_model
 from cd4lm_jax.models.config import ModelConfig
 from tests.tiny import TINY, forward, parameters, tiny_model
