@@ -141,20 +141,23 @@ def _token_text(tokenizer: Tokenizer | None, token: int) -> str:
     return f" {token}" if tokenizer is None else tokenizer.decode_one(token)
 
 
-def load(folder: str | os.PathLike[str], *, dtype: str = "float32") -> LanguageModel:
+def load(
+    folder: str | os.PathLike[str], *, dtype: str = "float32", verify: bool = True
+) -> LanguageModel:
     """Loads a model folder: one that training exported, or a Hugging Face one (LLaDA, Dream).
 
     Args:
         folder: the folder that has `config.json`.
         dtype: of weights and computation: `float32` or `bfloat16`.
+        verify: compare the files of weights with their checksums, where there are some.
 
     Raises:
-        ValueError: no model there, or one that does not fit its config.
+        ValueError: no model there, damaged weights, or ones that do not fit their config.
     """
     from cd4lm_jax.data.tokenizer import Tokenizer
 
     execution = Execution.for_decoding(load_config(folder), dtype)
-    transformer = load_model(folder, execution, dtype=dtype)
+    transformer = load_model(folder, execution, dtype=dtype, verify=verify)
     path = pathlib.Path(folder)
     tokenizer = Tokenizer.load(path) if Tokenizer.lies_in(path) else None
     return LanguageModel(transformer, tokenizer)

@@ -202,7 +202,7 @@ _ALSO_RAISED = (
     "Failed to get metadata for checkpointable",
     "Failed to json parse Metadata file",
     "Metadata file does not exist",
-    # Said of every zarr3 array that lies in a folder of its own; a missing one is an error.
+    # Logged for every zarr3 array in a folder of its own; a missing one is an error.
     "TensorStore data files not found",
 )
 

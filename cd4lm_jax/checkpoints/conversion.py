@@ -52,6 +52,7 @@ def convert(
     *,
     dtype: str | None = None,
     shard_bytes: int = 5_000_000_000,
+    verify: bool = True,
     quiet: bool = True,
 ) -> ModelConfig:
     """Writes the model of one layout as a folder of the other.
@@ -61,11 +62,12 @@ def convert(
 
     Args:
         source: a model folder; its tokenizer, generation settings, modelling code and other side
-            files are copied. Files with known checksums are compared with them.
+            files are copied.
         target: appears when it is complete; must not hold anything yet.
         dtype: what parameters are stored in; None: as in the source.
         shard_bytes: most bytes of tensors in a file of the Hugging Face layout, unless one tensor
             alone is larger.
+        verify: compare the source's files with their checksums, where there are some.
         quiet: show no progress.
 
     Returns:
@@ -84,7 +86,7 @@ def convert(
             f"{target} is not empty; give a folder that is, or one that does not exist"
         )
     plan = _ToOwn if huggingface.is_checkpoint(source) else _ToHuggingFace
-    job = plan(source, dtype, shard_bytes)
+    job = plan(source, dtype, shard_bytes, verify)
     with (
         _unfinished(target, job.begun) as folder,
         Progress(len(job.tensors), label="convert", unit="tensor", quiet=quiet) as progress,
@@ -145,9 +147,11 @@ def _ahead(items: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
 class _ToOwn:
     """From safetensors to orbax."""
 
-    def __init__(self, source: pathlib.Path, dtype: str | None, shard_bytes: int) -> None:
+    def __init__(
+        self, source: pathlib.Path, dtype: str | None, shard_bytes: int, verify: bool
+    ) -> None:
         del shard_bytes
-        found = Checkpoint.open(source)
+        found = Checkpoint.open(source, verify=verify)
         self.config, self.tensors, self._stored = found.config, found.tensors, found.stored
         self._dtype = np.dtype(dtype or found.dtype())
         inputs = {source / huggingface.CONFIG_FILE, *found.files}
@@ -178,14 +182,17 @@ class _ToOwn:
 class _ToHuggingFace:
     """From orbax to safetensors."""
 
-    def __init__(self, source: pathlib.Path, dtype: str | None, shard_bytes: int) -> None:
+    def __init__(
+        self, source: pathlib.Path, dtype: str | None, shard_bytes: int, verify: bool
+    ) -> None:
         self.config = model_folder.read_config(source)
         self._family = family_for(self.config)
         self._source = source
         self._params = source / model_folder.PARAMS_FOLDER
         saved = model_folder.stored_dtype(source)
         array_trees.check_tree(self._params, _leaves(self.config, saved))
-        array_trees.verify_tree(self._params)
+        if verify:
+            array_trees.verify_tree(self._params)
         self._dtype = np.dtype(dtype or saved)
         if self._dtype not in DTYPES.values():
             raise ConversionError(

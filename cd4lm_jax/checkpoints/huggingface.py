@@ -236,7 +236,7 @@ def _part(tensors: list[Tensor], stored: Mapping[str, Stored], leaf: Any) -> Any
 def _fill(
     target: np.ndarray, tensor: Tensor, stored: Mapping[str, Stored], index: tuple[slice, ...]
 ) -> None:
-    """Reads what lies at `index` of our form of a tensor, a chunk at a time."""
+    """Reads the part at `index` of our form of a tensor, a chunk at a time."""
     rows, *others = index[::-1] if tensor.transposed else index
     for start in range(rows.start, rows.stop, tensor.rows_at_once):
         stop = min(start + tensor.rows_at_once, rows.stop)

@@ -39,7 +39,7 @@ def abstract_model(
 
 
 def write_model(folder: str | os.PathLike[str], model: Transformer) -> None:
-    """Writes `config.json` and `params/`; what else lies in the folder stays.
+    """Writes `config.json` and `params/`; other files in the folder stay.
 
     On several hosts all of them call this.
     """

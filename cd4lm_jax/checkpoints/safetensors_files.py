@@ -31,7 +31,7 @@ class TensorFileError(ValueError):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Stored:
-    """Where and how a tensor lies in a file.
+    """Where a tensor is in a file, and its type.
 
     Attributes:
         file: the safetensors file.

@@ -146,5 +146,5 @@ def _index(path: pathlib.Path) -> tuple[dict[str, str], dict[str, str]]:
 
 
 def _is_name(name: object) -> bool:
-    """Whether this is the plain name of a file, which lies in the folder itself."""
+    """Whether this is the plain name of a file in the folder itself."""
     return isinstance(name, str) and bool(name) and pathlib.PurePath(name).name == name

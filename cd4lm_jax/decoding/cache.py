@@ -1,9 +1,9 @@
 """Keys and values kept between passes, so that a pass computes the active block alone.
 
-`none` computes every position in every pass: exact. `dual` and `prefix` (Fast-dLLM,
-2505.22618, section 3.2) keep what lies outside the block, or before it, as it was when the row
-entered the block: an approximation under bidirectional attention, and exact for `prefix` under
-block-causal attention. Entering a block, and every `refresh_interval` passes if asked, a row has
+`none` computes every position in every pass: exact. `dual` and `prefix` (Fast-dLLM, 2505.22618,
+section 3.2) keep keys and values outside the block, or before it, as they were when the row entered
+the block: an approximation under bidirectional attention, and exact for `prefix` under block-causal
+attention. Entering a block, and every `refresh_interval` passes if asked, a row has
 all its positions computed; that pass commits tokens like any other.
 
 Rows enter their blocks at passes of their own. Those that do are computed whole a few at a time,

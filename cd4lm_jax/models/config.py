@@ -98,7 +98,7 @@ class ModelConfig:
         for name, token in special.items():
             if not 0 <= token < self.vocab_size:
                 raise ValueError(
-                    f"{name}={token} lies outside the vocabulary of {self.vocab_size} tokens; "
+                    f"{name}={token} is outside the vocabulary of {self.vocab_size} tokens; "
                     "give an id the model has an embedding for"
                 )
         if self.mask_id in (self.eos_id, *self.end_ids):

@@ -82,7 +82,7 @@ def cost(text: str, *, trips: Sequence[float] = (1.0,)) -> Cost:
 
     Args:
         text: `compiled.as_text()`.
-        trips: of the loops whose number of trips depends on data, by how deep such a loop lies in
+        trips: of the loops whose number of trips depends on data, by how deep such a loop is in
             others of its kind, outermost first; the last serves all that are deeper.
     """
     return _Reading(Program(text)).cost(tuple(trips))

@@ -17,7 +17,7 @@ from cd4lm_jax.runtime.trees import named_leaves
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Array:
-    """One array and how it lies on the mesh.
+    """One array and how it is split over the mesh.
 
     Attributes:
         name: its dotted path, such as `blocks.query`.
@@ -36,7 +36,7 @@ class Array:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Layout:
-    """What lies on a device before the first update; what an update makes besides is not in it.
+    """The arrays on a device before the first update; what an update allocates is not included.
 
     Attributes:
         mesh: devices along each axis.
@@ -59,7 +59,7 @@ class Layout:
     @property
     def sizes(self) -> dict[str, float]:
         """Bytes a device of each part."""
-        return {part: sum(array.size for array in held) for part, held in self.parts.items()}
+        return {part: sum(array.size for array in arrays) for part, arrays in self.parts.items()}
 
 
 def layout(config: TrainConfig, architecture: ModelConfig, *, devices: int) -> Layout:

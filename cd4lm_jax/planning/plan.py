@@ -177,7 +177,7 @@ def gib(size: float) -> str:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Compiled:
-    """What compiling a program told.
+    """What the compiler says of a program.
 
     Attributes:
         temporaries: bytes reserved beside what it is given, its code included.

@@ -41,7 +41,7 @@ class Chip:
         bandwidth: bytes a second from and to memory.
         link: bytes a second sent to other chips.
         clock: cycles a second of the compiler's estimates; 0 where it makes none (GPUs).
-        options: what libtpu is told besides the topology.
+        options: further settings for libtpu, beside the topology.
     """
 
     name: str

@@ -42,7 +42,7 @@ def plan(config: TrainConfig, architecture: ModelConfig, topology: Topology) -> 
     rows, length = config.data.batch_size, config.data.max_length
     lowered = program.lower(rows, length)
     state = program.state
-    held = {
+    arguments = {
         "parameters": bytes_of(state.model),
         "optimizer": bytes_of(state.optimizer),
         "teacher": bytes_of((program.teacher, program.base, state.average)),
@@ -54,11 +54,11 @@ def plan(config: TrainConfig, architecture: ModelConfig, topology: Topology) -> 
     chunks = -(-rows * config.data.answer_length // (parts * chunk))
     done = compiled(
         lowered,
-        given=sum(held.values()),
+        given=sum(arguments.values()),
         read=lambda text: (costs.cost(text, trips=(chunks,)),),
     )
     gradients = min(bytes_of(state.model), done.temporaries)
-    held |= {"gradients": gradients, "temporaries": done.temporaries - gradients}
+    memory = arguments | {"gradients": gradients, "temporaries": done.temporaries - gradients}
     sizes = MeshConfig(**{str(axis): size for axis, size in mesh.shape.items()})
     return Plan(
         program="update",
@@ -73,7 +73,7 @@ def plan(config: TrainConfig, architecture: ModelConfig, topology: Topology) -> 
             "algorithm": config.optimizer.algorithm,
             "lora": config.lora.rank if config.lora else None,
         },
-        bytes_per_chip=held,
+        bytes_per_chip=memory,
         tokens=rows * length,
         runs=config.steps,
         cost=done.costs[0] if done.costs else None,

@@ -49,8 +49,8 @@ def logits(
         value = project(f"{layer}.self_attn.v_proj", normed, groups)
         key, value = (np.repeat(shared, heads // groups, axis=0) for shared in (key, value))
         scores = query @ key.transpose(0, 2, 1) / np.sqrt(size)
-        seen = np.exp(scores - scores.max(axis=-1, keepdims=True))
-        mixed = seen / seen.sum(axis=-1, keepdims=True) @ value
+        weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+        mixed = weights / weights.sum(axis=-1, keepdims=True) @ value
         x = x + linear(f"{layer}.self_attn.o_proj", mixed.transpose(1, 0, 2).reshape(length, -1))
         normed = norm(f"{layer}.post_attention_layernorm", x)
         gate = linear(f"{layer}.mlp.gate_proj", normed)

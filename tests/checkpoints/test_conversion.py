@@ -206,7 +206,7 @@ def test_keeps_off_a_folder_in_use(tmp_path: pathlib.Path) -> None:
 
 
 def state(unfinished: pathlib.Path) -> dict[str, tuple[int, int]]:
-    """What lies there complete, and when it was written."""
+    """The files that are complete, and when they were written."""
     return {
         str(file.relative_to(unfinished)): (file.stat().st_ino, file.stat().st_mtime_ns)
         for pattern in ("params/state/*/c/**/*", "*.safetensors")

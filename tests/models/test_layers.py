@@ -59,7 +59,7 @@ def test_rotary_turns_dimension_i_with_dimension_i_plus_half() -> None:
 
 
 def test_rotary_angles_stay_float32_for_a_bfloat16_model() -> None:
-    # bfloat16 cannot tell position 257 from 256.
+    # bfloat16 rounds position 257 to 256.
     cos, sin = layers.rotary_angles(jnp.array([[256, 257]]), 4, 100.0)
     assert cos.dtype == sin.dtype == jnp.float32
     np.testing.assert_allclose(cos[0, :, 0], np.cos([256.0, 257.0]), atol=1e-4)
