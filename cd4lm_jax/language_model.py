@@ -15,9 +15,9 @@ from cd4lm_jax.checkpoints.loading import load_config, load_model
 from cd4lm_jax.decoding import batching
 from cd4lm_jax.decoding.config import DecodeConfig
 from cd4lm_jax.decoding.trajectory import Trajectory
+from cd4lm_jax.models.fingerprint import fingerprint
 from cd4lm_jax.models.transformer import Execution, Transformer
 from cd4lm_jax.replay import page, terminal
-from cd4lm_jax.runtime import checksums
 from cd4lm_jax.settings.choices import nearest
 
 if TYPE_CHECKING:
@@ -43,9 +43,9 @@ class LanguageModel:
     tokenizer: Tokenizer | None
 
     @functools.cached_property
-    def fingerprint(self) -> int:
-        """Of the parameters: another one if any bit differs, the same on any mesh."""
-        return checksums.of_json(checksums.of_arrays(self.transformer))
+    def fingerprint(self) -> str:
+        """SHA-256 of architecture and parameters: another one if any bit differs, on any mesh."""
+        return fingerprint(self.transformer)
 
     def prompt_ids(self, prompt: Prompt) -> list[int]:
         """A question in the chat template as token ids; ids are passed through.
@@ -151,20 +151,23 @@ def _token_text(tokenizer: Tokenizer | None, token: int) -> str:
     return f" {token}" if tokenizer is None else tokenizer.decode_one(token)
 
 
-def load(folder: str | os.PathLike[str], *, dtype: str = "float32") -> LanguageModel:
+def load(
+    folder: str | os.PathLike[str], *, dtype: str = "float32", verify: bool = True
+) -> LanguageModel:
     """Loads a model folder: one that training exported, or a Hugging Face one (LLaDA, Dream).
 
     Args:
         folder: the folder that has `config.json`.
         dtype: of weights and computation: `float32` or `bfloat16`.
+        verify: compare the files of weights with their checksums, where there are some.
 
     Raises:
-        ValueError: no model there, or one that does not fit its config.
+        ValueError: no model there, damaged weights, or ones that do not fit their config.
     """
     from cd4lm_jax.data.tokenizer import Tokenizer
 
     execution = Execution.for_decoding(load_config(folder), dtype)
-    transformer = load_model(folder, execution, dtype=dtype)
+    transformer = load_model(folder, execution, dtype=dtype, verify=verify)
     path = pathlib.Path(folder)
     tokenizer = Tokenizer.load(path) if Tokenizer.lies_in(path) else None
     return LanguageModel(transformer, tokenizer)

@@ -14,7 +14,7 @@ import time
 
 import numpy as np
 
-from cd4lm_jax.checkpoints.folder import read_model
+from cd4lm_jax.checkpoints.model_folder import read_model
 from cd4lm_jax.distillation.trainer import CHECKPOINTS_FOLDER, MODEL_FOLDER, TrainConfig
 from cd4lm_jax.settings.config import config_to_json
 from tests.conftest import ROOT

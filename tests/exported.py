@@ -8,7 +8,7 @@ import pathlib
 import shutil
 from collections.abc import Sequence
 
-from cd4lm_jax.checkpoints.folder import write_model
+from cd4lm_jax.checkpoints.model_folder import write_model
 from cd4lm_jax.data.gsm_mini import vocabulary
 from cd4lm_jax.data.tokenizer import LLADA, train_tokenizer
 from cd4lm_jax.models.config import ModelConfig

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cd4lm_jax.checkpoints.folder import abstract_model
+from cd4lm_jax.checkpoints.model_folder import abstract_model
 from cd4lm_jax.models.config import ModelConfig
 from cd4lm_jax.models.transformer import Execution, Transformer
 from cd4lm_jax.runtime.trees import named_leaves, with_leaves

@@ -1,10 +1,9 @@
-"""Trees of arrays on disk, written and read a piece at a time.
+"""Trees of arrays on disk, written and read a chunk at a time.
 
-`checkpoint.save_tree` holds all arrays that it writes; a model that is only to be converted need
-not fit into memory. What `TreeWriter` leaves is a checkpoint that orbax reads like any other:
-arrays in zarr3, each chunk a file of its own, which appears when it is complete. So the chunks
-that are there tell what an interrupted writer had done. They carry checksums, which reading
-compares.
+`array_trees.save_tree` needs memory for all arrays that it writes; a model that is only to be
+converted need not fit into memory. What `TreeWriter` leaves is a checkpoint that orbax reads like
+any other: arrays in zarr3, each chunk a file of its own, which appears when it is complete. So the
+chunks that are there show what an interrupted writer had done.
 """
 
 from __future__ import annotations
@@ -13,18 +12,26 @@ import dataclasses
 import json
 import os
 import pathlib
+import tempfile
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import tensorstore
 
-from cd4lm_jax.checkpoints.tree_files import CheckpointError, load_errors, storage_errors
+from cd4lm_jax.checkpoints import manifest
+from cd4lm_jax.checkpoints.array_trees import (
+    CheckpointError,
+    load_errors,
+    save_tree,
+    storage_errors,
+)
+from cd4lm_jax.runtime import files
 
 Index = tuple[int | slice, ...]
 
+_EXAMPLE = "example"
 _ITEM = "state"  # how orbax names the tree that is saved without a name
-_HANDLER = "orbax.checkpoint.experimental.v1._src.handlers.pytree_handler.PyTreeHandler"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -102,28 +109,27 @@ class TreeWriter:
             OSError: the disk is full.
         """
         self.flush()
-        tree = {
+        # Orbax says itself how it describes a tree: that of one number, saved beside ours.
+        with tempfile.TemporaryDirectory(prefix=files.TEMPORARY_PREFIX, dir=self._path) as folder:
+            example = pathlib.Path(folder) / "example"
+            save_tree(example, {_EXAMPLE: np.zeros(1, np.float32)})
+            checkpoint = json.loads((example / "_CHECKPOINT_METADATA").read_text())
+            described = json.loads((example / _ITEM / "_METADATA").read_text())
+        ((_, entry),) = described["tree_metadata"].items()
+        described["tree_metadata"] = {
             str((name,)): {
-                "key_metadata": [{"key": name, "key_type": 2}],  # a key of a dict
-                "value_metadata": {
-                    "value_type": "jax.Array",
-                    "skip_deserialize": False,
-                    "write_shape": array.shape,
-                },
+                "key_metadata": [key | {"key": name} for key in entry["key_metadata"]],
+                "value_metadata": entry["value_metadata"]
+                | {"value_type": "jax.Array", "write_shape": array.shape},
             }
             for name, array in self._arrays.items()
         }
-        metadata = {
-            "tree_metadata": tree,
-            "use_ocdbt": False,
-            "use_zarr3": True,
-            "store_array_data_equal_to_fill_value": True,
-            "custom_metadata": None,
-        }
-        (self._path / _ITEM / "_METADATA").write_text(json.dumps(metadata))
-        checkpoint = {"item_handlers": {_ITEM: _HANDLER}}
-        (self._path / "_CHECKPOINT_METADATA").write_text(json.dumps(checkpoint))
+        described["use_ocdbt"] = False  # every chunk is a file of its own
+        (self._path / _ITEM / "_METADATA").write_text(json.dumps(described))
+        handlers = {"item_handlers": checkpoint["item_handlers"]}
+        (self._path / "_CHECKPOINT_METADATA").write_text(json.dumps(handlers))
         (self._path / "orbax.checkpoint").touch()
+        manifest.write(self._path)
 
     def _open(self, name: str) -> Any:
         array = self._arrays[name]

@@ -1,6 +1,6 @@
-"""From one layout of model folders to the other, streamed: a piece of one tensor at a time.
+"""From one layout of model folders to the other, streamed: a chunk of one tensor at a time.
 
-The new folder grows beside its name, as ``NAME.unfinished``, and takes the name when it is whole.
+The new folder is written beside its name, as `NAME.unfinished`, and renamed when it is complete.
 Whatever ends a conversion earlier, the same call goes on from what is there.
 """
 
@@ -9,41 +9,35 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import json
+import logging
 import os
 import pathlib
-import shutil
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
 
-from cd4lm_jax.checkpoints import folder as native
-from cd4lm_jax.checkpoints import huggingface, tensors, tree_files
+from cd4lm_jax.checkpoints import (
+    array_trees,
+    huggingface,
+    manifest,
+    model_folder,
+    published_tensors,
+    side_files,
+    weight_files,
+)
 from cd4lm_jax.checkpoints.chunks import Chunked, TreeReader, TreeWriter
 from cd4lm_jax.checkpoints.families import family_for
 from cd4lm_jax.checkpoints.huggingface import Checkpoint
-from cd4lm_jax.checkpoints.tensor_files import DTYPES, write_file
-from cd4lm_jax.checkpoints.tensors import Tensor
-from cd4lm_jax.models.config import ModelConfig
+from cd4lm_jax.checkpoints.published_tensors import Tensor
+from cd4lm_jax.checkpoints.safetensors_files import DTYPES, write_file
+from cd4lm_jax.models.config import ModelConfig, check_dtype
 from cd4lm_jax.runtime import files
 from cd4lm_jax.runtime.progress import Progress
 from cd4lm_jax.runtime.trees import named_leaves
 from cd4lm_jax.settings.config import config_to_json
 
-# What makes a folder a whole model besides config and weights: the tokenizer's files, generation
-# settings and the published modelling code.
-_COMPANIONS = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-    "generation_config.json",
-    "*.py",
-)
 _GENERATION_FILE = "generation_config.json"
 _BEGUN_FILE = "conversion.json"
 
@@ -58,6 +52,7 @@ def convert(
     *,
     dtype: str | None = None,
     shard_bytes: int = 5_000_000_000,
+    verify: bool = True,
     quiet: bool = True,
 ) -> ModelConfig:
     """Writes the model of one layout as a folder of the other.
@@ -66,42 +61,44 @@ def convert(
     interrupted is continued by the same call.
 
     Args:
-        source: a model folder; its tokenizer, generation settings and modelling code are copied.
+        source: a model folder; its tokenizer, generation settings, modelling code and other side
+            files are copied.
         target: appears when it is complete; must not hold anything yet.
         dtype: what parameters are stored in; None: as in the source.
         shard_bytes: most bytes of tensors in a file of the Hugging Face layout, unless one tensor
             alone is larger.
+        verify: compare the source's files with their checksums, where there are some.
         quiet: show no progress.
 
     Returns:
         The model's architecture.
 
     Raises:
-        ValueError: no model in ``source``, one that cannot be expressed in the other layout, a
-            ``target`` that is in use, or one begun from something else.
+        ValueError: no model in `source`, one that cannot be expressed in the other layout, a
+            `target` that is in use, or one begun from something else.
         OSError: the disk is full; what is done is kept for the next call.
     """
+    if dtype is not None:
+        check_dtype(dtype, "dtype")
     source, target = pathlib.Path(source), pathlib.Path(target).absolute()
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise ConversionError(
             f"{target} is not empty; give a folder that is, or one that does not exist"
         )
     plan = _ToOwn if huggingface.is_checkpoint(source) else _ToHuggingFace
-    job = plan(source, dtype, shard_bytes)
+    job = plan(source, dtype, shard_bytes, verify)
     with (
         _unfinished(target, job.begun) as folder,
         Progress(len(job.tensors), label="convert", unit="tensor", quiet=quiet) as progress,
     ):
         job.write(folder, progress)
-        for pattern in _COMPANIONS:
-            for file in source.glob(pattern):
-                shutil.copy2(file, folder / file.name)
+        side_files.copy(source, folder)
     return job.config
 
 
 @contextlib.contextmanager
 def _unfinished(target: pathlib.Path, begun: dict[str, Any]) -> Iterator[pathlib.Path]:
-    """A folder beside ``target``, of an earlier call or new, which becomes it in the end."""
+    """A folder beside `target`, of an earlier call or new, which becomes it in the end."""
     folder = target.with_name(f"{target.name}.unfinished")
     with files.locked(folder):
         if not any(file.name != files.LOCK_FILE for file in folder.iterdir()):
@@ -127,15 +124,15 @@ def _read(note: pathlib.Path) -> Any:
 
 def _begun(source: pathlib.Path, inputs: Iterable[pathlib.Path], **settings: Any) -> dict[str, Any]:
     """What must be the same for a conversion to be continued."""
-    seen = {}
+    states = {}
     for file in sorted(inputs):
         status = file.stat()
-        seen[str(file.relative_to(source))] = [status.st_size, status.st_mtime_ns]
-    return {"inputs": seen, "piece": tensors.PIECE, **settings}
+        states[str(file.relative_to(source))] = [status.st_size, status.st_mtime_ns]
+    return {"inputs": states, "chunk": published_tensors.CHUNK_ELEMENTS, **settings}
 
 
 def _leaves(config: ModelConfig, dtype: str) -> dict[str, jax.ShapeDtypeStruct]:
-    return named_leaves(native.abstract_model(config, dtype=dtype))
+    return named_leaves(model_folder.abstract_model(config, dtype=dtype))
 
 
 def _ahead(items: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
@@ -150,9 +147,11 @@ def _ahead(items: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
 class _ToOwn:
     """From safetensors to orbax."""
 
-    def __init__(self, source: pathlib.Path, dtype: str | None, shard_bytes: int) -> None:
+    def __init__(
+        self, source: pathlib.Path, dtype: str | None, shard_bytes: int, verify: bool
+    ) -> None:
         del shard_bytes
-        found = Checkpoint.open(source)
+        found = Checkpoint.open(source, verify=verify)
         self.config, self.tensors, self._stored = found.config, found.tensors, found.stored
         self._dtype = np.dtype(dtype or found.dtype())
         inputs = {source / huggingface.CONFIG_FILE, *found.files}
@@ -161,34 +160,39 @@ class _ToOwn:
     def write(self, folder: pathlib.Path, progress: Progress) -> None:
         """Writes the parameters of the model that are not there yet, then its config."""
         shapes = _leaves(self.config, str(self._dtype))
-        chunks = {tensor.leaf: tensor.chunk for tensor in self.tensors}
+        chunks = {tensor.leaf: tensor.chunk_shape for tensor in self.tensors}
         arrays = {
             name: Chunked(shape=leaf.shape, dtype=str(self._dtype), chunk=chunks[name])
             for name, leaf in shapes.items()
         }
-        writer = TreeWriter(folder / native.PARAMS_FOLDER, arrays)
+        writer = TreeWriter(folder / model_folder.PARAMS_FOLDER, arrays)
         for number, tensor in enumerate(self.tensors, start=1):
-            for rows in tensor.pieces():
+            for rows in tensor.chunks():
                 place = tensor.place(rows)
                 if not writer.holds(tensor.leaf, place):
-                    piece = self._stored[tensor.name].rows(rows.start, rows.stop)
-                    values = tensor.turned(piece, self._dtype)
+                    chunk = self._stored[tensor.name].rows(rows.start, rows.stop)
+                    values = tensor.turned(chunk, self._dtype)
                     writer.write(tensor.leaf, place, values)
             progress.update(number)
         writer.close()
-        tree_files.check_tree(folder / native.PARAMS_FOLDER, shapes)
-        files.write_text(folder / native.CONFIG_FILE, config_to_json(self.config))
+        array_trees.check_tree(folder / model_folder.PARAMS_FOLDER, shapes)
+        files.write_text(folder / model_folder.CONFIG_FILE, config_to_json(self.config))
 
 
 class _ToHuggingFace:
     """From orbax to safetensors."""
 
-    def __init__(self, source: pathlib.Path, dtype: str | None, shard_bytes: int) -> None:
-        self.config = native.read_config(source)
+    def __init__(
+        self, source: pathlib.Path, dtype: str | None, shard_bytes: int, verify: bool
+    ) -> None:
+        self.config = model_folder.read_config(source)
         self._family = family_for(self.config)
-        self._params = source / native.PARAMS_FOLDER
-        saved = native.stored_dtype(source)
-        tree_files.check_tree(self._params, _leaves(self.config, saved))
+        self._source = source
+        self._params = source / model_folder.PARAMS_FOLDER
+        saved = model_folder.stored_dtype(source)
+        array_trees.check_tree(self._params, _leaves(self.config, saved))
+        if verify:
+            array_trees.verify_tree(self._params)
         self._dtype = np.dtype(dtype or saved)
         if self._dtype not in DTYPES.values():
             raise ConversionError(
@@ -196,9 +200,9 @@ class _ToHuggingFace:
                 "give the dtype to store them in"
             )
         arrays = self._params.rglob("*")
-        self.tensors = tensors.all_tensors(self._family, self.config)
+        self.tensors = published_tensors.all_tensors(self._family, self.config)
         self._shard_bytes = shard_bytes
-        inputs = {source / native.CONFIG_FILE, *filter(pathlib.Path.is_file, arrays)}
+        inputs = {source / model_folder.CONFIG_FILE, *filter(pathlib.Path.is_file, arrays)}
         self.begun = _begun(source, inputs, dtype=str(self._dtype), shard_bytes=shard_bytes)
 
     def write(self, folder: pathlib.Path, progress: Progress) -> None:
@@ -211,29 +215,45 @@ class _ToHuggingFace:
             if not (folder / name).exists():
                 with files.atomic_path(folder / name) as temporary:
                     shapes = {tensor.name: tensor.shape for tensor in shard}
-                    pieces = self._pieces(shard, reader, progress, done=len(placed))
-                    write_file(temporary, shapes, self._dtype, pieces)
+                    chunks = self._chunks(shard, reader, progress, done=len(placed))
+                    write_file(temporary, shapes, self._dtype, chunks)
             placed |= {tensor.name: name for tensor in shard}
             progress.update(len(placed))
         total = sum(map(self._bytes, self.tensors))
-        index = {"metadata": {"total_size": total}, "weight_map": placed}
-        described = self._family.describe(self.config, str(self._dtype))
+        digests = manifest.digests(folder, set(placed.values()))
+        metadata = {"total_size": total, weight_files.DIGESTS: digests}
+        index = {"metadata": metadata, "weight_map": placed}
         for name, value in (
-            (huggingface.INDEX_FILE, index),
-            (huggingface.CONFIG_FILE, described),
+            (weight_files.INDEX_FILE, index),
+            (huggingface.CONFIG_FILE, self._described()),
             (_GENERATION_FILE, self._family.generation(self.config)),
         ):
             text = json.dumps(value, indent=2, sort_keys=True) + "\n"
             files.write_text(folder / name, text)
-        Checkpoint.open(folder)
+        Checkpoint.open(folder, verify=False)
 
-    def _pieces(
+    def _described(self) -> dict[str, Any]:
+        """The `config.json`; code that the source lacks is not named, transformers would fail."""
+        described = self._family.describe(self.config, str(self._dtype))
+        missing = side_files.missing_code(described, self._source)
+        if missing:
+            del described["auto_map"]
+            logging.getLogger(__name__).warning(
+                "warning: %s has no modelling code (%s), so the new folder has none and its "
+                "config.json no auto_map; copy the files and the field from the published model "
+                "to load it with transformers",
+                self._source,
+                ", ".join(missing),
+            )
+        return described
+
+    def _chunks(
         self, shard: list[Tensor], reader: TreeReader, progress: Progress, done: int
     ) -> Iterator[np.ndarray]:
-        parts = [(tensor, rows) for tensor in shard for rows in tensor.pieces()]
+        parts = [(tensor, rows) for tensor in shard for rows in tensor.chunks()]
         read = _ahead(reader.read(tensor.leaf, tensor.place(rows)) for tensor, rows in parts)
-        for (tensor, rows), piece in zip(parts, read, strict=True):
-            yield tensor.turned(piece, self._dtype)
+        for (tensor, rows), chunk in zip(parts, read, strict=True):
+            yield tensor.turned(chunk, self._dtype)
             done += rows.stop == tensor.shape[0]
             progress.update(done)
 

@@ -1,105 +1,16 @@
-"""Families of published checkpoints: one table each, of tensor names and of config fields."""
+"""The families of published checkpoints that this port computes, and how they are recognised."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from cd4lm_jax.models.config import Confidence, ModelConfig
-
-# A key of our own in config.json; published modelling code passes over what it does not know.
-_END_IDS = "end_token_ids"
-
-
-class HuggingFaceError(ValueError):
-    """A folder that is no checkpoint of a known family, or one that this port does not compute."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Family:
-    """How a family names its tensors and describes its architecture; used in both directions.
-
-    Attributes:
-        title: what messages call it.
-        tensors: our name -> (theirs, whether torch's [out, in] must be transposed to [in, out]).
-            `{}` stands for the layer: those tensors are stacked.
-        fields: field of ModelConfig -> key of ``config.json``.
-        fixed: fields of ModelConfig that have one value in the whole family.
-        confidence: `ModelConfig.confidence` of the family's own sampler.
-        implied: key -> its value where ``config.json`` lacks it, has null or 0, from the others.
-        repeated: key -> another key whose value it repeats; written, not read.
-        expected: what the port computes; a checkpoint that asks for anything else is refused, not
-            approximated.
-        constant: what the published modelling code wants to read besides; nothing of it changes
-            the numbers.
-        bos_id, eos_id, eot_id: of the published vocabulary. ``config.json`` names EOS alone, yet
-            the chat template ends turns with EOT.
-    """
-
-    title: str
-    tensors: Mapping[str, tuple[str, bool]]
-    fields: Mapping[str, str]
-    fixed: Mapping[str, Any]
-    implied: Mapping[str, Callable[[Mapping[str, Any]], Any]]
-    repeated: Mapping[str, str]
-    expected: Mapping[str, Any]
-    constant: Mapping[str, Any]
-    bos_id: int
-    eos_id: int
-    eot_id: int
-    confidence: Confidence = "plain"
-
-    def read(self, data: Mapping[str, Any], where: str) -> ModelConfig:
-        """The architecture in the fields of a ``config.json``.
-
-        Raises:
-            HuggingFaceError: a variant that is computed differently.
-            KeyError: a field is missing.
-        """
-        for key, expected in self.expected.items():
-            if data.get(key, expected) != expected:
-                raise HuggingFaceError(
-                    f"{where}: {key} is {data[key]!r}; this port computes {self.title}'s own "
-                    f"architecture, where it is {expected!r}"
-                )
-
-        def value(key: str) -> Any:
-            return data.get(key) or self.implied[key](data) if key in self.implied else data[key]
-
-        fields = {field: value(key) for field, key in self.fields.items()}
-        eos = fields["eos_id"]
-        published = (eos, self.eot_id) if eos == self.eos_id else (eos,)
-        return ModelConfig(
-            head_dim=fields["embed_dim"] // fields["num_heads"],
-            end_ids=tuple(data.get(_END_IDS, published)),
-            confidence=self.confidence,
-            **fields,
-            **self.fixed,
-        )
-
-    def computes(self, config: ModelConfig) -> bool:
-        """Whether the family's published code computes this architecture."""
-        same = all(getattr(config, field) == value for field, value in self.fixed.items())
-        return same and config.head_dim * config.num_heads == config.embed_dim
-
-    def describe(self, config: ModelConfig, dtype: str) -> dict[str, Any]:
-        """The ``config.json`` of an architecture; `read` reads it back."""
-        own = {key: getattr(config, field) for field, key in self.fields.items()}
-        own |= {key: own[other] for key, other in self.repeated.items()}
-        own |= {_END_IDS: list(config.end_ids), "torch_dtype": dtype}
-        return dict(self.constant) | dict(self.expected) | own
-
-    def generation(self, config: ModelConfig) -> dict[str, Any]:
-        """The ``generation_config.json`` of an architecture."""
-        ids = {"eos_token_id": config.eos_id, "pad_token_id": config.eos_id}
-        if config.eos_id == self.eos_id:
-            ids["bos_token_id"] = self.bos_id
-        return {"_from_model_config": True} | ids
-
+from cd4lm_jax.checkpoints.family import Family, HuggingFaceError
+from cd4lm_jax.models.config import ModelConfig
 
 LLADA = Family(
     title="LLaDA-8B",
+    model_types=("llada", "fastdllm_llada"),
     tensors={
         "embedding": ("model.transformer.wte.weight", False),
         "blocks.attention_norm": ("model.transformer.blocks.{}.attn_norm.weight", False),
@@ -141,7 +52,6 @@ LLADA = Family(
     },
     repeated={"vocab_size": "embedding_size", "pad_token_id": "eos_token_id"},
     expected={
-        "model_type": "llada",
         "block_type": "llama",
         "activation_type": "silu",
         "layer_norm_type": "rms",
@@ -185,6 +95,7 @@ LLADA = Family(
 
 DREAM = Family(
     title="Dream-7B",
+    model_types=("Dream", "fastdllm_dream"),
     tensors={
         "embedding": ("model.embed_tokens.weight", False),
         "blocks.attention_norm": ("model.layers.{}.input_layernorm.weight", False),
@@ -217,7 +128,6 @@ DREAM = Family(
         "eos_id": "eos_token_id",
     },
     fixed={"alignment": "shifted", "qkv_bias": True},
-    confidence="sampled",
     implied={
         "num_key_value_heads": lambda data: data["num_attention_heads"],
         "tie_word_embeddings": lambda data: False,
@@ -228,7 +138,6 @@ DREAM = Family(
         "max_window_layers": "num_hidden_layers",
     },
     expected={
-        "model_type": "Dream",
         "hidden_act": "silu",
         "rope_scaling": None,
         "use_mrope": False,
@@ -248,32 +157,39 @@ DREAM = Family(
     bos_id=151_643,
     eos_id=151_643,
     eot_id=151_645,
+    confidence="sampled",
 )
 
-FAMILIES = {family.expected["model_type"]: family for family in (LLADA, DREAM)}
-_SUPPORTED = ", ".join(f"{kind!r} ({family.title})" for kind, family in FAMILIES.items())
+FAMILIES = (LLADA, DREAM)
+_SUPPORTED = ", ".join(f"{family.model_types[0]!r} ({family.title})" for family in FAMILIES)
 _EXPERTS = ("num_experts", "n_routed_experts", "moe_", "expert_")
 
 
 def family_of(data: Mapping[str, Any], where: str) -> Family:
-    """The family that a ``config.json`` names.
+    """The family that a `config.json` names.
 
     Raises:
         HuggingFaceError: none of ours.
         KeyError: it names none.
     """
     kind = data["model_type"]
+    family = next((family for family in FAMILIES if kind in family.model_types), None)
     # LLaDA-MoE shares its model_type with LLaDA-8B.
     experts = [key for key in data if key.startswith(_EXPERTS)]
-    if kind == "llada" and (experts or ("hidden_size" in data and "d_model" not in data)):
+    if family is LLADA and (experts or ("hidden_size" in data and "d_model" not in data)):
         sign = experts[0] if experts else "hidden_size"
         raise HuggingFaceError(
-            f"{where}: model_type 'llada' with {sign!r} is LLaDA-MoE, a mixture of experts, which "
+            f"{where}: model_type {kind!r} with {sign!r} is LLaDA-MoE, a mixture of experts, which "
             f"this port does not compute; give a checkpoint of {_SUPPORTED}"
         )
-    if kind not in FAMILIES:
+    if kind == "Fast_dLLM_Qwen":
+        raise HuggingFaceError(
+            f"{where}: model_type {kind!r} is Fast-dLLM v2, Qwen2.5 with block-causal attention, "
+            f"which this port does not compute; give a checkpoint of {_SUPPORTED}"
+        )
+    if family is None:
         raise HuggingFaceError(f"{where}: model_type is {kind!r}; expected one of {_SUPPORTED}")
-    return FAMILIES[kind]
+    return family
 
 
 def family_for(config: ModelConfig) -> Family:
@@ -282,7 +198,7 @@ def family_for(config: ModelConfig) -> Family:
     Raises:
         HuggingFaceError: there is none.
     """
-    for family in FAMILIES.values():
+    for family in FAMILIES:
         if family.computes(config):
             return family
     raise HuggingFaceError(

@@ -1,4 +1,4 @@
-"""Hugging Face folders: ``config.json`` and safetensors of a known family, checked and read."""
+"""Hugging Face folders: `config.json` and safetensors of a known family, checked and read."""
 
 from __future__ import annotations
 
@@ -14,27 +14,39 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, SingleDeviceSharding
 
-from cd4lm_jax.checkpoints.families import Family, HuggingFaceError, family_of
-from cd4lm_jax.checkpoints.folder import abstract_model
-from cd4lm_jax.checkpoints.tensor_files import DTYPES, Stored, read_header
-from cd4lm_jax.checkpoints.tensors import Tensor, all_tensors, transpose
-from cd4lm_jax.models.config import ModelConfig
+from cd4lm_jax.checkpoints import weight_files
+from cd4lm_jax.checkpoints.families import family_of
+from cd4lm_jax.checkpoints.family import Family, HuggingFaceError
+from cd4lm_jax.checkpoints.model_folder import PARAMS_FOLDER, abstract_model
+from cd4lm_jax.checkpoints.published_tensors import Tensor, all_tensors, transpose
+from cd4lm_jax.checkpoints.safetensors_files import DTYPES, Stored
+from cd4lm_jax.checkpoints.weight_files import INDEX_FILE, SINGLE_FILE
+from cd4lm_jax.models.config import ModelConfig, check_dtype
 from cd4lm_jax.models.transformer import Execution, Transformer
+from cd4lm_jax.runtime import files
 from cd4lm_jax.runtime.trees import named_leaves, with_leaves
 
 CONFIG_FILE = "config.json"
-INDEX_FILE = "model.safetensors.index.json"
-SINGLE_FILE = "model.safetensors"
+_BUFFER = ".rotary_emb.inv_freq"
+"""End of the names of tensors that old versions stored and every version computes."""
 
 
 def is_checkpoint(folder: str | os.PathLike[str]) -> bool:
-    """Whether the folder holds safetensors weights."""
+    """Whether a folder has the Hugging Face layout, complete or not."""
     path = pathlib.Path(folder)
-    return (path / INDEX_FILE).is_file() or (path / SINGLE_FILE).is_file()
+    if (path / INDEX_FILE).is_file() or (path / SINGLE_FILE).is_file():
+        return True
+    if (path / PARAMS_FOLDER).is_dir():
+        return False
+    try:
+        described = "model_type" in json.loads(files.read_text(path / CONFIG_FILE))
+    except (OSError, ValueError, TypeError):
+        described = False
+    return described or weight_files.any_in(path)
 
 
 def read_config(folder: str | os.PathLike[str]) -> ModelConfig:
-    """The architecture in a ``config.json``.
+    """The architecture in a `config.json`.
 
     Raises:
         HuggingFaceError: of no known family, or a variant that is computed differently.
@@ -45,13 +57,17 @@ def read_config(folder: str | os.PathLike[str]) -> ModelConfig:
 def _read_config(folder: str | os.PathLike[str]) -> tuple[Family, ModelConfig]:
     file = pathlib.Path(folder) / CONFIG_FILE
     try:
-        data = json.loads(file.read_text())
-        family = family_of(data, str(file))
-        return family, family.read(data, str(file))
+        data = json.loads(files.read_text(file))
     except FileNotFoundError:
         raise HuggingFaceError(f"{file} is missing; copy it from the checkpoint's hub") from None
-    except json.JSONDecodeError as error:
-        raise HuggingFaceError(f"{file} is not JSON ({error.msg}); fetch it again") from None
+    except ValueError as error:
+        reason = getattr(error, "msg", error)
+        raise HuggingFaceError(f"{file} is not JSON ({reason}); fetch it again") from None
+    if not isinstance(data, dict):
+        raise HuggingFaceError(f"{file} is no JSON object; fetch it again")
+    try:
+        family = family_of(data, str(file))
+        return family, family.read(data, str(file))
     except KeyError as error:
         raise HuggingFaceError(
             f"{file} has no {error}; published ones have, fetch it again"
@@ -65,7 +81,7 @@ class Checkpoint:
     Attributes:
         config: the architecture.
         tensors: what it consists of, one parameter of ours after the other.
-        stored: by their name, where the data are.
+        stored: where each tensor's data are, by name.
     """
 
     config: ModelConfig
@@ -73,17 +89,23 @@ class Checkpoint:
     stored: dict[str, Stored]
 
     @classmethod
-    def open(cls, folder: str | os.PathLike[str]) -> Checkpoint:
-        """Reads all headers of a folder and no weights.
+    def open(cls, folder: str | os.PathLike[str], *, verify: bool = True) -> Checkpoint:
+        """Reads all headers of a folder, and its weights where there is something to compare.
+
+        Args:
+            folder: where `config.json` is.
+            verify: compare the files with their checksums, where some are known.
 
         Raises:
-            HuggingFaceError: ``config.json`` is of no known family; a tensor is missing, of another
-                shape than it says, of a type that is unknown, or none of the model.
+            HuggingFaceError: `config.json` is of no known family; there are no weights; a tensor
+                is missing, of another shape than it says, of a type that is unknown, or none of
+                the model.
             TensorFileError: a file is damaged or cut off.
+            DamagedFileError: a file has changed.
         """
         path = pathlib.Path(folder)
         family, config = _read_config(path)
-        stored = _stored(path)
+        stored = weight_files.read_headers(path)
         expected = all_tensors(family, config)
         for tensor in expected:
             if tensor.name not in stored:
@@ -102,11 +124,25 @@ class Checkpoint:
                     f"{path}: {tensor.name} is of type {found.kind}; expected one of "
                     f"{', '.join(DTYPES)}"
                 )
-        if unknown := stored.keys() - {tensor.name for tensor in expected}:
+        head, embedding = (family.tensors[name][0] for name in ("head", "embedding"))
+        unknown = stored.keys() - {tensor.name for tensor in expected}
+        unknown = {name for name in unknown if not name.endswith(_BUFFER)}
+        if config.tie_head and head in unknown:
+            if not _equal(stored[head], stored[embedding]):
+                raise HuggingFaceError(
+                    f"{path}: {CONFIG_FILE} ties the head to the embedding, but {head} differs "
+                    f"from {embedding}; set the tie to false in {CONFIG_FILE}, or fetch it again"
+                )
+            unknown.remove(head)
+        if unknown:
             raise HuggingFaceError(
                 f"{path}: {min(unknown)!r} is no tensor of the model that {CONFIG_FILE} describes"
             )
-        return cls(config=config, tensors=expected, stored=stored)
+        names = {tensor.name for tensor in expected}
+        used = {name: found for name, found in stored.items() if name in names}
+        if verify:
+            weight_files.check_digests(path, {found.file for found in used.values()})
+        return cls(config=config, tensors=expected, stored=used)
 
     @property
     def files(self) -> set[pathlib.Path]:
@@ -129,24 +165,16 @@ class Checkpoint:
         return str(self.stored[first.name].dtype)
 
 
-def _stored(path: pathlib.Path) -> dict[str, Stored]:
-    """The tensors in the files of a folder, sharded or not."""
-    index = path / INDEX_FILE
-    if not index.is_file():
-        return read_header(path / SINGLE_FILE)
-    try:
-        listed: dict[str, str] = json.loads(index.read_text())["weight_map"]
-    except (ValueError, KeyError, TypeError):
-        raise HuggingFaceError(f"{index} is damaged or no index; fetch it again") from None
-    found: dict[str, Stored] = {}
-    for name in sorted(set(listed.values())):
-        if not (path / name).is_file():
-            raise HuggingFaceError(f"{path / name} is missing, {INDEX_FILE} lists it; fetch it")
-        found |= read_header(path / name)
-    for name, file in listed.items():
-        if name not in found or found[name].file.name != file:
-            raise HuggingFaceError(f"{path / file} has no {name!r}, {INDEX_FILE} says so; fetch it")
-    return found
+def _equal(one: Stored, other: Stored) -> bool:
+    """Whether two tensors have the same shape, type and bytes, read some rows at a time."""
+    if (one.shape, one.kind) != (other.shape, other.kind) or one.kind not in DTYPES:
+        return False
+    step = max(1, (1 << 26) // max(1, one.shape[-1]))
+    return all(
+        one.rows(start, stop).tobytes() == other.rows(start, stop).tobytes()
+        for start in range(0, one.shape[0], step)
+        for stop in [min(start + step, one.shape[0])]
+    )
 
 
 def read_model(
@@ -155,16 +183,25 @@ def read_model(
     *,
     dtype: str = "float32",
     mesh: Mesh | None = None,
+    verify: bool = True,
 ) -> Transformer:
-    """Reads a checkpoint, parameters cast to ``dtype``, sharded over ``mesh`` if given.
+    """Reads a checkpoint, parameters cast to `dtype`, sharded over `mesh` if given.
 
-    Each device's part is read from the disk by itself, so no more than one part of one parameter
-    is held beyond the model.
+    Each device's part is read from the disk by itself, so memory holds no more than one part of
+    one parameter beside the model.
+
+    Args:
+        folder: where `config.json` is.
+        execution: how the model is to run.
+        dtype: of the parameters.
+        mesh: what they are split over.
+        verify: compare the files with their checksums, where some are known.
 
     Raises:
-        HuggingFaceError, TensorFileError: as `Checkpoint.open`.
+        ValueError: an unknown dtype, or as `Checkpoint.open`.
     """
-    checkpoint = Checkpoint.open(folder)
+    check_dtype(dtype, "dtype")
+    checkpoint = Checkpoint.open(folder, verify=verify)
     model = abstract_model(checkpoint.config, execution, dtype=dtype, mesh=mesh)
     parts = collections.defaultdict(list)
     for tensor in checkpoint.tensors:
@@ -199,13 +236,13 @@ def _part(tensors: list[Tensor], stored: Mapping[str, Stored], leaf: Any) -> Any
 def _fill(
     target: np.ndarray, tensor: Tensor, stored: Mapping[str, Stored], index: tuple[slice, ...]
 ) -> None:
-    """Reads what lies at ``index`` of our form of a tensor, a piece at a time."""
+    """Reads the part at `index` of our form of a tensor, a chunk at a time."""
     rows, *others = index[::-1] if tensor.transposed else index
     for start in range(rows.start, rows.stop, tensor.rows_at_once):
         stop = min(start + tensor.rows_at_once, rows.stop)
-        piece = stored[tensor.name].rows(start, stop)[:, *others]
+        chunk = stored[tensor.name].rows(start, stop)[:, *others]
         here = slice(start - rows.start, stop - rows.start)
         if tensor.transposed:
-            transpose(piece, target[:, here])
+            transpose(chunk, target[:, here])
         else:
-            target[here] = piece
+            target[here] = chunk

@@ -1,4 +1,4 @@
-"""Models from folders of either kind: this project's own, or a published Hugging Face layout."""
+"""Models from folders of either layout: this project's own, or Hugging Face's."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Literal
 
 from jax.sharding import Mesh
 
-from cd4lm_jax.checkpoints import folder as native
-from cd4lm_jax.checkpoints import huggingface
+from cd4lm_jax.checkpoints import huggingface, model_folder
 from cd4lm_jax.models.config import ModelConfig
+from cd4lm_jax.models.finite import check_finite
 from cd4lm_jax.models.transformer import Execution, Transformer
 
 
 def layout(folder: str | os.PathLike[str]) -> Literal["Hugging Face", "own"]:
-    """Which of the two layouts a folder has, told by what lies there."""
+    """Which of the two layouts a folder has, by the files in it."""
     return "Hugging Face" if huggingface.is_checkpoint(folder) else "own"
 
 
@@ -24,7 +24,7 @@ def load_config(folder: str | os.PathLike[str]) -> ModelConfig:
     Raises:
         ValueError: no model there, or one that this port does not compute.
     """
-    reader = huggingface if huggingface.is_checkpoint(folder) else native
+    reader = huggingface if huggingface.is_checkpoint(folder) else model_folder
     return reader.read_config(folder)
 
 
@@ -34,11 +34,23 @@ def load_model(
     *,
     dtype: str = "float32",
     mesh: Mesh | None = None,
+    verify: bool = True,
 ) -> Transformer:
-    """The model in a folder, parameters in ``dtype``, sharded over ``mesh`` if given.
+    """The model in a folder, parameters in `dtype`, sharded over `mesh` if given.
+
+    Args:
+        folder: of either layout.
+        execution: how the model is to run.
+        dtype: of the parameters.
+        mesh: what they are split over.
+        verify: compare the files with their checksums, where there are some. Reading every file
+            once more takes seconds for a large model.
 
     Raises:
-        ValueError: no model there, or parameters that do not fit its config.
+        ValueError: no model there, damaged files, parameters that do not fit its config or are
+            not finite.
     """
-    reader = huggingface if huggingface.is_checkpoint(folder) else native
-    return reader.read_model(folder, execution, dtype=dtype, mesh=mesh)
+    reader = huggingface if huggingface.is_checkpoint(folder) else model_folder
+    model = reader.read_model(folder, execution, dtype=dtype, mesh=mesh, verify=verify)
+    check_finite(model, str(folder))
+    return model

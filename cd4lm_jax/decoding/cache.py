@@ -1,9 +1,9 @@
 """Keys and values kept between passes, so that a pass computes the active block alone.
 
-``none`` computes every position in every pass: exact. ``dual`` and ``prefix`` (Fast-dLLM,
-2505.22618, section 3.2) keep what lies outside the block, or before it, as it was when the row
-entered the block: an approximation under bidirectional attention, and exact for ``prefix`` under
-block-causal attention. Entering a block, and every ``refresh_interval`` passes if asked, a row has
+`none` computes every position in every pass: exact. `dual` and `prefix` (Fast-dLLM, 2505.22618,
+section 3.2) keep keys and values outside the block, or before it, as they were when the row entered
+the block: an approximation under bidirectional attention, and exact for `prefix` under block-causal
+attention. Entering a block, and every `refresh_interval` passes if asked, a row has
 all its positions computed; that pass commits tokens like any other.
 
 Rows enter their blocks at passes of their own. Those that do are computed whole a few at a time,
@@ -18,7 +18,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from cd4lm_jax.models.transformer import KeyValueCache, KeyValues, Transformer, Window
+from cd4lm_jax.models.attention import KeyValueCache, KeyValues
+from cd4lm_jax.models.transformer import Transformer
+from cd4lm_jax.models.window import Window
 
 Mode = Literal["none", "prefix", "dual"]
 
@@ -27,9 +29,9 @@ class Inputs(NamedTuple):
     """What the model is given in a pass; B rows of T positions.
 
     Attributes:
-        tokens: ``[B, T]`` int32.
-        valid: ``[B, T]`` bool, False on padding.
-        groups: ``[B, T]`` int32 for block-causal attention, or None.
+        tokens: `[B, T]` int32.
+        valid: `[B, T]` bool, False on padding.
+        groups: `[B, T]` int32 for block-causal attention, or None.
     """
 
     tokens: jax.Array
@@ -69,15 +71,15 @@ def predict(
         model: parameters.
         inputs: tokens of the whole canvas.
         window: the active block of each row.
-        entering: ``[B]`` bool, rows to compute whole and to write to the cache.
-        inside: ``[B]`` bool, rows to compute from the cache. The others' logits have no meaning.
+        entering: `[B]` bool, rows to compute whole and to write to the cache.
+        inside: `[B]` bool, rows to compute from the cache. The others' logits have no meaning.
         cache: the cache.
         suffixes: static, falling: lengths of what may be computed of an inside row, from the end
             of the canvas. Empty: its block alone.
         refresh_rows: static, rows that are computed whole at once.
 
     Returns:
-        Float32 ``[B, block, vocab]`` and the cache.
+        Float32 `[B, block, vocab]` and the cache.
     """
     rows, length = inputs.tokens.shape
 
@@ -121,7 +123,7 @@ def predict(
 
 
 def suffix_lengths(num_blocks: int, block_length: int) -> tuple[int, ...]:
-    """The whole generation, and halves of it down to a block: what ``prefix`` compiles for."""
+    """The whole generation, and halves of it down to a block: what `prefix` compiles for."""
     blocks = [num_blocks]
     while blocks[-1] > 1:
         blocks.append(-(-blocks[-1] // 2))

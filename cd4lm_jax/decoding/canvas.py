@@ -17,7 +17,7 @@ import numpy as np
 
 from cd4lm_jax.decoding.reason import Reason
 from cd4lm_jax.decoding.trajectory import POSITION_TYPES, Positions
-from cd4lm_jax.models.transformer import KeyValueCache
+from cd4lm_jax.models.attention import KeyValueCache
 
 NO_BUDGET = np.iinfo(np.int32).max
 """Passes of a row that may take as many as it likes."""

@@ -21,7 +21,9 @@ from cd4lm_jax.decoding.program import Limits, Shape
 from cd4lm_jax.decoding.reason import Reason
 from cd4lm_jax.decoding.rule import CommitRule, Proposal
 from cd4lm_jax.decoding.rules import FixedStep
-from cd4lm_jax.models.transformer import KeyValueCache, Transformer, Window
+from cd4lm_jax.models.attention import KeyValueCache
+from cd4lm_jax.models.transformer import Transformer
+from cd4lm_jax.models.window import Window
 
 
 @functools.partial(jax.jit, static_argnames=("shape", "slots"))

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh, Mesh, NamedSharding
 
-from cd4lm_jax.checkpoints.folder import abstract_model
+from cd4lm_jax.checkpoints.model_folder import abstract_model
 from cd4lm_jax.distillation.batch import Batch
 from cd4lm_jax.distillation.step import Learner, TrainState, placed
 from cd4lm_jax.models.config import ModelConfig

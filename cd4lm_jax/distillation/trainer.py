@@ -16,10 +16,10 @@ from typing import Any, Literal
 import jax
 from jax.sharding import AbstractMesh, Mesh
 
-from cd4lm_jax.checkpoints.folder import write_model
+from cd4lm_jax.checkpoints.array_trees import DamagedError
 from cd4lm_jax.checkpoints.loading import load_config, load_model
-from cd4lm_jax.checkpoints.training import RunCheckpoints
-from cd4lm_jax.checkpoints.tree_files import DamagedError
+from cd4lm_jax.checkpoints.model_folder import write_model
+from cd4lm_jax.checkpoints.run_checkpoints import RunCheckpoints
 from cd4lm_jax.corruption.masking import Corruption
 from cd4lm_jax.data import pipeline
 from cd4lm_jax.data.tokenizer import Tokenizer

@@ -1,1 +1,1 @@
-"""TODO."""
+"""The masked-diffusion transformer: architecture, layers, attention, and low-rank adapters."""

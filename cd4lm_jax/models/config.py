@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Literal
+
+from cd4lm_jax.settings.choices import nearest
 
 Alignment = Literal["same", "shifted"]
 Confidence = Literal["plain", "sampled"]
+
+DTYPES = ("float32", "bfloat16", "float16")
+"""What a model's parameters and activations may be."""
+
+
+def check_dtype(dtype: str, name: str) -> None:
+    """Raises ValueError, naming the argument, where a model cannot have this dtype."""
+    if dtype not in DTYPES:
+        raise ValueError(f"{name}={dtype!r} is no dtype of a model; {nearest(dtype, list(DTYPES))}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -17,7 +29,7 @@ class ModelConfig:
         vocab_size: rows of the embedding and columns of the head.
         embed_dim: width of the residual stream.
         num_layers: transformer blocks.
-        num_heads: query heads; a multiple of ``num_kv_heads``.
+        num_heads: query heads; a multiple of `num_kv_heads`.
         num_kv_heads: key/value heads.
         head_dim: width of a head, even (rotary pairs).
         mlp_dim: width of the gated MLP's hidden layer.
@@ -30,7 +42,7 @@ class ModelConfig:
         mask_id: the token that stands for "not yet known".
         eos_id: the token that fills what follows an answer.
         end_ids: tokens that end an answer (EOS, EOT).
-        alignment: ``same`` (logits at i predict token i, LLaDA) or ``shifted`` (logits at i-1
+        alignment: `same` (logits at i predict token i, LLaDA) or `shifted` (logits at i-1
             predict token i, Dream).
         confidence: where tokens are drawn, a token's confidence is its probability at temperature 1
             (`plain`, LLaDA) or in the distribution that is drawn from (`sampled`, Dream).
@@ -67,6 +79,10 @@ class ModelConfig:
         ):
             if getattr(self, field) < 1:
                 raise ValueError(f"{field}={getattr(self, field)}; give 1 or more")
+        if not 0 < self.rope_theta < math.inf:
+            raise ValueError(f"rope_theta={self.rope_theta}; give a number above 0")
+        if not 0 <= self.norm_eps < math.inf:
+            raise ValueError(f"norm_eps={self.norm_eps}; give a number of 0 or more")
         if self.num_heads % self.num_kv_heads:
             raise ValueError(
                 f"num_heads={self.num_heads} is not a multiple of num_kv_heads="
@@ -82,7 +98,7 @@ class ModelConfig:
         for name, token in special.items():
             if not 0 <= token < self.vocab_size:
                 raise ValueError(
-                    f"{name}={token} lies outside the vocabulary of {self.vocab_size} tokens; "
+                    f"{name}={token} is outside the vocabulary of {self.vocab_size} tokens; "
                     "give an id the model has an embedding for"
                 )
         if self.mask_id in (self.eos_id, *self.end_ids):
@@ -126,7 +142,7 @@ def gsm_mini(
 
 
 def llada_8b() -> ModelConfig:
-    """LLaDA-8B (Base, Instruct and 1.5), as in its Hugging Face ``config.json``."""
+    """LLaDA-8B (Base, Instruct and 1.5), as in its Hugging Face `config.json`."""
     return ModelConfig(
         vocab_size=126_464,
         embed_dim=4096,

@@ -1,9 +1,9 @@
 """Low-rank adapters (LoRA, Hu et al., 2106.09685) on the linear layers of the blocks.
 
-The base stays as it is, and is the teacher's when the teacher is its own start. Adapters are a
-tree by themselves: what is trained, what the optimizer has moments of, what checkpoints hold. A
-kernel with an adapter multiplies like one, so the blocks do not know: no merged copy is made, and
-under `lax.scan` each layer takes its own factors.
+The base does not change, so a teacher that is the student's start can share it. Adapters are a
+tree of their own: it is what is trained, what the optimizer has moments of and what checkpoints
+contain. A kernel with an adapter multiplies like an array, so blocks need no code for it; no
+merged copy is made, and under `lax.scan` each layer takes its own factors.
 
 Why not qwix: it finds weights by identity while it traces flax layers and adds the factors to the
 module it is in, which plain trees with layers stacked under `lax.scan` do not have.
@@ -12,7 +12,8 @@ module it is in, which plain trees with layers stacked under `lax.scan` do not h
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +23,9 @@ from cd4lm_jax.models.transformer import Transformer
 from cd4lm_jax.runtime.sharding import LogicalAxes
 from cd4lm_jax.runtime.trees import leaf_name, named_leaves
 from cd4lm_jax.settings.choices import nearest
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 TARGETS = ("query", "key", "value", "attention_out", "gate", "up", "down")
 """All linear layers of a block."""
@@ -33,7 +37,7 @@ class LoraConfig:
 
     Attributes:
         rank: inner size of the two factors.
-        alpha: the product of the factors is scaled by ``alpha / rank``.
+        alpha: the product of the factors is scaled by `alpha / rank`.
         targets: names of kernels of the blocks.
     """
 
@@ -63,10 +67,15 @@ class LoraConfig:
 
 
 class Adapter(NamedTuple):
-    """The factors of one kernel in every layer: ``[layers, in, rank]``, ``[layers, rank, out]``."""
+    """The two factors of one kernel in every layer.
 
-    lora_a: jax.Array
-    lora_b: jax.Array
+    Attributes:
+        lora_a: `[layers, fan_in, rank]`.
+        lora_b: `[layers, rank, fan_out]`.
+    """
+
+    lora_a: Float[jax.Array, "layers fan_in rank"]
+    lora_b: Float[jax.Array, "layers rank fan_out"]
 
 
 Adapters = dict[str, Adapter]
@@ -75,24 +84,24 @@ Adapters = dict[str, Adapter]
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class AdaptedKernel:
-    """``kernel + scale * a @ b``, never formed: what a linear layer does with its kernel.
+    """`kernel + scale * a @ b`, which a linear layer multiplies by without forming the sum.
 
     Attributes:
-        kernel: ``[in, out]``, or with a leading layer axis while it waits in the stack.
-        a: ``[in, rank]``, likewise.
-        b: ``[rank, out]``, likewise.
+        kernel: `[fan_in, fan_out]`; in a stack, with a leading axis of layers.
+        a: `[fan_in, rank]`, likewise.
+        b: `[rank, fan_out]`, likewise.
         scale: of the product; static.
     """
 
-    kernel: jax.Array
-    a: jax.Array
-    b: jax.Array
+    kernel: Float[jax.Array, "*layers fan_in fan_out"]
+    a: Float[jax.Array, "*layers fan_in rank"]
+    b: Float[jax.Array, "*layers rank fan_out"]
     scale: float = dataclasses.field(metadata={"static": True})
 
     def __getitem__(self, key: Any) -> AdaptedKernel:
         return jax.tree.map(lambda array: array[key], self)
 
-    def __rmatmul__(self, x: jax.Array) -> jax.Array:
+    def __rmatmul__(self, x: Float[jax.Array, "rows fan_in"]) -> Float[jax.Array, "rows fan_out"]:
         return x @ self.kernel + self.scale * ((x @ self.a) @ self.b)
 
     @property
@@ -101,7 +110,7 @@ class AdaptedKernel:
         return self.kernel.shape
 
     def astype(self, dtype: Any) -> AdaptedKernel:
-        """All three arrays in ``dtype``."""
+        """All three arrays in `dtype`."""
         return jax.tree.map(lambda array: array.astype(dtype), self)
 
 
@@ -110,7 +119,7 @@ def create(config: LoraConfig, base: Transformer, key: jax.Array) -> Adapters:
 
     Args:
         config: which kernels, what rank.
-        base: the model to adapt; only its shapes are looked at.
+        base: the model to adapt; only its shapes are used.
         key: draws the first factor.
     """
     kernels = named_leaves(base)
@@ -123,7 +132,7 @@ def create(config: LoraConfig, base: Transformer, key: jax.Array) -> Adapters:
 
 
 def attach(config: LoraConfig, base: Transformer, adapters: Adapters) -> Transformer:
-    """``base`` with adapters on: its arrays and theirs, nothing copied or computed."""
+    """`base` with adapters attached; no array is copied or computed."""
 
     def adapted(kernel: jax.Array, adapter: Adapter) -> AdaptedKernel:
         return AdaptedKernel(kernel, adapter.lora_a, adapter.lora_b, config.scale)
@@ -132,7 +141,7 @@ def attach(config: LoraConfig, base: Transformer, adapters: Adapters) -> Transfo
 
 
 def merge(config: LoraConfig, base: Transformer, adapters: Adapters) -> Transformer:
-    """An ordinary float32 model that computes what ``base`` with its adapters does."""
+    """An ordinary float32 model that computes what `base` with its adapters does."""
 
     def merged(kernel: jax.Array, adapter: Adapter) -> jax.Array:
         return kernel + config.scale * (adapter.lora_a @ adapter.lora_b)
@@ -141,7 +150,9 @@ def merge(config: LoraConfig, base: Transformer, adapters: Adapters) -> Transfor
     return _map_kernels(merged, base, adapters)
 
 
-def _map_kernels(change: Any, base: Transformer, adapters: Adapters) -> Transformer:
+def _map_kernels(
+    change: Callable[[jax.Array, Adapter], Any], base: Transformer, adapters: Adapters
+) -> Transformer:
     def of(path: Any, leaf: Any) -> Any:
         group, _, name = leaf_name(path).rpartition(".")
         return change(leaf, adapters[name]) if group == "blocks" and name in adapters else leaf

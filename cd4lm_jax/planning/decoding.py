@@ -6,14 +6,14 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from cd4lm_jax.checkpoints.folder import abstract_model
+from cd4lm_jax.checkpoints.model_folder import abstract_model
 from cd4lm_jax.decoding import loop
 from cd4lm_jax.decoding.canvas import Queue
 from cd4lm_jax.decoding.config import DecodeConfig
 from cd4lm_jax.models.config import ModelConfig
 from cd4lm_jax.models.transformer import Execution
-from cd4lm_jax.planning import hlo
-from cd4lm_jax.planning.hlo import Collective, Cost
+from cd4lm_jax.planning import costs
+from cd4lm_jax.planning.costs import Collective, Cost
 from cd4lm_jax.planning.plan import Plan, bytes_of, compiled
 from cd4lm_jax.planning.topology import Topology
 from cd4lm_jax.runtime.mesh import MeshConfig, make_mesh
@@ -65,7 +65,7 @@ def plan(
     done = compiled(
         lowered,
         given=sum(held.values()),
-        read=lambda text: tuple(hlo.pass_cost(text, trips=(rows,)) for rows in (0.0, 1.0)),
+        read=lambda text: tuple(costs.pass_cost(text, trips=(rows,)) for rows in (0.0, 1.0)),
     )
     inside, entering = done.costs or (None, None)
     return Plan(

@@ -17,10 +17,10 @@ from cd4lm_jax.runtime.trees import named_leaves
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Array:
-    """One array and how it lies on the mesh.
+    """One array and how it is split over the mesh.
 
     Attributes:
-        name: its dotted path, such as ``blocks.query``.
+        name: its dotted path, such as `blocks.query`.
         shape: of the whole.
         dtype: by name.
         spec: the mesh axes that split its dimensions.
@@ -36,12 +36,12 @@ class Array:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Layout:
-    """What lies on a device before the first update; what an update makes besides is not in it.
+    """The arrays on a device before the first update; what an update allocates is not included.
 
     Attributes:
         mesh: devices along each axis.
-        parts: arrays by what they are: ``student`` or, with LoRA, ``adapters`` and the ``base``;
-            ``optimizer``; ``teacher``, where it is not the base; ``batch``.
+        parts: arrays by what they are: `student` or, with LoRA, `adapters` and the `base`;
+            `optimizer`; `teacher`, where it is not the base; `batch`.
         parameters: of the model.
         trained: how many numbers training changes.
     """
@@ -59,7 +59,7 @@ class Layout:
     @property
     def sizes(self) -> dict[str, float]:
         """Bytes a device of each part."""
-        return {part: sum(array.size for array in held) for part, held in self.parts.items()}
+        return {part: sum(array.size for array in arrays) for part, arrays in self.parts.items()}
 
 
 def layout(config: TrainConfig, architecture: ModelConfig, *, devices: int) -> Layout:
@@ -67,7 +67,7 @@ def layout(config: TrainConfig, architecture: ModelConfig, *, devices: int) -> L
 
     Args:
         config: the run.
-        architecture: of the model that ``config.init`` names, or of ``config.model``.
+        architecture: of the model that `config.init` names, or of `config.model`.
         devices: what a mesh axis of -1 takes the rest of.
 
     Raises:

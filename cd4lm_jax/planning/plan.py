@@ -7,7 +7,7 @@ compiler fuses less and holds some bfloat16 buffers in float32, so they are an e
 Time has two estimates, side by side. The roofline: the greatest of FLOPs over the peak, of what the
 program is given, read from memory once, and of bytes sent over the links. The compiler's: the sum
 of its estimates of all kernels, loops counted as often as they run (on TPU; it leaves collectives
-out, which overlap at best). XLA's ``optimal_seconds`` counts the body of a loop once, and is
+out, which overlap at best). XLA's `optimal_seconds` counts the body of a loop once, and is
 negative for programs of this size: it is not used. Nothing was measured.
 """
 
@@ -21,7 +21,7 @@ from typing import Any
 
 import jax
 
-from cd4lm_jax.planning.hlo import Cost
+from cd4lm_jax.planning.costs import Cost
 from cd4lm_jax.planning.topology import GIB, Topology
 from cd4lm_jax.runtime.mesh import MeshConfig
 
@@ -33,11 +33,11 @@ class Plan:
     """What a program needs of each chip, and how long a run of it takes.
 
     Attributes:
-        program: ``update`` (a training step) or ``pass`` (of the decoding loop).
+        program: `update` (a training step) or `pass` (of the decoding loop).
         topology: the chips.
         mesh: how they are used.
         settings: what else was chosen, for people to read.
-        bytes_per_chip: by what they hold; ``temporaries`` as the compiler reserves them.
+        bytes_per_chip: by what they hold; `temporaries` as the compiler reserves them.
         tokens: that a run of the program works on, over all chips.
         runs: of the program in all; 0 where there is no such number.
         cost: on one chip; None where the compiler gave up for want of memory.
@@ -177,7 +177,7 @@ def gib(size: float) -> str:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Compiled:
-    """What compiling a program told.
+    """What the compiler says of a program.
 
     Attributes:
         temporaries: bytes reserved beside what it is given, its code included.
@@ -192,7 +192,7 @@ def compiled(lowered: Any, *, given: float, read: Callable[[str], tuple[Cost, ..
     """Compiles a program.
 
     Args:
-        lowered: ``jitted.lower(...)``.
+        lowered: `jitted.lower(...)`.
         given: bytes a chip of its arguments, for when memory runs out.
         read: costs from the text of the compiled program.
     """

@@ -1,13 +1,13 @@
 """Accelerators that need not be there: what a chip has, and devices to compile for.
 
-``memory`` of a TPU is what its compiler lets one program have (it says so where one asks for too
+`memory` of a TPU is what its compiler lets one program have (it says so where one asks for too
 much; libtpu 0.0.52); of a GPU, the nominal size less 10 %, since the driver, CUDA kernels and the
-allocator take their part. ``flops`` are dense bfloat16, ``bandwidth`` is that of the HBM, ``link``
+allocator take their part. `flops` are dense bfloat16, `bandwidth` is that of the HBM, `link`
 what a chip sends at most over all its links to others, in one direction.
 
 Sources: Google Cloud's pages of TPU v4, v5e, v5p and v6e (peak, HBM, interchip interconnect); "How
 to Scale Your Model" (jax-ml.github.io/scaling-book), chapter 2; NVIDIA's data sheets of A100, H100
-SXM and H200. ``clock`` is the peak over the FLOPs that the matrix units of a chip do in a cycle
+SXM and H200. `clock` is the peak over the FLOPs that the matrix units of a chip do in a cycle
 (4 units of 128 x 128 in v5e, 8 in v4 and v5p, 4 of 256 x 256 in v6e).
 """
 
@@ -41,7 +41,7 @@ class Chip:
         bandwidth: bytes a second from and to memory.
         link: bytes a second sent to other chips.
         clock: cycles a second of the compiler's estimates; 0 where it makes none (GPUs).
-        options: what libtpu is told besides the topology.
+        options: further settings for libtpu, beside the topology.
     """
 
     name: str
@@ -113,7 +113,7 @@ class Topology:
 
     Attributes:
         chip: what each is.
-        shape: of a TPU slice, such as ``4x4``; None for GPUs.
+        shape: of a TPU slice, such as `4x4`; None for GPUs.
         count: how many chips.
     """
 
@@ -128,7 +128,7 @@ class Topology:
 
     @classmethod
     def tpu(cls, name: str) -> Topology:
-        """A TPU slice, such as ``v5e:4x4``.
+        """A TPU slice, such as `v5e:4x4`.
 
         Raises:
             TopologyError: an unknown chip or no shape.
@@ -157,7 +157,7 @@ class Topology:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Variables that have to be set before jax starts, for :meth:`devices`."""
+        """Variables that have to be set before jax starts, for `devices`."""
         if self.shape is None:
             flags = f"--xla_force_host_platform_device_count={self.count}"
             return {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
@@ -174,7 +174,7 @@ class Topology:
     def devices(self) -> list[jax.Device]:
         """What to compile for: the TPU slice as libtpu describes it; for GPUs virtual CPU devices.
 
-        jax must have started with :attr:`environment`.
+        jax must have started with `environment`.
 
         Raises:
             TopologyError: libtpu is missing or knows no such slice, or there are too few devices.

@@ -11,7 +11,7 @@ from cd4lm_jax.distillation.objective import chunk_size
 from cd4lm_jax.distillation.trainer import TrainConfig
 from cd4lm_jax.models.config import ModelConfig
 from cd4lm_jax.models.transformer import Remat
-from cd4lm_jax.planning import hlo
+from cd4lm_jax.planning import costs
 from cd4lm_jax.planning.plan import Plan, bytes_of, compiled
 from cd4lm_jax.planning.topology import Topology
 from cd4lm_jax.runtime.mesh import MeshConfig, make_mesh
@@ -25,7 +25,7 @@ def plan(config: TrainConfig, architecture: ModelConfig, topology: Topology) -> 
 
     Args:
         config: the run; its mesh must use all chips.
-        architecture: of the model that ``config.init`` names.
+        architecture: of the model that `config.init` names.
         topology: the chips.
 
     Raises:
@@ -42,7 +42,7 @@ def plan(config: TrainConfig, architecture: ModelConfig, topology: Topology) -> 
     rows, length = config.data.batch_size, config.data.max_length
     lowered = program.lower(rows, length)
     state = program.state
-    held = {
+    arguments = {
         "parameters": bytes_of(state.model),
         "optimizer": bytes_of(state.optimizer),
         "teacher": bytes_of((program.teacher, program.base, state.average)),
@@ -54,11 +54,11 @@ def plan(config: TrainConfig, architecture: ModelConfig, topology: Topology) -> 
     chunks = -(-rows * config.data.answer_length // (parts * chunk))
     done = compiled(
         lowered,
-        given=sum(held.values()),
-        read=lambda text: (hlo.cost(text, trips=(chunks,)),),
+        given=sum(arguments.values()),
+        read=lambda text: (costs.cost(text, trips=(chunks,)),),
     )
     gradients = min(bytes_of(state.model), done.temporaries)
-    held |= {"gradients": gradients, "temporaries": done.temporaries - gradients}
+    memory = arguments | {"gradients": gradients, "temporaries": done.temporaries - gradients}
     sizes = MeshConfig(**{str(axis): size for axis, size in mesh.shape.items()})
     return Plan(
         program="update",
@@ -73,7 +73,7 @@ def plan(config: TrainConfig, architecture: ModelConfig, topology: Topology) -> 
             "algorithm": config.optimizer.algorithm,
             "lora": config.lora.rank if config.lora else None,
         },
-        bytes_per_chip=held,
+        bytes_per_chip=memory,
         tokens=rows * length,
         runs=config.steps,
         cost=done.costs[0] if done.costs else None,

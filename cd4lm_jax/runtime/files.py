@@ -53,8 +53,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
     Parent folders are created. The temporary has the suffix of `path`.
 
     Raises:
-      OSError: the disk is full, the folder cannot be written, or the block wrote no file;
-        `path` is then as it was before.
+        OSError: the disk is full, the folder cannot be written, or the block wrote no file;
+            `path` is then as it was before.
     """
     target = pathlib.Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -83,7 +83,7 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
     `.earlier-NAME`; the next `atomic_folder` or `locked` gives it its own back.
 
     Raises:
-      OSError: as `atomic_path`; NotADirectoryError when `path` is a file.
+        OSError: as `atomic_path`; NotADirectoryError when `path` is a file.
     """
     target = pathlib.Path(path)
     if target.exists() and not target.is_dir():
@@ -144,6 +144,19 @@ def _recover(earlier: pathlib.Path) -> None:
             os.replace(earlier, target)
 
 
+def read_text(path: str | os.PathLike[str]) -> str:
+    """The text of a UTF-8 file without the byte-order mark that some editors put first.
+
+    Raises:
+        ValueError: the file is not UTF-8; one line.
+        OSError: it cannot be read.
+    """
+    try:
+        return pathlib.Path(path).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 ({error.reason} at byte {error.start})") from None
+
+
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
     """Writes `data` to `path` atomically (see `atomic_path`)."""
     with atomic_path(path) as temporary:
@@ -175,7 +188,7 @@ class AppendOnly:
         """Adds to the end.
 
         Raises:
-          OSError: the disk is full.
+            OSError: the disk is full.
         """
         rest = memoryview(data)
         try:
@@ -200,7 +213,7 @@ def locked(folder: str | os.PathLike[str]) -> Iterator[None]:
     that it was replacing has its name again.
 
     Raises:
-      InUseError: another process holds it.
+        InUseError: another process holds it.
     """
     path = pathlib.Path(folder)
     path.mkdir(parents=True, exist_ok=True)

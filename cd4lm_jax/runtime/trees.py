@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 def leaf_name(path: tuple[Any, ...]) -> str:
-    """A leaf's dotted name, such as ``blocks.query``; the box of an NNX variable is left out."""
+    """A leaf's dotted name, such as `blocks.query`; the box of an NNX variable is left out."""
     names = [
         str(getattr(key, "name", getattr(key, "key", getattr(key, "idx", key)))) for key in path
     ]
@@ -23,5 +23,5 @@ def named_leaves(tree: Any) -> dict[str, Any]:
 
 
 def with_leaves(tree: T, leaves: dict[str, Any]) -> T:
-    """``tree`` with each leaf replaced by the one of its name; the inverse of `named_leaves`."""
+    """`tree` with each leaf replaced by the one of its name; the inverse of `named_leaves`."""
     return jax.tree_util.tree_map_with_path(lambda path, _: leaves[leaf_name(path)], tree)

@@ -5,10 +5,10 @@
 Random bfloat16 weights in LLaDA-8B's own layout, six shards, 16 GB, go to orbax and back by
 `launch.convert`, each way in a process of its own; it takes 50 GB of disk, which are freed again.
 
-Metrics, for ``to_orbax`` and ``to_hugging_face``: ``seconds_*``, ``gb_per_second_*`` (of weights),
-``copy_ratio_*`` (seconds over those of a plain copy of the shards, flushed, in the same run),
-``peak_gib_*`` (VmHWM) and ``peak_above_largest_gib_*`` (over the largest tensor, 0.97 GiB; the goal
-is at most 2). ``bit_exact`` is 1 where all tensors come back with the digest they left with.
+Metrics, for `to_orbax` and `to_hugging_face`: `seconds_*`, `gb_per_second_*` (of weights),
+`copy_ratio_*` (seconds over those of a plain copy of the shards, flushed, in the same run),
+`peak_gib_*` (VmHWM) and `peak_above_largest_gib_*` (over the largest tensor, 0.97 GiB; the goal
+is at most 2). `bit_exact` is 1 where all tensors come back with the digest they left with.
 
 The floor is the copy: either way reads and writes all bytes once. The page cache is emptied of
 what is read before each measurement.
@@ -36,8 +36,8 @@ from absl import app, flags
 from cd4lm_jax.checkpoints import huggingface
 from cd4lm_jax.checkpoints.families import LLADA
 from cd4lm_jax.checkpoints.huggingface import Checkpoint
-from cd4lm_jax.checkpoints.tensor_files import write_file
-from cd4lm_jax.checkpoints.tensors import Tensor, all_tensors
+from cd4lm_jax.checkpoints.published_tensors import Tensor, all_tensors
+from cd4lm_jax.checkpoints.safetensors_files import write_file
 from cd4lm_jax.models.config import ModelConfig, llada_8b
 from experiments.benchmarks import results
 
@@ -50,8 +50,8 @@ _LAYERS = flags.DEFINE_integer("layers", 32, "Of the model; fewer to try the ben
 
 
 def numbers(tensor: Tensor, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """Random finite values, ``[rows, ...]`` at a time."""
-    for rows in tensor.pieces():
+    """Random finite values, `[rows, ...]` at a time."""
+    for rows in tensor.chunks():
         shape = (rows.stop - rows.start, *tensor.shape[1:])
         bits = rng.integers(0, 1 << 16, shape, np.uint16)
         # Any sign and fraction, magnitudes from 2**-15 to 2**-7.
@@ -69,9 +69,9 @@ def synthesize(folder: pathlib.Path, config: ModelConfig) -> dict[str, str]:
     def recorded(shard: list[Tensor]) -> Iterator[np.ndarray]:
         for tensor in shard:
             seen = hashlib.blake2b()
-            for piece in numbers(tensor, rng):
-                seen.update(piece.view(np.uint8).data)
-                yield piece
+            for chunk in numbers(tensor, rng):
+                seen.update(chunk.view(np.uint8).data)
+                yield chunk
             digests[tensor.name] = seen.hexdigest()
 
     ends = np.cumsum([np.prod(tensor.shape) for tensor in tensors])
@@ -89,14 +89,14 @@ def synthesize(folder: pathlib.Path, config: ModelConfig) -> dict[str, str]:
 
 
 def digests_of(folder: pathlib.Path) -> dict[str, str]:
-    """Each tensor's digest, read a piece at a time."""
+    """Each tensor's digest, read a chunk at a time."""
     checkpoint = Checkpoint.open(folder)
     found = {}
     for tensor in checkpoint.tensors:
         seen = hashlib.blake2b()
-        for rows in tensor.pieces():
-            piece = checkpoint.stored[tensor.name].rows(rows.start, rows.stop)
-            seen.update(piece.view(np.uint8).data)
+        for rows in tensor.chunks():
+            chunk = checkpoint.stored[tensor.name].rows(rows.start, rows.stop)
+            seen.update(chunk.view(np.uint8).data)
         found[tensor.name] = seen.hexdigest()
     return found
 

@@ -42,7 +42,8 @@ from cd4lm_jax.decoding import batching, cache, canvas, loop
 from cd4lm_jax.decoding.config import DecodeConfig
 from cd4lm_jax.evaluation.judges import numbers
 from cd4lm_jax.models.config import ModelConfig, llada_8b
-from cd4lm_jax.models.transformer import Transformer, Window
+from cd4lm_jax.models.transformer import Transformer
+from cd4lm_jax.models.window import Window
 from experiments.benchmarks import results, timed_decode
 from experiments.benchmarks.timed_decode import BLOCK, Timed, queue_of, random_model
 from experiments.configs import gsm_mini_eval

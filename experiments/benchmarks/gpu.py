@@ -35,8 +35,8 @@ from cd4lm_jax.distillation.objective import Objective
 from cd4lm_jax.distillation.optimizer import OptimizerConfig
 from cd4lm_jax.distillation.program import Program
 from cd4lm_jax.distillation.step import Learner
+from cd4lm_jax.models.attention import attention
 from cd4lm_jax.models.config import ModelConfig, llada_8b
-from cd4lm_jax.models.layers import attention
 from cd4lm_jax.models.lora import LoraConfig
 from cd4lm_jax.models.transformer import Execution
 from cd4lm_jax.planning.topology import GIB, GPUS

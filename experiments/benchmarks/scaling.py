@@ -32,7 +32,7 @@ from cd4lm_jax.distillation.program import Program
 from cd4lm_jax.distillation.step import Learner
 from cd4lm_jax.models.config import ModelConfig
 from cd4lm_jax.models.transformer import Execution
-from cd4lm_jax.planning import hlo
+from cd4lm_jax.planning import costs
 from cd4lm_jax.runtime.mesh import AXES, MeshConfig, make_mesh
 from experiments.benchmarks import results
 
@@ -107,7 +107,7 @@ def main(argv: list[str]) -> None:
     for mesh in meshes():
         compiled = compiled_update(mesh)
         flops = compiled.cost_analysis()["flops"]
-        sent = hlo.cost(compiled.as_text()).sent
+        sent = costs.cost(compiled.as_text()).sent
         alone = rows[0]["flops"] if rows else flops
         row = dataclasses.asdict(mesh) | {
             "flops": flops,

@@ -14,7 +14,7 @@ import numpy as np
 def logits(
     config: Mapping[str, Any], tensors: Mapping[str, np.ndarray], tokens: np.ndarray
 ) -> np.ndarray:
-    """``[length, vocab]`` for a row ``[length]``, aligned: entry i is about token i."""
+    """`[length, vocab]` for a row `[length]`, aligned: entry i is about token i."""
     heads, groups = config["num_attention_heads"], config["num_key_value_heads"]
     length, size = len(tokens), config["hidden_size"] // heads
 
@@ -32,7 +32,7 @@ def logits(
     angles = np.outer(np.arange(length), np.concatenate([frequencies, frequencies]))
 
     def rotate(x: np.ndarray) -> np.ndarray:
-        """``[heads, length, size]``, the halves of a head turned against each other."""
+        """`[heads, length, size]`, the halves of a head turned against each other."""
         half = np.concatenate([-x[..., size // 2 :], x[..., : size // 2]], axis=-1)
         return x * np.cos(angles) + half * np.sin(angles)
 
@@ -49,8 +49,8 @@ def logits(
         value = project(f"{layer}.self_attn.v_proj", normed, groups)
         key, value = (np.repeat(shared, heads // groups, axis=0) for shared in (key, value))
         scores = query @ key.transpose(0, 2, 1) / np.sqrt(size)
-        seen = np.exp(scores - scores.max(axis=-1, keepdims=True))
-        mixed = seen / seen.sum(axis=-1, keepdims=True) @ value
+        weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+        mixed = weights / weights.sum(axis=-1, keepdims=True) @ value
         x = x + linear(f"{layer}.self_attn.o_proj", mixed.transpose(1, 0, 2).reshape(length, -1))
         normed = norm(f"{layer}.post_attention_layernorm", x)
         gate = linear(f"{layer}.mlp.gate_proj", normed)

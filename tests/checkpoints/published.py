@@ -10,15 +10,21 @@ from collections.abc import Mapping
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from cd4lm_jax.checkpoints.families import DREAM, LLADA, Family
-from cd4lm_jax.checkpoints.huggingface import INDEX_FILE
+from cd4lm_jax.checkpoints.families import DREAM, LLADA
+from cd4lm_jax.checkpoints.family import Family
+from cd4lm_jax.checkpoints.weight_files import INDEX_FILE
 from cd4lm_jax.models.config import ModelConfig
 from tests.tiny import TINY, parameters, tiny_model
 
 # Neither family's config has head_dim or an end of turn.
 LLADA_TINY = dataclasses.replace(TINY, end_ids=(TINY.eos_id,))
 DREAM_TINY = dataclasses.replace(
-    LLADA_TINY, norm_eps=1e-6, qkv_bias=True, alignment="shifted", num_layers=3
+    LLADA_TINY,
+    norm_eps=1e-6,
+    qkv_bias=True,
+    alignment="shifted",
+    confidence="sampled",
+    num_layers=3,
 )
 CONFIGS = {"llada": LLADA_TINY, "Dream": DREAM_TINY}
 FAMILIES = {"llada": LLADA, "Dream": DREAM}

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pathlib
+import re
 import subprocess
 from collections.abc import Callable
 
@@ -10,9 +11,9 @@ import numpy as np
 import orbax.checkpoint.experimental.v1 as ocp
 import pytest
 
-from cd4lm_jax.checkpoints import tree_files
+from cd4lm_jax.checkpoints import array_trees
+from cd4lm_jax.checkpoints.array_trees import CheckpointError, DamagedError, load_tree, save_tree
 from cd4lm_jax.checkpoints.chunks import Chunked, TreeReader, TreeWriter
-from cd4lm_jax.checkpoints.tree_files import CheckpointError, DamagedError, load_tree, save_tree
 from tests import disk
 
 RNG = np.random.default_rng(0)
@@ -61,8 +62,8 @@ def assert_equal(tree: dict[str, jax.Array]) -> None:
 
 def test_orbax_reads_what_was_written_in_pieces(tmp_path: pathlib.Path) -> None:
     fill(tmp_path / "tree")
-    tree_files.check_tree(tmp_path / "tree", abstract())
-    assert tree_files.saved_dtype(tmp_path / "tree") == "bfloat16"
+    array_trees.check_tree(tmp_path / "tree", abstract())
+    assert array_trees.saved_dtype(tmp_path / "tree") == "bfloat16"
     assert_equal(load_tree(tmp_path / "tree", abstract()))
 
 
@@ -77,9 +78,9 @@ def test_what_is_there_is_known_to_the_next_writer(tmp_path: pathlib.Path) -> No
     assert_equal(load_tree(tmp_path / "tree", abstract()))
 
 
-@pytest.mark.parametrize("writer", ["pieces", "save_tree"])
+@pytest.mark.parametrize("writer", ["chunks", "save_tree"])
 def test_parts_are_read_from_either_kind(tmp_path: pathlib.Path, writer: str) -> None:
-    if writer == "pieces":
+    if writer == "chunks":
         fill(tmp_path / "tree")
     else:
         save_tree(tmp_path / "tree", {name: jax.numpy.asarray(leaf) for name, leaf in TREE.items()})
@@ -92,7 +93,7 @@ def test_parts_are_read_from_chunks_of_many_layers(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As models were saved before: an array, a chunk."""
-    monkeypatch.setattr(tree_files, "_chunked", ocp.Context)
+    monkeypatch.setattr(array_trees, "_chunked", ocp.Context)
     save_tree(tmp_path / "tree", {name: jax.numpy.asarray(leaf) for name, leaf in TREE.items()})
     reader = TreeReader(tmp_path / "tree")
     for name, place in [*PLACES, *PLACES[::-1]]:
@@ -125,6 +126,8 @@ def test_a_damaged_chunk_is_noticed(tmp_path: pathlib.Path, damage: str) -> None
     with pytest.raises(DamagedError, match="is incomplete or damaged"):
         reader.read(name, places[3])
     with pytest.raises(DamagedError, match="is incomplete or damaged"):
+        load_tree(tmp_path / "tree", {name: abstract()[name]}, verify=False)
+    with pytest.raises(DamagedError, match=r"c/1/0/0 is (damaged|missing)"):
         load_tree(tmp_path / "tree", {name: abstract()[name]})
 
 
@@ -145,6 +148,18 @@ def test_a_full_disk_keeps_what_is_done(tmp_path: pathlib.Path) -> None:
     assert again.holds("w", place[1])
 
 
+def test_nothing_private_of_another_library_is_named() -> None:
+    """Orbax's own description of a tree is copied, so that it may change with orbax."""
+    root = pathlib.Path(array_trees.__file__).parent
+    private = re.compile(r"\b(?:orbax|jax|flax|optax|grain|tensorstore)[\w.]*\._\w")
+    named = {
+        f"{file.name}: {found[0]}"
+        for file in root.rglob("*.py")
+        for found in private.finditer(file.read_text())
+    }
+    assert not named
+
+
 def test_says_that_there_are_no_arrays(tmp_path: pathlib.Path) -> None:
     with pytest.raises(CheckpointError, match="no arrays in"):
         TreeReader(tmp_path)
@@ -154,7 +169,7 @@ def test_another_type_is_named(tmp_path: pathlib.Path) -> None:
     fill(tmp_path / "tree")
     other = abstract() | {"norm": jax.ShapeDtypeStruct((5,), "float32")}
     with pytest.raises(CheckpointError, match="'norm' is bfloat16 there, expected float32"):
-        tree_files.check_tree(tmp_path / "tree", other)
+        array_trees.check_tree(tmp_path / "tree", other)
 
 
 @pytest.mark.slow
@@ -173,11 +188,11 @@ import sys
 import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
-from cd4lm_jax.runtime import tree_files
+from cd4lm_jax.checkpoints import array_trees
 mesh = jax.make_mesh((2, 2), ("fsdp", "tensor"))
 parts = {"blocks.gate": PartitionSpec(None, "fsdp", "tensor")}
 shapes = {"blocks.gate": (3, 4, 10), "zeros": (6, 2), "norm": (5,)}
-tree = tree_files.load_tree(sys.argv[1] + "/tree", {
+tree = array_trees.load_tree(sys.argv[1] + "/tree", {
     name: jax.ShapeDtypeStruct(
         shape, "float32", sharding=NamedSharding(mesh, parts.get(name, PartitionSpec()))
     )

@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cd4lm_jax.checkpoints import huggingface
-from cd4lm_jax.checkpoints.families import DREAM, LLADA, Family, HuggingFaceError, family_for
-from cd4lm_jax.checkpoints.tensors import PIECE, all_tensors
+from cd4lm_jax.checkpoints import huggingface, model_folder
+from cd4lm_jax.checkpoints.families import DREAM, LLADA, family_for
+from cd4lm_jax.checkpoints.family import Family, HuggingFaceError
+from cd4lm_jax.checkpoints.published_tensors import CHUNK_ELEMENTS, all_tensors
 from cd4lm_jax.models.config import ModelConfig, dream_7b, llada_8b
+from cd4lm_jax.settings.config import config_to_json
 from tests.checkpoints import published
 from tests.checkpoints.dream import logits
 from tests.tiny import TINY, forward
@@ -89,9 +91,9 @@ def test_the_sizes_are_the_published_ones() -> None:
         assert len({tensor.name for tensor in tensors}) == len(tensors) == count
         assert sum(np.prod(tensor.shape) for tensor in tensors) == config.num_parameters
         # A part that fits into memory at any size of the model, divided evenly.
-        assert max(np.prod(tensor.chunk) for tensor in tensors) <= PIECE
+        assert max(np.prod(tensor.chunk_shape) for tensor in tensors) <= CHUNK_ELEMENTS
     largest = max(all_tensors(LLADA, llada_8b()), key=lambda tensor: np.prod(tensor.shape))
-    assert [rows.stop - rows.start for rows in largest.pieces()] == [15808] * 8
+    assert [rows.stop - rows.start for rows in largest.chunks()] == [15808] * 8
 
 
 def test_the_generation_settings_are_the_published_ones() -> None:
@@ -121,6 +123,88 @@ def test_what_is_left_out_is_implied(tmp_path: pathlib.Path, changes: dict[str, 
 def test_one_head_of_keys_is_implied_too(tmp_path: pathlib.Path) -> None:
     changes = {"n_kv_heads": None, "multi_query_attention": True}
     assert read(tmp_path, LLADA_CONFIG | changes).num_kv_heads == 1
+
+
+def without(data: dict[str, Any], key: str) -> dict[str, Any]:
+    return {name: value for name, value in data.items() if name != key}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        without(DREAM_CONFIG, "rope_theta")
+        | {"rope_parameters": {"rope_theta": 1000000.0, "rope_type": "default"}},
+        DREAM_CONFIG | {"rope_parameters": None, "rope_theta": 1000000},
+        DREAM_CONFIG | {"dtype": "bfloat16"},
+        DREAM_CONFIG | {"eos_token_id": [151643, 151645]},
+        DREAM_CONFIG | {"head_dim": 128},
+        DREAM_CONFIG | {"model_type": "fastdllm_dream"},
+    ],
+)
+def test_forms_of_later_versions_are_read(tmp_path: pathlib.Path, data: dict[str, Any]) -> None:
+    """transformers 5 moves `rope_theta` and renames `torch_dtype`; dllm renames model types."""
+    assert read(tmp_path, data) == dream_7b()
+
+
+def test_several_end_tokens_are_all_kept(tmp_path: pathlib.Path) -> None:
+    config = read(tmp_path, LLADA_CONFIG | {"eos_token_id": [7, 9, 11]})
+    assert (config.eos_id, config.end_ids) == (7, (7, 9, 11))
+    assert read(tmp_path, LLADA_CONFIG | {"model_type": "fastdllm_llada"}) == llada_8b()
+
+
+def test_a_byte_order_mark_is_no_part_of_it(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "config.json").write_bytes(b"\xef\xbb\xbf" + json.dumps(LLADA_CONFIG).encode())
+    assert huggingface.read_config(tmp_path) == llada_8b()
+    (tmp_path / "config.json").write_text(config_to_json(TINY), encoding="utf-8-sig")
+    assert model_folder.read_config(tmp_path) == TINY
+    (tmp_path / "config.json").write_bytes(b"\xff\xfe" + json.dumps(LLADA_CONFIG).encode())
+    for reader in (huggingface, model_folder):
+        with pytest.raises(ValueError, match=r"config.json is not .*UTF-8") as raised:
+            reader.read_config(tmp_path)
+        assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"d_model": "4096"}, "d_model is '4096'; expected a whole number"),
+        ({"d_model": 4096.0}, "d_model is 4096.0; expected a whole number"),
+        ({"n_layers": None}, "n_layers is None; expected a whole number"),
+        ({"weight_tying": 1}, "weight_tying is 1; expected true or false"),
+        ({"rope_theta": True}, "rope_theta is True; expected a number"),
+        ({"rope_theta": -1.0}, "rope_theta=-1.0; give a number above 0"),
+        ({"rope_theta": float("inf")}, "rope_theta=inf; give a number above 0"),
+        ({"rms_norm_eps": float("nan")}, "norm_eps=nan; give a number"),
+        ({"n_heads": 0, "n_kv_heads": 1}, "0 heads of 4096 in a width of 4096"),
+        ({"n_heads": 33, "n_kv_heads": 33}, "33 heads of 124 in a width of 4096"),
+        ({"head_dim": 64}, "32 heads of 64 in a width of 4096"),
+        ({"mlp_hidden_size": None, "mlp_ratio": "4"}, "mlp_hidden_size is '4444.*; expected a who"),
+        ({"mlp_hidden_size": None, "mlp_ratio": {}}, "mlp_hidden_size is missing and does not fol"),
+        ({"eos_token_id": 126464}, "eos_id=126464 is outside the vocabulary of 126464 tokens"),
+        ({"eos_token_id": []}, r"eos_token_id is \[\]; expected a whole number"),
+        ({"eos_token_id": [3, "4"]}, "end_token_ids is .*; give a list of token ids"),
+        ({"end_token_ids": 3}, "end_token_ids is 3; give a list of token ids"),
+        ({"mask_token_id": -1}, "mask_id=-1 is outside the vocabulary"),
+        ({"rope_parameters": {"rope_type": "yarn"}}, "rope_parameters is .*; this port computes"),
+        ({"rope_parameters": 3}, "rope_parameters is 3; this port computes rotary embeddings"),
+        ({"model_type": ["llada"]}, r"model_type is \['llada'\]; expected one of"),
+        ({"model_type": "Fast_dLLM_Qwen"}, "is Fast-dLLM v2, Qwen2.5 with block-causal attention"),
+    ],
+)
+def test_values_that_no_architecture_has_are_named(
+    tmp_path: pathlib.Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(HuggingFaceError, match=message) as raised:
+        read(tmp_path, LLADA_CONFIG | changes)
+    assert str(tmp_path) in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("text", ["[]", "3", "null", '"llada"', "{}"])
+def test_json_that_is_no_description_is_named(tmp_path: pathlib.Path, text: str) -> None:
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(HuggingFaceError, match=r"is no JSON object|has no 'model_type'"):
+        huggingface.read_config(tmp_path)
 
 
 @pytest.mark.parametrize(

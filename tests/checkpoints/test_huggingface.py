@@ -13,9 +13,10 @@ import pytest
 from safetensors.numpy import save_file
 
 from cd4lm_jax.checkpoints import huggingface, loading
-from cd4lm_jax.checkpoints.families import LLADA, HuggingFaceError
-from cd4lm_jax.checkpoints.folder import write_model
-from cd4lm_jax.checkpoints.tree_files import CheckpointError
+from cd4lm_jax.checkpoints.array_trees import CheckpointError
+from cd4lm_jax.checkpoints.families import LLADA
+from cd4lm_jax.checkpoints.family import HuggingFaceError
+from cd4lm_jax.checkpoints.model_folder import write_model
 from cd4lm_jax.models.config import ModelConfig
 from tests.tiny import TINY, forward, parameters, tiny_model
 
@@ -168,7 +169,7 @@ def test_says_what_is_wrong_with_its_files(
 
 @pytest.mark.slow
 def test_in_pieces_and_onto_a_mesh_as_in_one(tmp_path: pathlib.Path, run_python: RunPython) -> None:
-    """On eight devices each reads its part; pieces of a few rows do not line up with the parts."""
+    """On eight devices each reads its part; chunks of a few rows do not line up with the parts."""
     write(tmp_path, torch_tensors())
     expected = parameters(huggingface.read_model(tmp_path))
     np.savez(tmp_path / "expected.npz", allow_pickle=False, **expected)
@@ -179,10 +180,10 @@ def test_in_pieces_and_onto_a_mesh_as_in_one(tmp_path: pathlib.Path, run_python:
 _ON_A_MESH = """
 import sys
 import numpy as np
-from cd4lm_jax.checkpoints import huggingface, tensors
+from cd4lm_jax.checkpoints import huggingface, published_tensors
 from cd4lm_jax.runtime.mesh import MeshConfig, make_mesh
 from cd4lm_jax.runtime.trees import named_leaves
-tensors.PIECE = 100
+published_tensors.CHUNK_ELEMENTS = 100
 mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
 leaves = named_leaves(huggingface.read_model(sys.argv[1], mesh=mesh))
 assert len({str(shard.index) for shard in leaves["blocks.gate"].addressable_shards}) == 4

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from cd4lm_jax.commands import common, plan
 from cd4lm_jax.distillation.trainer import TrainConfig
-from cd4lm_jax.planning.hlo import Collective, Cost
+from cd4lm_jax.planning.costs import Collective, Cost
 from cd4lm_jax.planning.plan import Plan
 from cd4lm_jax.planning.topology import GIB, Topology
 from cd4lm_jax.runtime.mesh import MeshConfig

@@ -15,7 +15,9 @@ import cd4lm_jax as cd
 from cd4lm_jax.decoding import batching, cache, canvas, loop
 from cd4lm_jax.decoding.config import DecodeConfig
 from cd4lm_jax.decoding.trajectory import Trajectory
-from cd4lm_jax.models.transformer import Execution, KeyValueCache, Transformer, Window
+from cd4lm_jax.models.attention import KeyValueCache
+from cd4lm_jax.models.transformer import Execution, Transformer
+from cd4lm_jax.models.window import Window
 from tests.tiny import TINY_TALKER, tiny_model
 
 pytestmark = pytest.mark.slow

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
-from cd4lm_jax.checkpoints.folder import abstract_model
+from cd4lm_jax.checkpoints.model_folder import abstract_model
 from cd4lm_jax.corruption.masking import Corruption
 from cd4lm_jax.distillation.batch import Batch
 from cd4lm_jax.distillation.curriculum import LambdaCurriculum

@@ -9,8 +9,8 @@ import jax
 import numpy as np
 import pytest
 
-from cd4lm_jax.checkpoints.folder import read_model
-from cd4lm_jax.checkpoints.training import RunCheckpoints
+from cd4lm_jax.checkpoints.model_folder import read_model
+from cd4lm_jax.checkpoints.run_checkpoints import RunCheckpoints
 from cd4lm_jax.distillation import trainer
 from cd4lm_jax.distillation.trainer import TrainConfig, TrainingError, train
 from cd4lm_jax.models import lora

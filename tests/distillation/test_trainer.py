@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from cd4lm_jax.checkpoints.folder import read_model, write_model
-from cd4lm_jax.checkpoints.tree_files import CheckpointError
+from cd4lm_jax.checkpoints.array_trees import CheckpointError
+from cd4lm_jax.checkpoints.model_folder import read_model, write_model
 from cd4lm_jax.corruption.masking import Corruption
 from cd4lm_jax.data.gsm_mini import vocabulary
 from cd4lm_jax.data.tokenizer import Tokenizer

@@ -5,7 +5,7 @@ import pathlib
 import jax
 import pytest
 
-from cd4lm_jax.checkpoints.folder import abstract_model
+from cd4lm_jax.checkpoints.model_folder import abstract_model
 from cd4lm_jax.commands.config_files import load_config
 from cd4lm_jax.corruption.masking import Corruption
 from cd4lm_jax.distillation.objective import Objective

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import pytest
 
-from cd4lm_jax.checkpoints.folder import abstract_model
+from cd4lm_jax.checkpoints.model_folder import abstract_model
 from cd4lm_jax.data.gsm_mini import vocabulary
 from cd4lm_jax.models.config import ModelConfig, gsm_mini, llada_8b
 from cd4lm_jax.settings.config import config_from_json, config_to_json
@@ -34,9 +34,9 @@ def test_counts_the_parameters_that_there_are(changes: dict[str, Any]) -> None:
     [
         ({"num_kv_heads": 3}, "num_heads=4 is not a multiple of num_kv_heads=3"),
         ({"head_dim": 7}, "head_dim=7 is odd"),
-        ({"mask_id": 40}, "mask_id=40 lies outside the vocabulary of 40 tokens"),
-        ({"eos_id": -1}, "eos_id=-1 lies outside"),
-        ({"end_ids": (38, 99)}, r"end_ids\[1\]=99 lies outside"),
+        ({"mask_id": 40}, "mask_id=40 is outside the vocabulary of 40 tokens"),
+        ({"eos_id": -1}, "eos_id=-1 is outside"),
+        ({"end_ids": (38, 99)}, r"end_ids\[1\]=99 is outside"),
         ({"mask_id": 38}, "mask_id=38 is also an end token"),
         ({"mask_id": 37}, "mask_id=37 is also an end token"),
         ({"num_layers": 0}, "num_layers=0; give 1 or more"),

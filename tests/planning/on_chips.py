@@ -21,7 +21,7 @@ from cd4lm_jax.distillation.trainer import TrainConfig
 from cd4lm_jax.models.config import ModelConfig
 from cd4lm_jax.models.lora import LoraConfig
 from cd4lm_jax.models.transformer import Execution
-from cd4lm_jax.planning import decoding, hlo, training
+from cd4lm_jax.planning import costs, decoding, training
 from cd4lm_jax.planning.plan import Plan
 from cd4lm_jax.planning.topology import Topology
 from cd4lm_jax.runtime.mesh import MeshConfig, make_mesh
@@ -77,7 +77,7 @@ def sorted_vocabulary(topology: Topology) -> int:
     logits = jax.ShapeDtypeStruct((2, MODEL.vocab_size), jnp.float32, sharding=split)
     text = jax.jit(lambda x: jnp.sort(x)[:, -5:]).lower(logits).compile().as_text()
     assert text is not None
-    return len(decoding.of_vocabulary(hlo.cost(text), MODEL.vocab_size, topology.count))
+    return len(decoding.of_vocabulary(costs.cost(text), MODEL.vocab_size, topology.count))
 
 
 def main() -> None:

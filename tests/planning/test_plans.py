@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from cd4lm_jax.planning.hlo import Collective, Cost
+from cd4lm_jax.planning.costs import Collective, Cost
 from cd4lm_jax.planning.plan import Plan, _needed
 from cd4lm_jax.planning.topology import GIB, Topology
 from cd4lm_jax.planning.training import ranked

@@ -16,7 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cd4lm_jax.models.transformer import Transformer, Window
+from cd4lm_jax.models.transformer import Transformer
+from cd4lm_jax.models.window import Window
 
 BUCKET = 32
 """Lengths are padded to multiples of this, so that few shapes are compiled."""

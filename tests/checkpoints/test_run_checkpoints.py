@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import errno
 import functools
+import logging
 import math
 import pathlib
+import shutil
 import subprocess
 from collections.abc import Callable
 from typing import Any
@@ -14,8 +16,8 @@ import numpy as np
 import optax
 import pytest
 
-from cd4lm_jax.checkpoints.training import RunCheckpoints
-from cd4lm_jax.checkpoints.tree_files import CheckpointError, DamagedError, load_tree, save_tree
+from cd4lm_jax.checkpoints.array_trees import CheckpointError, DamagedError, load_tree, save_tree
+from cd4lm_jax.checkpoints.run_checkpoints import RunCheckpoints
 from tests.disk import full_beyond
 
 TREE = {
@@ -102,9 +104,10 @@ def test_missing_and_damaged_are_named(tmp_path: pathlib.Path) -> None:
     save_tree(tmp_path / "m", {"w": np.random.default_rng(0).normal(size=(100, 100))})
     largest = max((tmp_path / "m").rglob("*"), key=lambda p: p.stat().st_size)
     largest.write_bytes(largest.read_bytes()[:1000])
-    with pytest.raises(CheckpointError, match="m is incomplete or damaged") as raised:
-        load_tree(tmp_path / "m", {"w": Shape((100, 100), jnp.float32)})
-    assert "\n" not in str(raised.value)
+    for verify, message in ((False, "m is incomplete or damaged"), (True, "is damaged: its SHA-2")):
+        with pytest.raises(CheckpointError, match=message) as raised:
+            load_tree(tmp_path / "m", {"w": Shape((100, 100), jnp.float32)}, verify=verify)
+        assert "\n" not in str(raised.value)
 
 
 def test_full_disk_leaves_the_earlier_tree(
@@ -284,11 +287,90 @@ def test_any_damaged_file_is_noticed_or_does_no_harm(
     assert noticed >= 6  # the notes, the score, and most of what the array store wrote
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda file: file.write_bytes(b""),
+        lambda file: file.unlink(),
+        lambda file: file.write_text('{"score": 0.95}'),
+        lambda file: file.write_text('{"loss": 1}'),
+        lambda file: file.write_text("[]"),
+    ],
+    ids=["emptied", "gone", "another", "no score", "a list"],
+)
+def test_a_lost_score_makes_the_next_best_the_best(
+    tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture, damage: Callable[[pathlib.Path], Any]
+) -> None:
+    """The best, not the latest: nothing else is to be exported under its score."""
+    with RunCheckpoints(tmp_path) as run:
+        for step, score in enumerate([0.9, 0.2, 0.3], start=1):
+            run.save(step, TREE, metadata={"loss": 1 - score}, score=score)
+    damage(tmp_path / "1" / "metrics" / "metrics")
+    with RunCheckpoints(tmp_path) as run:
+        assert (run.steps(), run.best()) == ([2, 3], 3)
+        assert run.metadata(3) == {"loss": 0.7}
+    assert "1 is damaged; it is kept as damaged-1 and another one is used" in caplog.text
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_damaged_best_is_set_aside_for_the_next_best(
+    tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    state = {"w": jax.random.normal(jax.random.key(0), (100, 40))}
+    with RunCheckpoints(tmp_path) as run:
+        for step, score in enumerate([0.9, 0.2, 0.3], start=1):
+            run.save(step, state, score=score)
+    largest = max((tmp_path / "1").rglob("*"), key=lambda file: file.stat().st_size)
+    largest.write_bytes(flipped(largest.read_bytes()))
+    with RunCheckpoints(tmp_path) as run:
+        assert run.best() == 1  # nobody has read it
+        with pytest.raises(DamagedError):
+            run.restore(1, abstract(state))
+        run.set_aside(1)
+        assert (run.best(), run.latest()) == (3, 3)
+        assert_equal(run.restore(3, abstract(state)).state, state)
+
+
+def test_what_is_no_checkpoint_is_left_alone(
+    tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with RunCheckpoints(tmp_path) as run:
+        for step in (1, 2):
+            run.save(step, TREE, score=0.1 * step)
+    strays = {"notes.txt": "mine", "backup/1": "x", "2 (copy)/state": "x", "3": "x", ".nfs01": "x"}
+    strays |= {"damaged-3/old": "x", "9.orbax-checkpoint-tmp": "x", "ckpt_7/state/a": "x"}
+    for name, text in strays.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / name).write_text(text)
+    shutil.copytree(tmp_path / "2", tmp_path / "12")  # under another step's name
+    with RunCheckpoints(tmp_path) as run:
+        assert (run.steps(), run.latest(), run.best()) == ([1, 2], 2, 2)
+        run.save(3, TREE, score=0.3)
+        assert run.steps() == [2, 3]
+    assert (
+        f"{tmp_path} has 2 (copy), backup, ckpt_7 and more, which is no checkpoint" in caplog.text
+    )
+    assert "12 is damaged; it is kept as damaged-12" in caplog.text
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+    assert (tmp_path / "damaged-3").read_text() == "x"  # the latest of that name is kept
+
+
+def test_a_log_filter_lasts_no_longer_than_the_run(tmp_path: pathlib.Path) -> None:
+    logger = logging.getLogger("absl")
+    before = list(logger.filters)
+    with RunCheckpoints(tmp_path) as run:
+        run.save(1, TREE)
+        assert len(logger.filters) == len(before) + 1
+    save_tree(tmp_path / "m", TREE)
+    load_tree(tmp_path / "m", abstract(TREE))
+    assert logger.filters == before
+
+
 SHARDED = """
 import sys
 import jax, jax.numpy as jnp, numpy as np
-from cd4lm_jax.checkpoints.training import RunCheckpoints
-from cd4lm_jax.checkpoints.tree_files import load_tree, save_tree
+from cd4lm_jax.checkpoints.run_checkpoints import RunCheckpoints
+from cd4lm_jax.checkpoints.array_trees import load_tree, save_tree
 from cd4lm_jax.runtime.mesh import MeshConfig, make_mesh
 from cd4lm_jax.runtime.sharding import shardings
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from cd4lm_jax.planning import hlo
+from cd4lm_jax.planning import costs
 
 SIDE = 16
 PRODUCT = 2.0 * SIDE**3
@@ -13,7 +13,7 @@ PRODUCT = 2.0 * SIDE**3
 def cost_of(function, *arguments, trips=(1.0,)):  # type: ignore[no-untyped-def]
     text = jax.jit(function).lower(*arguments).compile().as_text()
     assert text is not None
-    return hlo.cost(text, trips=trips)
+    return costs.cost(text, trips=trips)
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +40,8 @@ def test_the_caller_says_how_often_what_depends_on_data_runs(square: jax.Array) 
 
     text = jax.jit(lambda x, n: outer(x @ x, n)).lower(square, jnp.int32(4)).compile().as_text()
     assert text is not None
-    assert hlo.cost(text, trips=(3.0, 2.0)).flops == 10 * PRODUCT
-    assert hlo.pass_cost(text, trips=(2.0,)).flops == 3 * PRODUCT
+    assert costs.cost(text, trips=(3.0, 2.0)).flops == 10 * PRODUCT
+    assert costs.pass_cost(text, trips=(2.0,)).flops == 3 * PRODUCT
 
 
 def test_of_branches_the_costliest_counts(square: jax.Array) -> None:
@@ -106,7 +106,7 @@ condition=%condition, body=%body
 
 
 def test_reads_what_the_tpu_compiler_writes() -> None:
-    cost = hlo.cost(TPU)
+    cost = costs.cost(TPU)
     trips = 3  # 2, 4, 6
     assert cost.flops == trips * 3 * 2 * 4 * 5 * 6
     assert cost.cycles == trips * 1000
@@ -116,8 +116,8 @@ def test_reads_what_the_tpu_compiler_writes() -> None:
 
 
 def test_knows_the_three_ways_to_write_groups() -> None:
-    assert hlo.group_size("{{0,1,2},{3,4,5}}, use_global_device_ids=true") == 3
-    assert hlo.group_size("[2,4]<=[8]") == 4
-    assert hlo.group_size("mesh['a'=2,'b'=4] {'b'}, x={1}") == 4
+    assert costs.group_size("{{0,1,2},{3,4,5}}, use_global_device_ids=true") == 3
+    assert costs.group_size("[2,4]<=[8]") == 4
+    assert costs.group_size("mesh['a'=2,'b'=4] {'b'}, x={1}") == 4
     with pytest.raises(ValueError, match="unknown replica groups"):
-        hlo.group_size("?")
+        costs.group_size("?")

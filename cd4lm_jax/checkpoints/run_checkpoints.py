@@ -1,4 +1,4 @@
-"""The checkpoints of a training run, with orbax."""
+"""The checkpoints of a training run: the latest few and the best, checked when they are read."""
 
 from __future__ import annotations
 
@@ -15,17 +15,22 @@ from typing import Any, NamedTuple
 
 import orbax.checkpoint.experimental.v1 as ocp
 
-from cd4lm_jax.checkpoints.tree_files import (
+from cd4lm_jax.checkpoints.array_trees import (
     CheckpointError,
     DamagedError,
     Tree,
     description,
     load_tree,
+    quiet_orbax,
     storage_errors,
 )
 from cd4lm_jax.runtime import checksums, cluster
 from cd4lm_jax.runtime.trees import named_leaves
 
+_ASIDE = "damaged-"
+"""Begins the name of a checkpoint that no longer counts."""
+_UNFINISHED = ".orbax-checkpoint-tmp"
+"""Ends the name of a checkpoint that orbax is still writing."""
 _DESCRIPTION = ("_CHECKPOINT_METADATA", "state/_METADATA")
 """What orbax must be able to read of every checkpoint in a folder."""
 
@@ -34,9 +39,9 @@ class Restored(NamedTuple):
     """What `RunCheckpoints.restore` returns.
 
     Attributes:
-      state: arrays as `abstract_state` asked for.
-      data_state: the data iterator's position, as saved.
-      metadata: the JSON values saved with it.
+        state: arrays as `abstract_state` asked for.
+        data_state: the data iterator's position, as saved.
+        metadata: the JSON values saved with it.
     """
 
     state: Tree
@@ -59,16 +64,22 @@ class RunCheckpoints:
         """Opens the folder, which is created where there is none.
 
         Args:
-          folder: where the checkpoints are.
-          keep_latest: how many of the latest are kept, at least 1.
-          keep_best: keep the one with the highest score too.
+            folder: where the checkpoints are.
+            keep_latest: how many of the latest are kept, at least 1.
+            keep_best: keep the one with the highest score too.
         """
         if keep_latest < 1:
             raise ValueError(f"keep_latest={keep_latest}; keep at least 1 checkpoint")
         self._folder = pathlib.Path(folder)
         self._keep_latest, self._keep_best = keep_latest, keep_best
-        self._checkpointer = self._open()
         self._pending: Any = None
+        self._quiet = contextlib.ExitStack()
+        self._quiet.enter_context(quiet_orbax())  # saves go on in threads of orbax's own
+        try:
+            self._checkpointer = self._open()
+        except BaseException:
+            self._quiet.close()
+            raise
 
     def save(
         self,
@@ -85,22 +96,25 @@ class RunCheckpoints:
         left as it is.
 
         Args:
-          step: updates made so far.
-          state: tree of arrays; no typed PRNG keys.
-          data_state: the data iterator's `get_state()`, bytes or JSON values.
-          metadata: JSON values (config, counters, best score so far).
-          score: higher is better; a score that is not finite never is the best.
+            step: updates made so far.
+            state: tree of arrays; no typed PRNG keys.
+            data_state: the data iterator's `get_state()`, bytes or JSON values.
+            metadata: JSON values (config, counters, best score so far).
+            score: higher is better; a score that is not finite never is the best.
 
         Raises:
-          OSError: the disk is full (this save or the one before); earlier checkpoints stay.
+            OSError: the disk is full (this save or the one before); earlier checkpoints stay.
         """
         self.wait()
         if step in self.steps():
             return
         if isinstance(data_state, bytes):
             data_state = {"base64": base64.b64encode(data_state).decode()}
-        metrics = {"score": float(score)} if score is not None and math.isfinite(score) else None
+        score = float(score) if score is not None and math.isfinite(score) else None
+        metrics = None if score is None else {"score": score}
         notes = {
+            "step": step,
+            "score": score,
             "data_state": data_state,
             "metadata": dict(metadata or {}),
             "checksums": checksums.of_arrays(state),
@@ -118,7 +132,7 @@ class RunCheckpoints:
         """Returns when the last save is on the disk.
 
         Raises:
-          OSError: it failed.
+            OSError: it failed.
         """
         pending, self._pending = self._pending, None
         if pending is None:
@@ -130,7 +144,7 @@ class RunCheckpoints:
             # Orbax would raise this again at the next call, and leave the unfinished files.
             with contextlib.suppress(Exception):
                 self._checkpointer.close()
-            for unfinished in self._folder.glob("*.orbax-checkpoint-tmp"):
+            for unfinished in self._folder.glob(f"*{_UNFINISHED}"):
                 shutil.rmtree(unfinished, ignore_errors=True)
             self._checkpointer = self._open()
             raise
@@ -154,7 +168,7 @@ class RunCheckpoints:
         """The metadata saved with `step`, without its arrays.
 
         Raises:
-          CheckpointError: no such step.
+            CheckpointError: no such step.
         """
         return dict(self._saved_metadata(step)["metadata"])
 
@@ -164,8 +178,8 @@ class RunCheckpoints:
         The sharding may differ from that of the run that saved it.
 
         Raises:
-          DamagedError: its files are incomplete or no longer what was written.
-          CheckpointError: no such step, or another state than `abstract_state`.
+            DamagedError: its files are incomplete or no longer what was written.
+            CheckpointError: no such step, or another state than `abstract_state`.
         """
         saved = self._saved_metadata(step)
         data_state = saved["data_state"]
@@ -195,12 +209,13 @@ class RunCheckpoints:
         """Waits for the last save and releases what orbax holds.
 
         Raises:
-          OSError: the last save failed.
+            OSError: the last save failed.
         """
         try:
             self.wait()
         finally:
             self._checkpointer.close()
+            self._quiet.close()
 
     def __enter__(self) -> RunCheckpoints:
         return self
@@ -230,6 +245,13 @@ class RunCheckpoints:
     def _clear_undescribed(self) -> None:
         """Moves what has no sound description out of the way; orbax refuses a folder with one."""
         paths = [path for path in self._folder.glob("[0-9]*") if path.name.isdecimal()]
+        strays = [path.name for path in self._folder.glob("*") if not _is_ours(path.name)]
+        if strays:
+            logging.getLogger(__name__).warning(
+                "warning: %s has %s, which is no checkpoint; it is left alone",
+                self._folder,
+                ", ".join(sorted(strays)[:3]) + (" and more" if len(strays) > 3 else ""),
+            )
         described = {int(path.name): _is_described(path) for path in paths}
         newest = max((step for step, sound in described.items() if sound), default=-1)
         for path in paths:
@@ -249,25 +271,41 @@ class RunCheckpoints:
         return dict(description(self._folder / str(step)).custom_metadata)
 
 
+def _is_ours(name: str) -> bool:
+    """Whether an entry of the folder is a checkpoint, or one that is damaged or unfinished."""
+    return (
+        (name.isascii() and name.isdecimal())
+        or name.startswith((_ASIDE, "."))
+        or name.endswith(_UNFINISHED)
+    )
+
+
 def _is_described(path: pathlib.Path) -> bool:
-    """Whether what lies beside a checkpoint's arrays can be read and is as it was saved."""
-    score = path / "metrics" / "metrics"
+    """Whether what is saved beside a checkpoint's arrays can be read and is as it was saved."""
+    file = path / "metrics" / "metrics"
     try:
         notes = dict(description(path).custom_metadata or {})
-        if score.exists():
-            json.loads(score.read_text())
-    except ValueError:
+        score = json.loads(file.read_text())["score"] if file.exists() else None
+    except (ValueError, KeyError, TypeError, OSError):
         return False
-    return notes.pop("checksum", None) == checksums.of_json(notes)
+    if notes.pop("checksum", None) != checksums.of_json(notes):
+        return False
+    # Checkpoints of earlier versions have neither.
+    return notes.get("score", score) == score and notes.get("step", int(path.name)) == int(
+        path.name
+    )
 
 
 def _set_aside(path: pathlib.Path) -> None:
     """Renames a damaged checkpoint and says so."""
-    aside = path.with_name(f"damaged-{path.name}")
+    aside = path.with_name(f"{_ASIDE}{path.name}")
     logging.getLogger(__name__).warning(
-        "warning: checkpoint %s is damaged; it is kept as %s and the one before is used",
+        "warning: checkpoint %s is damaged; it is kept as %s and another one is used",
         path,
         aside.name,
     )
-    shutil.rmtree(aside, ignore_errors=True)
+    if aside.is_dir() and not aside.is_symlink():
+        shutil.rmtree(aside)
+    else:
+        aside.unlink(missing_ok=True)
     path.rename(aside)

@@ -1,4 +1,4 @@
-"""The tensors of published checkpoints: their places among our parameters, and pieces of them."""
+"""The tensors of published checkpoints: their places among our parameters, and chunks of them."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import TypeVar
 
 import numpy as np
 
-from cd4lm_jax.checkpoints.families import Family
-from cd4lm_jax.checkpoints.folder import abstract_model
+from cd4lm_jax.checkpoints.family import Family
+from cd4lm_jax.checkpoints.model_folder import abstract_model
 from cd4lm_jax.models.config import ModelConfig
 from cd4lm_jax.runtime.trees import named_leaves
 
 # Elements that are moved at once, of models of any size: 128 MiB in bfloat16.
-PIECE = 1 << 26
+CHUNK_ELEMENTS = 1 << 26
 _TILE = 16  # rows transposed at once, so that what is written stays in the CPU's cache
 
 T = TypeVar("T")
@@ -29,8 +29,8 @@ class Tensor:
         name: theirs.
         leaf: our parameter.
         layer: its place in our parameter, where that is stacked.
-        shape: theirs; ``[out, in]`` where it is transposed.
-        transposed: ours is ``[in, out]``.
+        shape: theirs; `[out, in]` where it is transposed.
+        transposed: ours is `[in, out]`.
     """
 
     name: str
@@ -41,11 +41,11 @@ class Tensor:
 
     @property
     def rows_at_once(self) -> int:
-        """Rows of a piece; the pieces of a tensor are about equal."""
-        return math.ceil(self.shape[0] / math.ceil(math.prod(self.shape) / PIECE))
+        """Rows of a chunk; the chunks of a tensor are about equal."""
+        return math.ceil(self.shape[0] / math.ceil(math.prod(self.shape) / CHUNK_ELEMENTS))
 
-    def pieces(self) -> Iterator[slice]:
-        """The tensor's rows in order, a piece at a time."""
+    def chunks(self) -> Iterator[slice]:
+        """The tensor's rows in order, a chunk at a time."""
         for start in range(0, self.shape[0], self.rows_at_once):
             yield slice(start, min(start + self.rows_at_once, self.shape[0]))
 
@@ -55,17 +55,17 @@ class Tensor:
         return (*(() if self.layer is None else (self.layer,)), *self._ours(index))
 
     @property
-    def chunk(self) -> tuple[int, ...]:
-        """Shape of a piece in our parameter."""
-        piece = (self.rows_at_once, *self.shape[1:])
-        return (*(() if self.layer is None else (1,)), *self._ours(piece))
+    def chunk_shape(self) -> tuple[int, ...]:
+        """Shape of a chunk in our parameter."""
+        chunk = (self.rows_at_once, *self.shape[1:])
+        return (*(() if self.layer is None else (1,)), *self._ours(chunk))
 
-    def turned(self, piece: np.ndarray, dtype: np.dtype) -> np.ndarray:
-        """Rows of ours as rows of theirs, or the other way about, in ``dtype``."""
+    def turned(self, chunk: np.ndarray, dtype: np.dtype) -> np.ndarray:
+        """Rows of ours as rows of theirs, or the other way about, in `dtype`."""
         if not self.transposed:
-            return piece.astype(dtype, copy=False)
-        turned = np.empty(piece.shape[::-1], dtype)
-        transpose(piece, turned)
+            return chunk.astype(dtype, copy=False)
+        turned = np.empty(chunk.shape[::-1], dtype)
+        transpose(chunk, turned)
         return turned
 
     def _ours(self, axes: tuple[T, ...]) -> tuple[T, ...]:
@@ -73,7 +73,7 @@ class Tensor:
 
 
 def transpose(source: np.ndarray, target: np.ndarray) -> None:
-    """Writes ``[rows, columns]`` into ``[columns, rows]``, cast to its type."""
+    """Writes `[rows, columns]` into `[columns, rows]`, cast to its type."""
     for start in range(0, len(source), _TILE):
         target[:, start : start + _TILE] = source[start : start + _TILE].T
 

@@ -14,6 +14,7 @@ import jax
 import orbax.checkpoint.experimental.v1 as ocp
 from jax.sharding import SingleDeviceSharding
 
+from cd4lm_jax.checkpoints import manifest
 from cd4lm_jax.runtime import cluster
 from cd4lm_jax.runtime.files import atomic_folder
 from cd4lm_jax.runtime.trees import named_leaves
@@ -37,7 +38,7 @@ def save_tree(path: str | os.PathLike[str], tree: Tree) -> None:
     On several hosts all of them call this, with a `path` that they share.
 
     Raises:
-      OSError: the disk is full or `path` cannot be written; what was there stays.
+        OSError: the disk is full or `path` cannot be written; what was there stays.
     """
     if not cluster.is_main():
         with _chunked():
@@ -51,21 +52,25 @@ def save_tree(path: str | os.PathLike[str], tree: Tree) -> None:
         # Orbax notes where it wrote: a temporary folder, on a machine that readers do not have.
         for note in folder.rglob("commit_success.txt"):
             note.write_text("Checkpoint commit was successful.")
+        manifest.write(folder)
     cluster.wait_for_all("tree saved")
 
 
-def load_tree(path: str | os.PathLike[str], abstract: Tree) -> Tree:
+def load_tree(path: str | os.PathLike[str], abstract: Tree, *, verify: bool = True) -> Tree:
     """Reads what `save_tree` or `RunCheckpoints.save` wrote.
 
     Args:
-      path: the folder.
-      abstract: the same tree of `jax.ShapeDtypeStruct` (or arrays). Arrays come back with its
-        dtypes and shardings; where it names no sharding, whole on the first device.
+        path: the folder.
+        abstract: the same tree of `jax.ShapeDtypeStruct` (or arrays). Arrays come back with its
+            dtypes and shardings; where it names no sharding, whole on the first device.
+        verify: compare the files with their checksums first, where they are saved with them.
 
     Raises:
-      CheckpointError: nothing there, incomplete or damaged, or another tree than `abstract`;
-        names the first leaf that differs.
+        CheckpointError: nothing there, incomplete or damaged, or another tree than `abstract`;
+            names the first leaf that differs.
     """
+    if verify:
+        verify_tree(path)
     saved = description(path)
     difference = _first_difference(_shapes(saved.metadata), _shapes(abstract))
     if difference:
@@ -74,12 +79,24 @@ def load_tree(path: str | os.PathLike[str], abstract: Tree) -> Tree:
         return ocp.load(pathlib.Path(path).absolute(), jax.tree.map(_target, abstract))
 
 
+def verify_tree(path: str | os.PathLike[str]) -> None:
+    """Compares the files of a saved tree with the checksums saved with them, where they are.
+
+    Raises:
+        DamagedError: a file is missing or no longer what was written.
+    """
+    try:
+        manifest.check(pathlib.Path(path))
+    except manifest.DamagedFileError as error:
+        raise DamagedError(str(error)) from None
+
+
 def check_tree(path: str | os.PathLike[str], abstract: Tree) -> None:
     """Compares what is saved with what `load_tree` would be asked for; reads no array.
 
     Raises:
-      CheckpointError: nothing there or incomplete, another tree than `abstract`, or an array of
-        another shape or dtype; names the first leaf that differs.
+        CheckpointError: nothing there or incomplete, another tree than `abstract`, or an array of
+            another shape or dtype; names the first leaf that differs.
     """
     saved = description(path).metadata
     difference = _first_difference(_shapes(saved), _shapes(abstract))
@@ -95,7 +112,7 @@ def saved_dtype(path: str | os.PathLike[str]) -> str:
     """The dtype that the arrays of a saved tree have (its first leaf's).
 
     Raises:
-      CheckpointError: nothing there, or incomplete.
+        CheckpointError: nothing there, or incomplete.
     """
     return str(jax.tree.leaves(description(path).metadata)[0].dtype)
 
@@ -155,7 +172,8 @@ def _first_difference(
 def load_errors(path: str | os.PathLike[str]) -> Iterator[None]:
     """Makes a one-line `DamagedError` of what orbax and the array store raise on damaged data."""
     try:
-        yield
+        with quiet_orbax():
+            yield
     except Exception as error:
         # Orbax wraps what the array store says about damaged data in a bare Exception.
         if not isinstance(error, ValueError | OSError | KeyError) and type(error) is not Exception:
@@ -168,7 +186,8 @@ def load_errors(path: str | os.PathLike[str]) -> Iterator[None]:
 def storage_errors(path: str | os.PathLike[str]) -> Iterator[None]:
     """Makes an OSError again of the ValueError that the array store raises on a full disk."""
     try:
-        yield
+        with quiet_orbax():
+            yield
     except ValueError as error:
         code = re.search(r"os_error_code='(\d+)'", str(error))
         if code is None:
@@ -183,14 +202,21 @@ _ALSO_RAISED = (
     "Failed to get metadata for checkpointable",
     "Failed to json parse Metadata file",
     "Metadata file does not exist",
-    # Said of every zarr3 array that lies in a folder of its own; a missing one is an error.
+    # Logged for every zarr3 array in a folder of its own; a missing one is an error.
     "TensorStore data files not found",
 )
 
 
-def _not_also_raised(record: logging.LogRecord) -> bool:
-    return not any(phrase in record.getMessage() for phrase in _ALSO_RAISED)
+@contextlib.contextmanager
+def quiet_orbax() -> Iterator[None]:
+    """Drops what orbax logs at length when saving or reading fails; the caller gets the error."""
 
+    def not_also_raised(record: logging.LogRecord) -> bool:
+        return not any(phrase in record.getMessage() for phrase in _ALSO_RAISED)
 
-# When saving or reading fails, orbax logs at length what the caller gets as an error too.
-logging.getLogger("absl").addFilter(_not_also_raised)
+    logger = logging.getLogger("absl")
+    logger.addFilter(not_also_raised)
+    try:
+        yield
+    finally:
+        logger.removeFilter(not_also_raised)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding
 
-from cd4lm_jax.checkpoints.folder import read_config, read_model, write_model
-from cd4lm_jax.checkpoints.tree_files import CheckpointError
+from cd4lm_jax.checkpoints.array_trees import CheckpointError
+from cd4lm_jax.checkpoints.model_folder import read_config, read_model, write_model
 from cd4lm_jax.models.transformer import Execution, logical_axes
 from cd4lm_jax.runtime.mesh import MeshConfig, make_mesh
 from cd4lm_jax.runtime.sharding import spec

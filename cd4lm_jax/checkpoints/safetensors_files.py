@@ -1,4 +1,4 @@
-"""Safetensors files: headers, rows of a tensor, and files written a piece at a time.
+"""Safetensors files: headers, rows of a tensor, and files written a chunk at a time.
 
 A file is 8 bytes of header length, a JSON header and the tensors' bytes, one after the other.
 Reading takes the rows asked for and no more; the library of the same name would hold a whole file
@@ -13,6 +13,7 @@ import math
 import os
 import pathlib
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -30,7 +31,7 @@ class TensorFileError(ValueError):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Stored:
-    """Where and how a tensor lies in a file.
+    """Where a tensor is in a file, and its type.
 
     Attributes:
         file: the safetensors file.
@@ -50,7 +51,7 @@ class Stored:
         return DTYPES[self.kind]
 
     def rows(self, start: int, stop: int) -> np.ndarray:
-        """``[stop - start, ...]``, read from the disk.
+        """`[stop - start, ...]`, read from the disk.
 
         Raises:
             OSError: the file cannot be read.
@@ -77,18 +78,10 @@ def read_header(file: pathlib.Path) -> dict[str, Stored]:
         try:
             header = json.loads(opened.read(length))
             header.pop(_METADATA, None)
-            spans = {name: entry["data_offsets"] for name, entry in header.items()}
-            found = {
-                name: Stored(
-                    file=file,
-                    kind=entry["dtype"],
-                    shape=tuple(entry["shape"]),
-                    start=data + entry["data_offsets"][0],
-                )
-                for name, entry in header.items()
-            }
-        except (ValueError, KeyError, TypeError, AttributeError):
+            found = {name: _stored(file, data, entry) for name, entry in header.items()}
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise TensorFileError(f"{file}: its header is damaged; fetch it again") from None
+    spans = {name: header[name]["data_offsets"] for name in found}
     end = data + max((stop for _, stop in spans.values()), default=0)
     if size != end:
         raise TensorFileError(f"{file} has {size} bytes, by its header {end}; fetch it again")
@@ -104,11 +97,22 @@ def read_header(file: pathlib.Path) -> dict[str, Stored]:
     return found
 
 
+def _stored(file: pathlib.Path, data: int, entry: Mapping[str, Any]) -> Stored:
+    """One entry of a header; ValueError where no tensor is like that."""
+    kind, shape, (begin, stop) = entry["dtype"], entry["shape"], entry["data_offsets"]
+    numbers = [*shape, begin, stop]
+    if not isinstance(kind, str) or any(type(n) is not int or n < 0 for n in numbers):
+        raise ValueError(kind)
+    if stop < begin:
+        raise ValueError(stop)
+    return Stored(file=file, kind=kind, shape=tuple(shape), start=data + begin)
+
+
 def write_file(
     file: str | os.PathLike[str],
     shapes: Mapping[str, tuple[int, ...]],
     dtype: np.dtype,
-    pieces: Iterable[np.ndarray],
+    chunks: Iterable[np.ndarray],
 ) -> None:
     """Writes a file of tensors of one type.
 
@@ -116,7 +120,7 @@ def write_file(
         file: to be created.
         shapes: by name, in the order in which they come.
         dtype: one of `DTYPES`.
-        pieces: runs of rows which together are all tensors, one after the other.
+        chunks: runs of rows which together are all tensors, one after the other.
 
     Raises:
         OSError: the disk is full.
@@ -133,9 +137,9 @@ def write_file(
     with open(file, "wb", buffering=0) as opened:
         opened.write(len(text).to_bytes(_LENGTH, "little") + text)
         written = 0
-        for piece in pieces:
-            assert piece.dtype == dtype
-            rest = np.ascontiguousarray(piece).view(np.uint8).reshape(-1).data
+        for chunk in chunks:
+            assert chunk.dtype == dtype
+            rest = np.ascontiguousarray(chunk).view(np.uint8).reshape(-1).data
             written += len(rest)
             while rest:  # a system writes at most 2 GiB at once
                 rest = rest[opened.write(rest) :]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from cd4lm_jax.checkpoints.tensor_files import DTYPES, TensorFileError, read_header, write_file
+from cd4lm_jax.checkpoints.safetensors_files import DTYPES, TensorFileError, read_header, write_file
 
 RNG = np.random.default_rng(0)
 
@@ -23,8 +23,8 @@ def test_the_library_reads_what_is_written_and_the_other_way_about(
 ) -> None:
     expected = tensors(dtype)
     shapes = {name: tensor.shape for name, tensor in expected.items()}
-    pieces = [part for tensor in expected.values() for part in (tensor[:1], tensor[1:])]
-    write_file(tmp_path / "ours", shapes, np.dtype(dtype), pieces)
+    chunks = [part for tensor in expected.values() for part in (tensor[:1], tensor[1:])]
+    write_file(tmp_path / "ours", shapes, np.dtype(dtype), chunks)
     save_file(expected, tmp_path / "theirs", metadata={"format": "pt"})
     read = load_file(tmp_path / "ours")
     for file in ("ours", "theirs"):

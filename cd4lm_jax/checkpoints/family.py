@@ -1,0 +1,161 @@
+"""How a family of published checkpoints names its tensors and describes its architecture."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from cd4lm_jax.models.config import Confidence, ModelConfig
+
+# A key of our own in config.json; published modelling code passes over what it does not know.
+_END_IDS = "end_token_ids"
+_EOS = "eos_token_id"
+
+
+class HuggingFaceError(ValueError):
+    """A folder that is no checkpoint of a known family, or one that this port does not compute."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Family:
+    """Tables of a family; used in both directions.
+
+    Attributes:
+        title: what messages call it.
+        model_types: names that a `config.json` gives it; the first is written.
+        tensors: our name -> (theirs, whether torch's [out, in] must be transposed to [in, out]).
+            `{}` stands for the layer: those tensors are stacked.
+        fields: field of ModelConfig -> key of `config.json`.
+        fixed: fields of ModelConfig that have one value in the whole family.
+        implied: key -> its value where `config.json` lacks it, has null or 0, from the others.
+        repeated: key -> another key whose value it repeats; written, not read.
+        expected: what the port computes; a checkpoint that asks for anything else is refused, not
+            approximated.
+        constant: other keys that the published modelling code reads; they do not change the
+            numbers.
+        bos_id: of the published vocabulary, as are the next two.
+        eos_id: `config.json` names it.
+        eot_id: the chat template ends turns with it; `config.json` does not name it.
+        confidence: `ModelConfig.confidence` of the family's own sampler.
+    """
+
+    title: str
+    model_types: tuple[str, ...]
+    tensors: Mapping[str, tuple[str, bool]]
+    fields: Mapping[str, str]
+    fixed: Mapping[str, Any]
+    implied: Mapping[str, Callable[[Mapping[str, Any]], Any]]
+    repeated: Mapping[str, str]
+    expected: Mapping[str, Any]
+    constant: Mapping[str, Any]
+    bos_id: int
+    eos_id: int
+    eot_id: int
+    confidence: Confidence = "plain"
+
+    def read(self, data: Mapping[str, Any], where: str) -> ModelConfig:
+        """The architecture in the fields of a `config.json`.
+
+        Raises:
+            HuggingFaceError: a variant that is computed differently, or a value that no
+                architecture has.
+            KeyError: a field is missing.
+        """
+        data = _plain(data, where)
+        for key, expected in self.expected.items():
+            if data.get(key, expected) != expected:
+                raise HuggingFaceError(
+                    f"{where}: {key} is {data[key]!r}; this port computes {self.title}'s own "
+                    f"architecture, where it is {expected!r}"
+                )
+        fields = {field: self._value(field, data, where) for field in self.fields}
+        eos = fields["eos_id"]
+        published = (eos, self.eot_id) if eos == self.eos_id else (eos,)
+        end_ids = data.get(_END_IDS, published)
+        if not isinstance(end_ids, list | tuple) or any(
+            type(token) is not int for token in end_ids
+        ):
+            raise HuggingFaceError(f"{where}: {_END_IDS} is {end_ids!r}; give a list of token ids")
+        width, heads = fields["embed_dim"], fields["num_heads"]
+        head_dim = data.get("head_dim") or width // max(heads, 1)
+        if head_dim * heads != width:
+            raise HuggingFaceError(
+                f"{where}: {heads} heads of {head_dim} in a width of {width}; this port computes "
+                f"{self.title}'s own architecture, whose heads are width / heads wide"
+            )
+        try:
+            return ModelConfig(
+                head_dim=head_dim,
+                end_ids=tuple(end_ids),
+                confidence=self.confidence,
+                **fields,
+                **self.fixed,
+            )
+        except ValueError as error:
+            raise HuggingFaceError(f"{where}: {error}") from None
+
+    def _value(self, field: str, data: Mapping[str, Any], where: str) -> Any:
+        """The value of one field of ModelConfig, checked against its type."""
+        key = self.fields[field]
+        try:
+            value = data.get(key) or self.implied[key](data) if key in self.implied else data[key]
+        except TypeError:
+            raise HuggingFaceError(
+                f"{where}: {key} is missing and does not follow from the other fields"
+            ) from None
+        kind = typing.get_type_hints(ModelConfig)[field]
+        if kind is float and type(value) is int:
+            value = float(value)
+        if type(value) is not kind:
+            raise HuggingFaceError(f"{where}: {key} is {value!r}; expected {_NAMES[kind]}")
+        return value
+
+    def computes(self, config: ModelConfig) -> bool:
+        """Whether the family's published code computes this architecture."""
+        same = all(getattr(config, field) == value for field, value in self.fixed.items())
+        return same and config.head_dim * config.num_heads == config.embed_dim
+
+    def describe(self, config: ModelConfig, dtype: str) -> dict[str, Any]:
+        """The `config.json` of an architecture; `read` reads it back."""
+        values = {key: getattr(config, field) for field, key in self.fields.items()}
+        values |= {key: values[other] for key, other in self.repeated.items()}
+        values |= {_END_IDS: list(config.end_ids), "torch_dtype": dtype}
+        named = {"model_type": self.model_types[0]}
+        return named | dict(self.constant) | dict(self.expected) | values
+
+    def generation(self, config: ModelConfig) -> dict[str, Any]:
+        """The `generation_config.json` of an architecture."""
+        ids = {"eos_token_id": config.eos_id, "pad_token_id": config.eos_id}
+        if config.eos_id == self.eos_id:
+            ids["bos_token_id"] = self.bos_id
+        return {"_from_model_config": True} | ids
+
+
+_NAMES = {int: "a whole number", float: "a number", bool: "true or false"}
+
+
+def _plain(data: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The fields as the families' own configs have them, whichever version of transformers wrote.
+
+    transformers 5 puts `rope_theta` into `rope_parameters`. Several EOS ids are a list, of which
+    the first fills what follows an answer and all end one.
+
+    Raises:
+        HuggingFaceError: a rotary embedding of another kind.
+    """
+    data = dict(data)
+    rope = data.pop("rope_parameters", None) or {}
+    if not isinstance(rope, dict) or rope.get("rope_type", "default") != "default":
+        raise HuggingFaceError(
+            f"{where}: rope_parameters is {rope!r}; this port computes rotary embeddings of the "
+            "default type"
+        )
+    if "rope_theta" in rope:
+        data.setdefault("rope_theta", rope["rope_theta"])
+    eos = data.get(_EOS)
+    if isinstance(eos, list) and eos:
+        data[_EOS] = eos[0]
+        data.setdefault(_END_IDS, eos)
+    return data

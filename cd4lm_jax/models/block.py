@@ -1,0 +1,111 @@
+"""One layer of the transformer: attention and MLP around a residual stream."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from cd4lm_jax.models import layers
+from cd4lm_jax.models.attention import KeyValues, attention, heads_first
+from cd4lm_jax.models.config import ModelConfig
+from cd4lm_jax.models.window import Window
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float
+
+
+class Block(nnx.Module):
+    """Pre-norm attention and SiLU-gated MLP.
+
+    Attributes:
+        config: the architecture.
+        attention_norm: `[embed]`.
+        query: `[embed, heads * head_dim]`.
+        key: `[embed, kv_heads * head_dim]`.
+        value: likewise.
+        attention_out: `[heads * head_dim, embed]`.
+        mlp_norm: `[embed]`.
+        gate: `[embed, mlp]`.
+        up: likewise.
+        down: `[mlp, embed]`.
+        query_bias: `[heads * head_dim]`, where the architecture has biases.
+        key_bias: `[kv_heads * head_dim]`, likewise.
+        value_bias: likewise.
+    """
+
+    def __init__(self, config: ModelConfig, key: jax.Array) -> None:
+        width, mlp = config.embed_dim, config.mlp_dim
+        queries = config.num_heads * config.head_dim
+        keys = config.num_kv_heads * config.head_dim
+        keygen = iter(jax.random.split(key, 7))
+        # Outputs into the residual stream start small, so that depth does not add up.
+        residual = (2 * config.num_layers) ** -0.5
+
+        def kernel(fan_in: int, fan_out: int, gain: float = 1.0) -> nnx.Param[jax.Array]:
+            draw = jax.random.normal(next(keygen), (fan_in, fan_out), jnp.float32)
+            return nnx.Param(draw * (gain * fan_in**-0.5))
+
+        self.config = config
+        self.attention_norm = nnx.Param(jnp.ones(width))
+        self.query = kernel(width, queries)
+        self.key = kernel(width, keys)
+        self.value = kernel(width, keys)
+        self.attention_out = kernel(queries, width, residual)
+        self.mlp_norm = nnx.Param(jnp.ones(width))
+        self.gate = kernel(width, mlp)
+        self.up = kernel(width, mlp)
+        self.down = kernel(mlp, width, residual)
+        if config.qkv_bias:
+            self.query_bias = nnx.Param(jnp.zeros(queries))
+            self.key_bias = nnx.Param(jnp.zeros(keys))
+            self.value_bias = nnx.Param(jnp.zeros(keys))
+
+    def __call__(
+        self,
+        x: Float[jax.Array, "batch length embed"],
+        angles: tuple[
+            Float[jax.Array, "batch length pairs"], Float[jax.Array, "batch length pairs"]
+        ],
+        attention_mask: Bool[jax.Array, "batch keys"] | Bool[jax.Array, "batch length keys"],
+        window: Window | None = None,
+        cache: KeyValues | None = None,
+    ) -> tuple[Float[jax.Array, "batch queries embed"], KeyValues]:
+        """The layer's output.
+
+        Args:
+            x: the residual stream, `[batch, length, embed]`.
+            angles: rotary cosine and sine of these positions, `[batch, length, head_dim / 2]`.
+            attention_mask: `[batch, keys]` or `[batch, length, keys]`, True where a query
+                attends; keys are those of `cache`, then those of `x`.
+            window: the positions whose output is wanted; None for all.
+            cache: further keys and values of this layer.
+
+        Returns:
+            `[batch, length or window, embed]`, and the keys and values of `x`.
+        """
+        eps = self.config.norm_eps
+        cos, sin = angles
+        normed = layers.rms_norm(x, self.attention_norm[...], eps)
+        k = layers.rotate(self._project("key", normed), cos, sin)
+        v = self._project("value", normed)
+        if window is not None:
+            x, normed, cos, sin = (window.of(array) for array in (x, normed, cos, sin))
+            if attention_mask.ndim == 3:
+                attention_mask = window.of(attention_mask)
+        q = layers.rotate(self._project("query", normed), cos, sin)
+        mixed = attention(q, k, v, attention_mask, cache)
+        x = x + layers.linear(mixed, self.attention_out[...])
+        normed = layers.rms_norm(x, self.mlp_norm[...], eps)
+        gate = jax.nn.silu(layers.linear(normed, self.gate[...]))
+        x = x + layers.linear(gate * layers.linear(normed, self.up[...]), self.down[...])
+        return x, KeyValues(heads_first(k), heads_first(v))
+
+    def _project(
+        self, name: str, x: Float[jax.Array, "batch length embed"]
+    ) -> Float[jax.Array, "batch length heads head_dim"]:
+        bias = getattr(self, f"{name}_bias")[...] if self.config.qkv_bias else None
+        heads = layers.linear(x, getattr(self, name)[...], bias)
+        return heads.reshape(*x.shape[:-1], -1, self.config.head_dim)
