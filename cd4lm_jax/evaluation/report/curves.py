@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cd4lm_jax.evaluation.output import SUMMARY_FILE
+from cd4lm_jax.evaluation.report import rows as row_forms
 from cd4lm_jax.evaluation.statistics import frontier
 from cd4lm_jax.evaluation.statistics.aup import accuracy_under_parallelism
 from cd4lm_jax.settings.config import from_plain
@@ -62,6 +63,7 @@ class Curve:
 
     Attributes:
       name: the method.
+      model: what it decodes; curves of one model share a colour. Empty for published ones.
       task: only curves of one task are compared.
       setting: lengths and the like, for people.
       points: in any order.
@@ -69,6 +71,7 @@ class Curve:
     """
 
     name: str
+    model: str = ""
     task: str
     setting: str
     points: tuple[CurvePoint, ...]
@@ -88,31 +91,37 @@ def read_evaluation(folder: str | os.PathLike[str], label: str = "") -> list[Cur
     """
     path = pathlib.Path(folder) / SUMMARY_FILE
     summary = _json(path)
+    try:
+        rows = row_forms.read(summary.get("rows") or ())
+    except (AttributeError, ValueError) as error:
+        raise ValueError(f"{path}: no row of an evaluation ({error})") from error
     points: dict[tuple[str, str], list[CurvePoint]] = {}
-    for row in summary.get("rows") or ():
+    for row in rows:
         try:
-            rule, _, setting = row["commit"].partition(":")
             counts = {name: row.get(name) for name in COUNTS}
             interval = row.get("accuracy_interval")
             point = CurvePoint(
-                label=setting,
+                label=row_forms.setting(row),
                 accuracy=row["accuracy"],
                 accuracy_interval=tuple(interval) if interval else None,
                 **counts,
             )
-            points.setdefault((row["model"], rule), []).append(point)
+            points.setdefault((row["model"], row_forms.series(row)), []).append(point)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path}: no row of an evaluation ({error}): {row}") from error
     if not points:
         raise ValueError(f"{path} has no rows, expected those of launch.evaluate")
+    order = row_forms.models(rows)
+    before = f"{label}: " if label else ""
     return [
         Curve(
-            name=f"{label}: {model}, {rule}" if label else f"{model}, {rule}",
+            name=f"{before}{model}, {rule}",
+            model=f"{before}{model}",
             task=str(summary.get("task") or summary.get("source") or "unnamed"),
             setting=_lengths(summary),
             points=tuple(found),
         )
-        for (model, rule), found in points.items()
+        for (model, rule), found in sorted(points.items(), key=lambda kv: order.index(kv[0][0]))
     ]
 
 
