@@ -27,7 +27,7 @@ Values = TypeVar("Values")
 class Positions(Generic[Values]):
     """What a decode records of every generated position. This is the one place that names it.
 
-    `Values` is what holds a field: a jax array, a numpy array, or a list.
+    `Values` is the type of a field: a jax array, a numpy array, or a list.
 
     Attributes:
         tokens: int32, token ids.

@@ -34,7 +34,7 @@ TOOLTIPS = {
     Reason.LIMIT: _COMMITTED % "because its block's or row's passes were used up",
     Reason.GIVEN: "position {position}: given from the start",
 }
-"""The tooltip of a position, by why it holds its token; replay.js fills in the numbers."""
+"""The tooltip of a position, by the reason of its token; replay.js fills in the numbers."""
 
 FACTS: dict[str, Any] = {
     "floor": COLOUR_FLOOR,
@@ -77,7 +77,7 @@ class Chip(TokenText):
     Attributes:
         committed_at: the pass that committed it, 0 where none did.
         due: the pass after which it is there.
-        reason: why it holds its token.
+        reason: why it has its token.
         heat: its confidence on the colour scale, 0 to 1.
     """
 

@@ -116,8 +116,13 @@ def test_bars_count_what_each_pass_committed(drawn: Any) -> None:
 
 def test_one_is_not_many(drawn: Any) -> None:
     """A pass, a token, a position: each in the singular where there is one."""
-    reasons = {"reason": [4, 1, 0], "committed_at": [0, 1, 0], "confidence": [0.0, 0.9, 0.0]}
-    one = Replay(tokens=[1, 2, 6], nfe=1, **reasons)
+    one = Replay(
+        tokens=[1, 2, 6],
+        committed_at=[0, 1, 0],
+        confidence=[0.0, 0.9, 0.0],
+        reason=[4, 1, 0],
+        nfe=1,
+    )
     shown = drawn(page.render([Panel(name="1", replays=[one])], text=TEXTS.__getitem__, title=""))
     assert shown.locator(".counter").inner_text() == "1 pass, done, 1 token committed"
     shown.get_by_label("Previous pass").click()

@@ -2,7 +2,7 @@
 
 A curve is one method on one task: its settings, such as thresholds, are its points. Figures that
 were published stay apart from what was measured here: they carry their source, and neither kind is
-ever marked as beaten by the other. Speed is counted in more than one way (DESIGN.md, "Counting"),
+ever marked as beaten by the other. Speed is counted in more than one way (see runs/speed.py),
 and a point has only the counts that it was reported with.
 """
 
@@ -30,10 +30,10 @@ class CurvePoint:
     """One setting of a method.
 
     Attributes:
-      label: the setting, such as a threshold.
-      accuracy: share of problems.
-      accuracy_interval: its interval.
-      tpf, canvas_tpf, nfe: as in a row of summary.json; None where it was not reported.
+        label: the setting, such as a threshold.
+        accuracy: share of problems.
+        accuracy_interval: its interval.
+        tpf, canvas_tpf, nfe: as in a row of summary.json; None where it was not reported.
     """
 
     label: str = ""
@@ -62,12 +62,12 @@ class Curve:
     """One method on one task.
 
     Attributes:
-      name: the method.
-      model: what it decodes; curves of one model share a colour. Empty for published ones.
-      task: only curves of one task are compared.
-      setting: lengths and the like, for people.
-      points: in any order.
-      source: where it was published; None for what was measured here.
+        name: the method.
+        model: what it decodes; curves of one model share a colour. Empty for published ones.
+        task: only curves of one task are compared.
+        setting: lengths and the like, for people.
+        points: in any order.
+        source: where it was published; None for what was measured here.
     """
 
     name: str
@@ -82,12 +82,12 @@ def read_evaluation(folder: str | os.PathLike[str], label: str = "") -> list[Cur
     """The curves of an evaluation's summary.json, one for each model and rule.
 
     Args:
-      folder: output of launch.evaluate.
-      label: put before the names, to tell several evaluations apart.
+        folder: output of launch.evaluate.
+        label: put before the names, to distinguish several evaluations.
 
     Raises:
-      ValueError: no evaluation.
-      OSError: no such file.
+        ValueError: no evaluation.
+        OSError: no such file.
     """
     path = pathlib.Path(folder) / SUMMARY_FILE
     summary = _json(path)
@@ -132,8 +132,8 @@ def read_peers(path: str | os.PathLike[str]) -> list[Curve]:
     `CurvePoint`) and, where they differ from the file's, "setting" and "source".
 
     Raises:
-      ValueError: not such a file.
-      OSError: no such file.
+        ValueError: not such a file.
+        OSError: no such file.
     """
     file = _json(pathlib.Path(path))
     shared = {key: file.pop(key, "") for key in ("task", "setting", "source")}
@@ -176,7 +176,7 @@ def unbeaten(curves: Sequence[Curve], count: str) -> set[tuple[int, int]]:
     Measured points are compared with measured ones, published with published.
 
     Returns:
-      For each such point the number of its curve, and its own in that curve.
+        For each such point the number of its curve, and its number in that curve.
     """
     groups: dict[tuple[str, bool], list[frontier.Point]] = {}
     where: dict[str, tuple[int, int]] = {}

@@ -45,7 +45,7 @@ def write(folder: str | os.PathLike[str], curves: Sequence[Curve]) -> None:
     """Writes frontier.png and frontier.html; both are made before either is written.
 
     Raises:
-      ValueError: no curve.
+        ValueError: no curve.
     """
     if not curves:
         raise ValueError("frontier: got no curve, expected at least one")
@@ -77,9 +77,9 @@ class Row:
     """A point as it is shown.
 
     Attributes:
-      published: not measured here.
-      cells: texts in the order of the headings; curve and AUP in the first row of a curve alone.
-      marked: headings of the counts by which no other point beats this one.
+        published: not measured here.
+        cells: texts in the order of the headings; curve and AUP in the first row of a curve alone.
+        marked: headings of the counts by which no other point beats this one.
     """
 
     published: bool

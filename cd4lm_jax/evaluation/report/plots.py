@@ -68,9 +68,9 @@ def pareto_png(rows: Rows, *, chosen: str | None = None, theme: Theme = LIGHT) -
     """Accuracy against passes (log scale), a line for every model and rule, labelled in place.
 
     Args:
-      rows: of the summary; those without accuracy or nfe are left out.
-      chosen: name of the row to mark.
-      theme: colours.
+        rows: of the summary; those without accuracy or nfe are left out.
+        chosen: name of the row to mark.
+        theme: colours.
     """
     rows = row_forms.read(rows)
     colours = model_colours(row_forms.models(rows), theme)
@@ -121,9 +121,9 @@ def training_png(curves: Rows, *, theme: Theme = LIGHT) -> bytes:
     """Training curves: the loss and its terms above, lambda and learning rate below.
 
     Args:
-      curves: rows of metrics.jsonl; any key may be missing in any row. Of rows with the same step
-        (a run that was resumed) the last counts.
-      theme: colours.
+        curves: rows of metrics.jsonl; any key may be missing in any row. Of rows with the same step
+            (a run that was resumed) the last counts.
+        theme: colours.
     """
     figure, (losses, weight, rate) = _figure(theme, height=5.2, rows=2)
     total, kl, ce, evaluation = (theme.ink, *theme.colours[1:4])

@@ -111,7 +111,9 @@ def _read(
 ) -> tuple[dict[str, list[str]], dict[str, Any], list[Replay]]:
     """A run's problems, its outcomes as columns, and its decodes."""
     shared: dict[str, list[str]] = {key: [] for key in _SHARED}
-    columns = {key: [] for key in ("correct", "nfe", "length", "output", "confidence")}
+    columns: dict[str, list[Any]] = {
+        key: [] for key in ("correct", "nfe", "length", "output", "confidence")
+    }
     run: dict[str, Any] = {"name": name, **columns}
     replays = []
     for _, record in journal.records(path):

@@ -39,21 +39,22 @@ def write_report(
     All three are made before the first is written, and each is written atomically.
 
     Args:
-      folder: created where missing.
-      summary: {"rows": [{"name", "model", "rule", "baseline", "accuracy", "accuracy_interval",
-        "nfe", "tpf", "canvas_tpf", "tps", "speedup", "problems"}], "chosen": name of a row or None,
-        "judged": what counts as right, "notes": [text]}, and "device" and "batch_size", which TPS
-        and speed-up depend on. In a row all but the first three may be missing and are then shown
-        as not measured; "tps" and "speedup" may have an "..._interval" as the accuracy has.
-      curves: rows of metrics.jsonl, in any order.
-      records: the problems.jsonl of rows, by the rows' names, as problems.pack reads them: what
-        the browser of all problems shows.
-      text: of a token id of those records.
-      title: of the page.
+        folder: created where missing.
+        summary: {"rows": [{"name", "model", "rule", "baseline", "accuracy", "accuracy_interval",
+            "nfe", "tpf", "canvas_tpf", "tps", "speedup", "problems"}], "chosen": name of a row or
+            None, "judged": what counts as right, "notes": [text]}, and "device" and "batch_size",
+            which TPS and speed-up depend on. In a row all but the first three may be missing and
+            are then shown as not measured; "tps" and "speedup" may have an "..._interval" as the
+            accuracy has.
+        curves: rows of metrics.jsonl, in any order.
+        records: the problems.jsonl of rows, by the rows' names, as problems.pack reads them: what
+            the browser of all problems shows.
+        text: of a token id of those records.
+        title: of the page.
 
     Raises:
-      ValueError: no rows, a row without name, model or rule, a chosen name or a record's that no
-        row has, or records that cannot be read.
+        ValueError: no rows, a row without name, model or rule, a chosen name or a record's that no
+            row has, or records that cannot be read.
     """
     rows, chosen = _checked(summary)
     pictures = {"pareto": _both(plots.pareto_png, rows, chosen=chosen)}

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import pathlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cd4lm_jax.data.sources import Example
 from cd4lm_jax.decoding.trajectory import POSITION_TYPES
-from cd4lm_jax.evaluation.runs.run import Run
+
+if TYPE_CHECKING:
+    from cd4lm_jax.evaluation.runs.run import Run
 
 
 def records(run: Run, problems: list[Example]) -> list[dict[str, Any]]:
