@@ -92,7 +92,7 @@ def read_evaluation(folder: str | os.PathLike[str], label: str = "") -> list[Cur
     path = pathlib.Path(folder) / SUMMARY_FILE
     summary = _json(path)
     try:
-        rows = row_forms.read(summary.get("rows") or ())
+        rows = row_forms.of(summary)
     except (AttributeError, ValueError) as error:
         raise ValueError(f"{path}: no row of an evaluation ({error})") from error
     points: dict[tuple[str, str], list[CurvePoint]] = {}

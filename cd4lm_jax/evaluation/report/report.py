@@ -14,8 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from cd4lm_jax.evaluation.report import plots, problems, table
-from cd4lm_jax.evaluation.report.rows import baseline as baseline_of
-from cd4lm_jax.evaluation.report.rows import read
+from cd4lm_jax.evaluation.report import rows as row_forms
 from cd4lm_jax.evaluation.report.table import print_table
 from cd4lm_jax.replay import page
 from cd4lm_jax.runtime import files
@@ -40,12 +39,12 @@ def write_report(
 
     Args:
         folder: created where missing.
-        summary: {"rows": [{"name", "model", "rule", "baseline", "accuracy", "accuracy_interval",
-            "nfe", "tpf", "canvas_tpf", "tps", "speedup", "problems"}], "chosen": name of a row or
-            None, "judged": what counts as right, "notes": [text]}, and "device" and "batch_size",
-            which TPS and speed-up depend on. In a row all but the first three may be missing and
-            are then shown as not measured; "tps" and "speedup" may have an "..._interval" as the
-            accuracy has.
+        summary: {"rows": [{"name", "model", "rule", "accuracy", "accuracy_interval", "nfe", "tpf",
+            "canvas_tpf", "tps", "speedup", "problems"}], "baseline": name of the row that speed-ups
+            refer to or None, "chosen": name of a row or None, "judged": what counts as right,
+            "notes": [text]}, and "device" and "batch_size", which TPS and speed-up depend on. In a
+            row all but the first three may be missing and are then shown as not measured; "tps" and
+            "speedup" may have an "..._interval" as the accuracy has.
         curves: rows of metrics.jsonl, in any order.
         records: the problems.jsonl of rows, by the rows' names, as problems.pack reads them: what
             the browser of all problems shows.
@@ -93,7 +92,7 @@ def render(
         rows=rows,
         chosen=chosen,
         best=next((row for row in rows if row["name"] == chosen), None),
-        baseline=baseline_of(rows),
+        baseline=row_forms.baseline(rows),
         cell=table.cell,
         interval=table.interval,
         column={column.key: column for column in table.COLUMNS},
@@ -110,7 +109,7 @@ def render(
 
 def _checked(summary: Mapping[str, Any]) -> tuple[list[dict[str, Any]], str | None]:
     """The summary's rows and its chosen name, or an error that says what is wrong with them."""
-    rows = read(summary.get("rows") or ())
+    rows = row_forms.of(summary)
     if not rows:
         raise ValueError('report: the summary has no "rows", expected at least one run')
     chosen = summary.get("chosen")
@@ -133,7 +132,7 @@ def _packed(
     names = [row["name"] for row in rows if row["name"] in records]
     if unknown := sorted(set(records) - set(names)):
         raise ValueError(f"report: got records of {unknown[0]!r}, but no row has that name")
-    baseline = baseline_of(rows)
+    baseline = row_forms.baseline(rows)
     shown = chosen if chosen is not None and chosen in names else names[-1]
     beside = baseline["name"] if baseline and baseline["name"] in names else None
     return problems.pack(

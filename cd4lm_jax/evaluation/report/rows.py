@@ -1,7 +1,7 @@
 """Rows of summary.json as tables and pictures read them.
 
-A row is one run: `name`, `model`, `rule` (such as `confidence:0.9`), what was measured, and
-`baseline` where it is the run that speed-ups refer to.
+A row is one run: `name`, `model`, `rule` (such as `confidence:0.9`) and what was measured. The
+summary names the row that speed-ups refer to, its `baseline`; here that row is marked.
 """
 
 from __future__ import annotations
@@ -16,11 +16,26 @@ _REQUIRED = ("name", "model", "rule")
 _OLD_BASELINE = ("teacher", "fixed:1")
 
 
+def of(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The rows of a summary, the baseline marked if the summary names one.
+
+    Raises:
+        ValueError: rows that `read` refuses, or a baseline that no row is named after.
+    """
+    rows = read(summary.get("rows") or ())
+    if "baseline" not in summary:
+        return rows
+    name, names = summary["baseline"], [row["name"] for row in rows]
+    if name is not None and name not in names:
+        raise ValueError(f"report: baseline is {name!r}, but no row has that name; {names}")
+    return [row | {"baseline": row["name"] == name} for row in rows]
+
+
 def read(rows: Iterable[Row]) -> list[dict[str, Any]]:
     """Rows that have what every row has; the older key `commit` is read as `rule`.
 
     Raises:
-        ValueError: a row without name, model or rule, or two baselines.
+        ValueError: a row without name, model or rule.
     """
     found = []
     for number, row in enumerate(rows):
@@ -28,13 +43,11 @@ def read(rows: Iterable[Row]) -> list[dict[str, Any]]:
         if missing := [key for key in _REQUIRED if not one.get(key)]:
             raise ValueError(f"report: row {number} lacks {', '.join(missing)}: {dict(row)!r}")
         found.append(one)
-    if len(several := [row["name"] for row in found if row.get("baseline")]) > 1:
-        raise ValueError(f"report: {', '.join(several)} are all baselines, expected one at most")
     return found
 
 
 def baseline(rows: Sequence[Row]) -> Row | None:
-    """The row that speed-ups refer to, of rows that `read` gave; None where there is none."""
+    """The row that speed-ups refer to; None where there is none."""
     if any("baseline" in row for row in rows):
         return next((row for row in rows if row.get("baseline")), None)
     return next((row for row in rows if (row["model"], row["rule"]) == _OLD_BASELINE), None)

@@ -73,6 +73,21 @@ class Comparison:
             "would decide it."
         )
 
+    def loss(self, first: str = "the first", second: str = "the second") -> str | None:
+        """Says that the first has fewer right than the second; None where it has not.
+
+        Args:
+            first, second: what the runs are called.
+        """
+        if self.difference.value >= 0:
+            return None
+        d = self.difference
+        chance = "more than chance alone" if self.p_value < SIGNIFICANT else "chance may explain it"
+        return (
+            f"{first} loses {-100 * d.value:.1f} points of accuracy against {second} "
+            f"[{-100 * d.high:.1f}, {-100 * d.low:.1f}]: {chance} (McNemar p = {self.p_value:.2g})."
+        )
+
     def __str__(self) -> str:
         d = self.difference
         return (
