@@ -18,6 +18,7 @@ from cd4lm_jax.decoding.trajectory import Trajectory
 from cd4lm_jax.models.fingerprint import fingerprint
 from cd4lm_jax.models.transformer import Execution, Transformer
 from cd4lm_jax.replay import page, terminal
+from cd4lm_jax.replay.replays import Replay
 from cd4lm_jax.settings.choices import nearest
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ class Decoded:
         Without a tokenizer it shows ids.
         """
         questions = [self._question(prompt) for prompt in self.prompts]
-        return self.trajectory.to_html(self._token, prompts=questions)
+        return page.of(self.trajectory, self._token, prompts=questions)
 
     def _repr_html_(self) -> str:
         """What a notebook shows of it: the page of `to_html`."""
@@ -133,8 +134,8 @@ class Decoded:
         if not 0 <= row < len(self.prompts):
             raise ValueError(f"row={row}: give one from 0 to {len(self.prompts) - 1}")
         question = self._question(self.prompts[row])
-        replay = self.trajectory.replay(row, text=self._token, question=question)
-        terminal.play(replay, seconds=seconds)
+        replay = Replay.of(self.trajectory, row)
+        terminal.play(replay, text=self._token, question=question, seconds=seconds)
 
     def _token(self, token: int) -> str:
         return _token_text(self.tokenizer, token)

@@ -157,6 +157,7 @@ import pathlib, sys
 import cd4lm_jax as cd
 from cd4lm_jax.configs import gsm_mini_best
 from cd4lm_jax.data.gsm_mini import vocabulary
+from cd4lm_jax.evaluation.report import report
 
 assert pathlib.Path(cd.__file__).is_relative_to(sys.argv[1]), cd.__file__
 assert vocabulary.load().encode("Amy has 5 pens.")
@@ -164,9 +165,10 @@ config = gsm_mini_best.get_config()
 assert config.init == config.teacher == cd.bundled.teacher()
 assert len(config.data.open()) > len(config.validation.open()) > 0
 out = cd.decode(cd.load(cd.bundled.teacher()), ["Amy has 5 pens. She buys 3. How many pens now?"],
-                commit=cd.ConfidenceAdaptive(threshold=0.9), gen_length=64, block_length=32)
+                rule=cd.ConfidenceAdaptive(threshold=0.9), gen_length=64, block_length=32)
 assert "#### 8" in out.text[0], out.text
-assert "pass 1 of" in out.to_html()
+assert "committed_at" in out.to_html()
+assert (report.TEMPLATES / "report.css").is_file()
 """
 
 

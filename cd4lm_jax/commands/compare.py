@@ -15,16 +15,17 @@ from typing import NoReturn
 from absl import flags
 
 from cd4lm_jax.commands import common
+from cd4lm_jax.evaluation.runs import pairs
 from cd4lm_jax.evaluation.statistics import bootstrap, comparison
 
 _A = flags.DEFINE_string("a", None, "Folder of a run, or of an evaluation that holds one run.")
-_B = flags.DEFINE_string("b", None, "The same of the run that it is held against.")
+_B = flags.DEFINE_string("b", None, "The same of the run that it is compared with.")
 _MARGIN = flags.DEFINE_float("margin", 0.01, "Share of problems that counts as no worse.")
 
 
 def main() -> None:
     """Reads, tests, says what follows."""
-    a, b = comparison.read_pair(common.given(_A), common.given(_B))
+    a, b = pairs.read_pair(common.given(_A), common.given(_B))
     found = comparison.compare(a.correct, b.correct)
     verdict = found.verdict(_MARGIN.value, "a", "b")
     for name, side in (("a", a), ("b", b)):

@@ -1,4 +1,4 @@
-"""Why a position of a decode holds what it holds."""
+"""Why a position of a decode has the token that it has."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import enum
 
 
 class Reason(enum.IntEnum):
-    """Why a position holds what it holds.
+    """Why a position has the token that it has.
 
     Attributes:
         TAIL: filled after the row had ended, not decoded.
         RULE: committed by the commit rule.
-        MINIMUM: not sure enough for the rule; committed to keep the least number a pass.
+        MINIMUM: not good enough for the rule; committed to keep the least number a pass.
         LIMIT: committed because the block's or the row's passes were used up.
         GIVEN: fixed from the start (infilling).
     """

@@ -1,21 +1,19 @@
-"""What a decode committed where, when and how surely: data, not print-outs.
+"""What a decode committed where, when, why and with which confidence: data only.
 
-One row a problem. Everything that is counted or shown about a decode (passes, tokens a pass, the
+One row a prompt. Everything that is counted or shown about a decode (passes, tokens a pass, the
 pass-by-pass replay) is worked out from this record, so a decoder has nothing else to report.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from cd4lm_jax.decoding.reason import Reason
-from cd4lm_jax.replay import page
-from cd4lm_jax.replay.boards import Replay
 
 Int32 = npt.NDArray[np.int32]
 
@@ -29,7 +27,7 @@ Values = TypeVar("Values")
 class Positions(Generic[Values]):
     """What a decode records of every generated position. This is the one place that names it.
 
-    `Values` is what holds a field: a jax array, a numpy array, or a list.
+    `Values` is the type of a field: a jax array, a numpy array, or a list.
 
     Attributes:
         tokens: int32, token ids.
@@ -74,7 +72,7 @@ class Trajectory(Positions[npt.NDArray[Any]]):
         """Takes anything numpy can read (device arrays included) and checks that it fits.
 
         Raises:
-          ValueError: a wrong number of axes or kind of number, shapes that disagree, a pass or a
+            ValueError: a wrong number of axes or kind of number, shapes that disagree, a pass or a
             length outside what the row allows.
         """
         for field in dataclasses.fields(self):
@@ -98,7 +96,7 @@ class Trajectory(Positions[npt.NDArray[Any]]):
         _within("confidence", self.confidence, 0.0, 1.0 + _ROUNDING, "a probability")
 
     def __len__(self) -> int:
-        """The number of problems, N."""
+        """The number of prompts, N."""
         return self.tokens.shape[0]
 
     @property
@@ -107,10 +105,10 @@ class Trajectory(Positions[npt.NDArray[Any]]):
         return self.tokens.shape[1]
 
     def rows(self, index: slice | Sequence[int] | npt.NDArray[Any]) -> Trajectory:
-        """The problems picked by a slice, a list of row numbers or a boolean array [N].
+        """The prompts picked by a slice, a list of row numbers or a boolean array [N].
 
         Raises:
-          ValueError: the index picks no whole rows (a single number, more than one axis).
+            ValueError: the index picks no whole rows (a single number, more than one axis).
         """
         picked = index if isinstance(index, slice) else np.asarray(index)
         if not isinstance(picked, slice):
@@ -126,7 +124,7 @@ class Trajectory(Positions[npt.NDArray[Any]]):
         """One trajectory from those of several batches, in their order.
 
         Raises:
-          ValueError: no part at all, or parts of different generation lengths.
+            ValueError: no part at all, or parts of different generation lengths.
         """
         parts = list(parts)
         lengths = sorted({part.gen_length for part in parts})
@@ -141,63 +139,8 @@ class Trajectory(Positions[npt.NDArray[Any]]):
             }
         )
 
-    def replay(
-        self,
-        row: int,
-        *,
-        text: Callable[[int], str],
-        question: str | None = None,
-        reference: str | None = None,
-        title: str | None = None,
-        correct: bool | None = None,
-    ) -> Replay:
-        """One problem to be shown pass by pass, in a group by its number.
-
-        `text` gives the text of a single token id.
-        """
-        return Replay(
-            tokens=[text(token) for token in self.tokens[row].tolist()],
-            committed_at=self.committed_at[row].tolist(),
-            confidence=self.confidence[row].tolist(),
-            reason=[Reason(reason) for reason in self.reason[row]],
-            nfe=int(self.nfe[row]),
-            group=row,
-            question=question,
-            reference=reference,
-            title=title,
-            correct=correct,
-        )
-
-    def to_html(
-        self,
-        text: Callable[[int], str] | None = None,
-        *,
-        prompts: Sequence[str] | None = None,
-        title: str = "What was decoded when",
-    ) -> str:
-        """One self-contained page that replays every problem pass by pass.
-
-        Args:
-          text: of a token id; ids are shown as numbers when None.
-          prompts: the text of every problem; none is shown when None.
-          title: of the page.
-
-        Raises:
-          ValueError: not one prompt a problem.
-        """
-        if prompts is not None and len(prompts) != len(self):
-            raise ValueError(
-                f"to_html: got {len(prompts)} prompts for {len(self)} problems, expected one each"
-            )
-        questions = [None] * len(self) if prompts is None else prompts
-        replays = [
-            self.replay(row, text=text or str, question=question)
-            for row, question in enumerate(questions)
-        ]
-        return page.render(replays, title=title)
-
     def to_json(self) -> list[dict[str, Any]]:
-        """One JSON-ready mapping a problem, its keys the field names; `from_json` reads it back."""
+        """One JSON-ready mapping a prompt, its keys the field names; `from_json` reads it back."""
         # Through the shortest decimal that names the float32: 0.95, not 0.949999988079071.
         confidence = self.confidence.astype(str).astype(np.float64).tolist()
         return [
@@ -215,7 +158,7 @@ class Trajectory(Positions[npt.NDArray[Any]]):
         """The trajectory whose `to_json` gave `records`; other keys in a record are passed over.
 
         Raises:
-          ValueError: no record, a key missing, or records of different generation lengths.
+            ValueError: no record, a key missing, or records of different generation lengths.
         """
         records = list(records)
         names = [field.name for field in dataclasses.fields(cls)]

@@ -6,11 +6,13 @@ rich is imported within the functions: most decodes are never drawn.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from cd4lm_jax.decoding.reason import Reason
-from cd4lm_jax.replay import boards
-from cd4lm_jax.replay.boards import Chip, Replay
+from cd4lm_jax.replay import chips
+from cd4lm_jax.replay.chips import Chip
+from cd4lm_jax.replay.replays import Replay
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,49 +24,68 @@ _INK, _MASK = "#1c2128", "#9aa1a9"
 _LOW, _HIGH = (255, 192, 120), (183, 228, 221)
 
 
-def view(replayed: Replay, after: int) -> Text:
+def view(replay: Replay, after: int, text: Callable[[int], str] = str) -> Text:
     """What is there after so many passes, as a rich renderable.
 
     Masked positions are grey blocks of the width that their token will have, so nothing moves;
     the colour is the confidence. What the last pass committed is inverted, special tokens are
     dimmed, given ones underlined.
+
+    Args:
+        replay: one decode.
+        after: passes.
+        text: of a token id.
     """
     from rich.text import Text
 
-    board = boards.board(replayed)
-    status = f"pass {after} of {replayed.nfe}, {sum(board.bars[:after])} committed"
-    tail = f", {board.tail} positions after the end" if board.tail else ""
-    text = Text().append(f"{status}{tail}\n", "dim")
-    for chip in board.chips:
+    committed = sum(0 < at <= after for at in replay.committed_at)
+    left = len(replay.tokens) - replay.shown
+    tail = f", {left} position{'s' * (left > 1)} after the end" if left else ""
+    view = Text().append(f"pass {after} of {replay.nfe}, {committed} committed{tail}\n", "dim")
+    for chip in chips.chips(replay, text):
         token = f"<{chip.text}>" if chip.special else chip.text
         if chip.due > after:
-            text.append(_block(token), _MASK)
+            view.append(_block(token), _MASK)
         else:
-            text.append(token, _style(chip, after))
+            view.append(token, _style(chip, after))
         if chip.breaks:
-            text.append("\n")
-    return text
+            view.append("\n")
+    return view
 
 
-def play(replayed: Replay, *, seconds: float = 0.3, console: Console | None = None) -> None:
-    """Plays a decode, so many seconds a pass, and leaves its last state on the terminal.
+def play(
+    replay: Replay,
+    *,
+    text: Callable[[int], str] = str,
+    question: str | None = None,
+    seconds: float = 0.3,
+    console: Console | None = None,
+) -> None:
+    """Plays a decode and leaves its last state on the terminal.
 
     Into a file or a pipe, or where NO_COLOR is set, only the last state is printed.
+
+    Args:
+        replay: one decode.
+        text: of a token id.
+        question: printed before it.
+        seconds: a pass.
+        console: the terminal; None for standard output.
     """
     from rich.console import Console
     from rich.live import Live
     from rich.text import Text
 
     console = console or Console()
-    if replayed.question is not None:
-        console.print(Text(replayed.question.translate(boards.CONTROL)))
+    if question is not None:
+        console.print(Text(question.translate(chips.CONTROL)))
     if not console.is_interactive or console.no_color:
-        console.print(view(replayed, replayed.nfe))
+        console.print(view(replay, replay.nfe, text))
         return
-    with Live(view(replayed, 0), console=console, auto_refresh=False) as live:
-        for after in range(1, replayed.nfe + 1):
+    with Live(view(replay, 0, text), console=console, auto_refresh=False) as live:
+        for after in range(1, replay.nfe + 1):
             time.sleep(seconds)
-            live.update(view(replayed, after), refresh=True)
+            live.update(view(replay, after, text), refresh=True)
 
 
 def _block(text: str) -> str:

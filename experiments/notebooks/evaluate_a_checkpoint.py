@@ -154,8 +154,9 @@ summary = benchmark(
 print_table(summary["rows"])
 
 # %%
+from cd4lm_jax.evaluation.runs.pairs import read_pair
 from cd4lm_jax.evaluation.statistics import bootstrap
-from cd4lm_jax.evaluation.statistics.comparison import compare, read_pair
+from cd4lm_jax.evaluation.statistics.comparison import compare
 
 fixed_name, adaptive_name = (f"{OUTPUT}/runs/{row['name']}" for row in summary["rows"])
 adaptive, fixed = read_pair(adaptive_name, fixed_name)

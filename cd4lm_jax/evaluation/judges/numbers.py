@@ -14,8 +14,6 @@ from decimal import Decimal
 import numpy as np
 import numpy.typing as npt
 
-from cd4lm_jax.evaluation.statistics import bootstrap
-
 # What follows the marker: the whole run of number characters, so that "1/2" or "1,2,3" is seen
 # as what it is and not as its first digit. A minus sign may stand before the currency sign.
 _MARKED = re.compile(r"####\s*([-+]?)\$?([-+0-9.,/]+)")
@@ -80,20 +78,6 @@ def score(outputs: Sequence[str], references: Sequence[str]) -> npt.NDArray[np.b
         )
     pairs = zip(outputs, references, strict=True)
     return np.array([is_correct(output, reference) for output, reference in pairs], dtype=np.bool_)
-
-
-def accuracy(
-    correct: npt.ArrayLike,
-    *,
-    samples: int = bootstrap.SAMPLES,
-    seed: int = 0,
-    level: float = bootstrap.LEVEL,
-) -> bootstrap.Estimate:
-    """The share of right answers with a bootstrap interval over problems; correct is [N].
-
-    For two runs on the same problems see `bootstrap.paired_difference` and `paired_ratio`.
-    """
-    return bootstrap.mean(correct, samples=samples, seed=seed, level=level)
 
 
 def _parse(text: str) -> Decimal | None:

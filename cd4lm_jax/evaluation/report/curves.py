@@ -2,7 +2,7 @@
 
 A curve is one method on one task: its settings, such as thresholds, are its points. Figures that
 were published stay apart from what was measured here: they carry their source, and neither kind is
-ever marked as beaten by the other. Speed is counted in more than one way (DESIGN.md, "Counting"),
+ever marked as beaten by the other. Speed is counted in more than one way (see runs/speed.py),
 and a point has only the counts that it was reported with.
 """
 
@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cd4lm_jax.evaluation.output import SUMMARY_FILE
+from cd4lm_jax.evaluation.report import rows as row_forms
 from cd4lm_jax.evaluation.statistics import frontier
 from cd4lm_jax.evaluation.statistics.aup import accuracy_under_parallelism
 from cd4lm_jax.settings.config import from_plain
@@ -29,10 +30,10 @@ class CurvePoint:
     """One setting of a method.
 
     Attributes:
-      label: the setting, such as a threshold.
-      accuracy: share of problems.
-      accuracy_interval: its interval.
-      tpf, canvas_tpf, nfe: as in a row of summary.json; None where it was not reported.
+        label: the setting, such as a threshold.
+        accuracy: share of problems.
+        accuracy_interval: its interval.
+        tpf, canvas_tpf, nfe: as in a row of summary.json; None where it was not reported.
     """
 
     label: str = ""
@@ -61,14 +62,16 @@ class Curve:
     """One method on one task.
 
     Attributes:
-      name: the method.
-      task: only curves of one task are compared.
-      setting: lengths and the like, for people.
-      points: in any order.
-      source: where it was published; None for what was measured here.
+        name: the method.
+        model: what it decodes; curves of one model share a colour. Empty for published ones.
+        task: only curves of one task are compared.
+        setting: lengths and the like, for people.
+        points: in any order.
+        source: where it was published; None for what was measured here.
     """
 
     name: str
+    model: str = ""
     task: str
     setting: str
     points: tuple[CurvePoint, ...]
@@ -79,40 +82,46 @@ def read_evaluation(folder: str | os.PathLike[str], label: str = "") -> list[Cur
     """The curves of an evaluation's summary.json, one for each model and rule.
 
     Args:
-      folder: output of `cd4lm evaluate`.
-      label: put before the names, to tell several evaluations apart.
+        folder: output of `cd4lm evaluate`.
+        label: put before the names, to distinguish several evaluations.
 
     Raises:
-      ValueError: no evaluation.
-      OSError: no such file.
+        ValueError: no evaluation.
+        OSError: no such file.
     """
     path = pathlib.Path(folder) / SUMMARY_FILE
     summary = _json(path)
+    try:
+        rows = row_forms.of(summary)
+    except (AttributeError, ValueError) as error:
+        raise ValueError(f"{path}: no row of an evaluation ({error})") from error
     points: dict[tuple[str, str], list[CurvePoint]] = {}
-    for row in summary.get("rows") or ():
+    for row in rows:
         try:
-            rule, _, setting = row["commit"].partition(":")
             counts = {name: row.get(name) for name in COUNTS}
             interval = row.get("accuracy_interval")
             point = CurvePoint(
-                label=setting,
+                label=row_forms.setting(row),
                 accuracy=row["accuracy"],
                 accuracy_interval=tuple(interval) if interval else None,
                 **counts,
             )
-            points.setdefault((row["model"], rule), []).append(point)
+            points.setdefault((row["model"], row_forms.series(row)), []).append(point)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path}: no row of an evaluation ({error}): {row}") from error
     if not points:
         raise ValueError(f"{path} has no rows, expected those of `cd4lm evaluate`")
+    order = row_forms.models(rows)
+    before = f"{label}: " if label else ""
     return [
         Curve(
-            name=f"{label}: {model}, {rule}" if label else f"{model}, {rule}",
+            name=f"{before}{model}, {rule}",
+            model=f"{before}{model}",
             task=str(summary.get("task") or summary.get("source") or "unnamed"),
             setting=_lengths(summary),
             points=tuple(found),
         )
-        for (model, rule), found in points.items()
+        for (model, rule), found in sorted(points.items(), key=lambda kv: order.index(kv[0][0]))
     ]
 
 
@@ -123,8 +132,8 @@ def read_peers(path: str | os.PathLike[str]) -> list[Curve]:
     `CurvePoint`) and, where they differ from the file's, "setting" and "source".
 
     Raises:
-      ValueError: not such a file.
-      OSError: no such file.
+        ValueError: not such a file.
+        OSError: no such file.
     """
     file = _json(pathlib.Path(path))
     shared = {key: file.pop(key, "") for key in ("task", "setting", "source")}
@@ -167,7 +176,7 @@ def unbeaten(curves: Sequence[Curve], count: str) -> set[tuple[int, int]]:
     Measured points are compared with measured ones, published with published.
 
     Returns:
-      For each such point the number of its curve, and its own in that curve.
+        For each such point the number of its curve, and its number in that curve.
     """
     groups: dict[tuple[str, bool], list[frontier.Point]] = {}
     where: dict[str, tuple[int, int]] = {}

@@ -26,12 +26,12 @@ class Label:
     """A text for the point (x, y) in data coordinates.
 
     Attributes:
-      text: shown as it is (no mathematics).
-      x, y: the point.
-      colour: of the text.
-      size: of the font, in points.
-      bold: weight.
-      clearance: distance kept from the point, in points.
+        text: shown as it is (no mathematics).
+        x, y: the point.
+        colour: of the text.
+        size: of the font, in points.
+        bold: weight.
+        clearance: distance kept from the point, in points.
     """
 
     text: str
@@ -50,9 +50,9 @@ def place(axes: Axes, labels: Sequence[Label], paper: str) -> None:
     enough for the few dozen labels of a plot.
 
     Args:
-      axes: of a figure with an Agg canvas.
-      labels: in order of importance.
-      paper: background colour, drawn as a thin halo around the text.
+        axes: of a figure with an Agg canvas.
+        labels: in order of importance.
+        paper: background colour, drawn as a thin halo around the text.
     """
     renderer, scale = _pixels(axes)
     inside = axes.get_window_extent(renderer)
@@ -78,9 +78,9 @@ def place_right(axes: Axes, labels: Sequence[Label], paper: str) -> None:
     """Draws the labels in a column right of the axes, each as near to its height as they allow.
 
     Args:
-      axes: of a figure with an Agg canvas and with room to its right.
-      labels: in any order.
-      paper: background colour.
+        axes: of a figure with an Agg canvas and with room to its right.
+        labels: in any order.
+        paper: background colour.
     """
     _, scale = _pixels(axes)
     height = {label: axes.transData.transform((label.x, label.y))[1] for label in labels}
@@ -126,15 +126,15 @@ def _offset(box: Bbox, angle: float, distance: float) -> tuple[float, float]:
 
 def _occupied(axes: Axes) -> npt.NDArray[np.float64]:
     """Points in pixels along every line of the axes, [P, 2]."""
-    pieces = []
+    along = []
     for line in axes.get_lines():
         points = line.get_transform().transform(line.get_xydata())
         for start, end in itertools.pairwise(points):
             steps = max(2, int(np.hypot(*(end - start)) / 4))
-            pieces.append(np.linspace(start, end, steps))
+            along.append(np.linspace(start, end, steps))
         if len(points) == 1:
-            pieces.append(points)
-    return np.concatenate(pieces) if pieces else np.empty((0, 2))
+            along.append(points)
+    return np.concatenate(along) if along else np.empty((0, 2))
 
 
 def _cost(

@@ -1,7 +1,7 @@
 """Several curves of accuracy against speed, one over another: table, picture and page.
 
-What was measured here is filled and in colour, what others published is hollow and grey, and each
-way of counting has axes of its own.
+What was measured here is filled, in one colour a model; what others published is hollow and grey;
+each way of counting has separate axes.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import base64
 import dataclasses
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -35,7 +35,9 @@ _AXES = {
     "nfe": plots.PASSES,
 }
 COUNTED = ("TPF", "canvas TPF", "NFE")  # the headings of COUNTS
+_ACCURACY = next(column for column in table.COLUMNS if column.key == "accuracy")
 HEADINGS = ("curve", "setting", "accuracy", *COUNTED, "AUP")
+_LINES = ("-", (0, (4, 2)), (0, (1, 1.5)), (0, (5, 1, 1, 1)))  # of one model's curves in turn
 _HOLLOW = ("o", "s", "^", "D", "v", "P", "X")
 
 
@@ -43,7 +45,7 @@ def write(folder: str | os.PathLike[str], curves: Sequence[Curve]) -> None:
     """Writes frontier.png and frontier.html; both are made before either is written.
 
     Raises:
-      ValueError: no curve.
+        ValueError: no curve.
     """
     if not curves:
         raise ValueError("frontier: got no curve, expected at least one")
@@ -75,9 +77,9 @@ class Row:
     """A point as it is shown.
 
     Attributes:
-      published: not measured here.
-      cells: texts in the order of the headings; curve and AUP in the first row of a curve alone.
-      marked: headings of the counts by which no other point beats this one.
+        published: not measured here.
+        cells: texts in the order of the headings; curve and AUP in the first row of a curve alone.
+        marked: headings of the counts by which no other point beats this one.
     """
 
     published: bool
@@ -99,7 +101,9 @@ def rows(curves: Sequence[Curve], task: str, *, bounds: bool = True) -> list[Row
         once = (curve.name, table.MISSING if score is None else f"{score:.1f}")
         for at in sorted(range(len(curve.points)), key=lambda at: -curve.points[at].accuracy):
             point = curve.points[at]
-            interval = table.interval({"accuracy_interval": bounds and point.accuracy_interval})
+            interval = table.interval(
+                {"accuracy_interval": bounds and point.accuracy_interval}, _ACCURACY
+            )
             accuracy = f"{table.percent(point.accuracy)} {interval}".rstrip()
             if curve.source:  # others' figures as they published them, in hundredths
                 accuracy = f"{100 * point.accuracy:.2f} %"
@@ -161,6 +165,8 @@ def frontier_png(curves: Sequence[Curve], *, theme: plots.Theme = plots.LIGHT) -
         for count in COUNTS
         if _counted(curves, task, count)
     ]
+    models = dict.fromkeys(curve.model or curve.name for curve in curves if curve.source is None)
+    colours = plots.model_colours([*models], theme)
     height = 4.4 * len(panels)
     figure = Figure(figsize=(7.6, height), facecolor=theme.paper)
     FigureCanvasAgg(figure)
@@ -176,16 +182,21 @@ def frontier_png(curves: Sequence[Curve], *, theme: plots.Theme = plots.LIGHT) -
     for at, (task, count) in enumerate(panels):
         axes = figure.add_subplot(grid[at, 0])
         plots.dress(axes, theme)
-        _panel(axes, [curve for curve in curves if curve.task == task], count, theme)
+        _panel(axes, [curve for curve in curves if curve.task == task], count, theme, colours)
         axes.set_title(task, loc="left", fontsize=9, color=theme.ink, parse_math=False)
     return plots.png(figure)
 
 
-def _panel(axes: Axes, curves: Sequence[Curve], count: str, theme: plots.Theme) -> None:
+def _panel(
+    axes: Axes,
+    curves: Sequence[Curve],
+    count: str,
+    theme: plots.Theme,
+    colours: Mapping[str, str],
+) -> None:
     """The curves that were counted so, each named at its fastest point."""
     labels: list[Label] = []
     values: list[float] = []
-    measured = [curve for curve in curves if curve.source is None]
     for curve in curves:
         points = sorted(
             ((value, p) for p in curve.points if (value := p.count(count)) is not None),
@@ -194,8 +205,11 @@ def _panel(axes: Axes, curves: Sequence[Curve], count: str, theme: plots.Theme) 
         if not points:
             continue
         ours = curve.source is None
-        colours = theme.colours
-        colour = colours[measured.index(curve) % len(colours)] if ours else theme.faint
+        model = curve.model or curve.name
+        colour = colours[model] if ours else theme.faint
+        line = _LINES[
+            [c for c in curves if (c.model or c.name) == model].index(curve) % len(_LINES)
+        ]
         marker = "o" if ours else _HOLLOW[curves.index(curve) % len(_HOLLOW)]
         x = [value for value, _ in points]
         y = [100 * point.accuracy for _, point in points]
@@ -207,7 +221,7 @@ def _panel(axes: Axes, curves: Sequence[Curve], count: str, theme: plots.Theme) 
             x,
             y,
             color=colour,
-            ls="-" if ours else (0, (1, 1.5)),
+            ls=line if ours else (0, (1, 1.5)),
             lw=1.6 if ours else 1.0,
             marker=marker,
             ms=5.5,

@@ -19,8 +19,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+from cd4lm_jax.evaluation.report import rows as row_forms
 from cd4lm_jax.evaluation.report.labels import Label, place, place_right
-from cd4lm_jax.evaluation.report.table import BASELINE, percent, times
+from cd4lm_jax.evaluation.report.table import percent, times
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -67,22 +68,24 @@ def pareto_png(rows: Rows, *, chosen: str | None = None, theme: Theme = LIGHT) -
     """Accuracy against passes (log scale), a line for every model and rule, labelled in place.
 
     Args:
-      rows: of the summary; those without accuracy or nfe are left out.
-      chosen: name of the row to mark.
-      theme: colours.
+        rows: of the summary; those without accuracy or nfe are left out.
+        chosen: name of the row to mark.
+        theme: colours.
     """
+    rows = row_forms.read(rows)
+    colours = model_colours(row_forms.models(rows), theme)
+    baseline = row_forms.baseline(rows)
     rows = [row for row in rows if row.get("accuracy") is not None and row.get("nfe")]
     series: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for row in sorted(rows, key=lambda row: row["nfe"]):
-        series.setdefault((row["model"], row["commit"].partition(":")[0]), []).append(row)
-    models = sorted({model for model, _ in series}, key=lambda m: (m != "teacher", m))
+        series.setdefault((row["model"], row_forms.series(row)), []).append(row)
     rules = [rule for rule in sorted({rule for _, rule in series}) if rule not in _STYLES]
     styles = _STYLES | {r: _OTHER_STYLES[i % len(_OTHER_STYLES)] for i, r in enumerate(rules)}
 
     figure, (axes,) = _figure(theme, height=4.6, rows=1)
     labels: list[Label] = []
     for (model, rule), points in series.items():
-        colour = theme.colours[models.index(model) % len(theme.colours)]
+        colour = colours[model]
         marker, line = styles[rule]
         x = [point["nfe"] for point in points]
         y = [100 * point["accuracy"] for point in points]
@@ -98,24 +101,29 @@ def pareto_png(rows: Rows, *, chosen: str | None = None, theme: Theme = LIGHT) -
         )
     accuracy_over(axes, [row["nfe"] for row in rows])
     for (model, _), points in series.items():
-        labels += _settings(axes, points, theme.colours[models.index(model) % len(theme.colours)])
+        labels += _settings(axes, points, colours[model])
     axes.set_xlabel(PASSES)
     for row in rows:
         if row["name"] == chosen:
             labels.insert(0, _mark(axes, row, theme))
-        if (row["model"], row["commit"]) == BASELINE:
+        if row is baseline:
             axes.axhline(100 * row["accuracy"], color=theme.faint, lw=0.9, ls=(0, (1, 2)), zorder=1)
     place(axes, labels, theme.paper)
     return png(figure)
+
+
+def model_colours(models: Sequence[str], theme: Theme) -> dict[str, str]:
+    """The colour of each model, in every picture of one evaluation the same."""
+    return {name: theme.colours[at % len(theme.colours)] for at, name in enumerate(models)}
 
 
 def training_png(curves: Rows, *, theme: Theme = LIGHT) -> bytes:
     """Training curves: the loss and its terms above, lambda and learning rate below.
 
     Args:
-      curves: rows of metrics.jsonl; any key may be missing in any row. Of rows with the same step
-        (a run that was resumed) the last counts.
-      theme: colours.
+        curves: rows of metrics.jsonl; any key may be missing in any row. Of rows with the same step
+            (a run that was resumed) the last counts.
+        theme: colours.
     """
     figure, (losses, weight, rate) = _figure(theme, height=5.2, rows=2)
     total, kl, ce, evaluation = (theme.ink, *theme.colours[1:4])
@@ -217,7 +225,7 @@ def _settings(axes: Axes, points: Rows, colour: str) -> Iterator[Label]:
     gaps = np.hypot(*np.diff(places, axis=0).T)
     apart = np.flatnonzero(gaps > _MARKER * axes.figure.dpi / 72) + 1
     for group in np.split(np.arange(len(points)), apart):
-        ends = dict.fromkeys(points[at]["commit"].partition(":")[2] for at in group[[0, -1]])
+        ends = dict.fromkeys(row_forms.setting(points[at]) for at in group[[0, -1]])
         row = points[group[len(group) // 2]]
         yield Label(
             text=" to ".join(ends), x=row["nfe"], y=100 * row["accuracy"], colour=colour, size=7.5

@@ -1,7 +1,7 @@
 """The report of a run: two pictures and one self-contained page.
 
-The page is the one that replays decodes (decoding/page.py) with pictures, the table and a browser
-of all problems (problems.py), whose decodes are replayed.
+The page is the one that replays decodes (replay/page.py) with pictures, the table and a browser of
+all problems (problems.py), whose decodes are replayed.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from cd4lm_jax.evaluation.report import plots, problems, table
+from cd4lm_jax.evaluation.report import rows as row_forms
 from cd4lm_jax.evaluation.report.table import print_table
 from cd4lm_jax.replay import page
 from cd4lm_jax.runtime import files
@@ -21,8 +22,6 @@ from cd4lm_jax.runtime import files
 __all__ = ["print_table", "render", "write_report"]
 
 TEMPLATES = pathlib.Path(__file__).parent / "templates"
-
-_REQUIRED = ("name", "model", "commit")
 
 
 def write_report(
@@ -39,20 +38,22 @@ def write_report(
     All three are made before the first is written, and each is written atomically.
 
     Args:
-      folder: created where missing.
-      summary: {"rows": [{"name", "model", "commit", "accuracy", "accuracy_interval", "nfe", "tpf",
-        "canvas_tpf", "tps", "speedup", "problems"}], "chosen": name of a row or None,
-        "notes": [text]}, and "device" and "batch_size", which TPS and speed-up depend on. In a
-        row all but the first three may be missing and are then shown as not measured.
-      curves: rows of metrics.jsonl, in any order.
-      records: the problems.jsonl of rows, by the rows' names, as problems.pack reads them: what
-        the browser of all problems shows.
-      text: of a token id of those records.
-      title: of the page.
+        folder: created where missing.
+        summary: {"rows": [{"name", "model", "rule", "accuracy", "accuracy_interval", "nfe", "tpf",
+            "canvas_tpf", "tps", "speedup", "problems"}], "baseline": name of the row that speed-ups
+            refer to or None, "chosen": name of a row or None, "judged": what counts as right,
+            "notes": [text]}, and "device" and "batch_size", which TPS and speed-up depend on. In a
+            row all but the first three may be missing and are then shown as not measured; "tps" and
+            "speedup" may have an "..._interval" as the accuracy has.
+        curves: rows of metrics.jsonl, in any order.
+        records: the problems.jsonl of rows, by the rows' names, as problems.pack reads them: what
+            the browser of all problems shows.
+        text: of a token id of those records.
+        title: of the page.
 
     Raises:
-      ValueError: no rows, a row without name, model or commit, a chosen name or a record's that no
-        row has, or records that cannot be read.
+        ValueError: no rows, a row without name, model or rule, a chosen name or a record's that no
+            row has, or records that cannot be read.
     """
     rows, chosen = _checked(summary)
     pictures = {"pareto": _both(plots.pareto_png, rows, chosen=chosen)}
@@ -91,10 +92,11 @@ def render(
         rows=rows,
         chosen=chosen,
         best=next((row for row in rows if row["name"] == chosen), None),
-        baseline=_baseline(rows),
+        baseline=row_forms.baseline(rows),
         cell=table.cell,
         interval=table.interval,
         column={column.key: column for column in table.COLUMNS},
+        judged=summary.get("judged"),
         notes=summary.get("notes") or (),
         device=summary.get("device"),
         batch_size=summary.get("batch_size"),
@@ -105,14 +107,11 @@ def render(
     )
 
 
-def _checked(summary: Mapping[str, Any]) -> tuple[list[Mapping[str, Any]], str | None]:
+def _checked(summary: Mapping[str, Any]) -> tuple[list[dict[str, Any]], str | None]:
     """The summary's rows and its chosen name, or an error that says what is wrong with them."""
-    rows = list(summary.get("rows") or ())
+    rows = row_forms.of(summary)
     if not rows:
         raise ValueError('report: the summary has no "rows", expected at least one run')
-    for number, row in enumerate(rows):
-        if missing := [key for key in _REQUIRED if not row.get(key)]:
-            raise ValueError(f"report: row {number} lacks {', '.join(missing)}: {dict(row)!r}")
     chosen = summary.get("chosen")
     names = [row["name"] for row in rows]
     if chosen is not None and chosen not in names:
@@ -121,10 +120,6 @@ def _checked(summary: Mapping[str, Any]) -> tuple[list[Mapping[str, Any]], str |
             f"report: chosen is {chosen!r}, but no row has that name; nearest is {nearest[0]!r}"
         )
     return rows, chosen
-
-
-def _baseline(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    return next((row for row in rows if (row["model"], row["commit"]) == table.BASELINE), None)
 
 
 def _packed(
@@ -137,7 +132,7 @@ def _packed(
     names = [row["name"] for row in rows if row["name"] in records]
     if unknown := sorted(set(records) - set(names)):
         raise ValueError(f"report: got records of {unknown[0]!r}, but no row has that name")
-    baseline = _baseline(rows)
+    baseline = row_forms.baseline(rows)
     shown = chosen if chosen is not None and chosen in names else names[-1]
     beside = baseline["name"] if baseline and baseline["name"] in names else None
     return problems.pack(

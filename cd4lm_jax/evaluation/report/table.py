@@ -17,8 +17,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-# Model and commit rule of the run that speed-ups refer to: one token a pass.
-BASELINE = ("teacher", "fixed:1")
+from cd4lm_jax.evaluation.report.rows import read
 
 MISSING = "\u2013"
 
@@ -59,22 +58,21 @@ COLUMNS = (
     Column(
         key="model",
         title="model",
-        meaning="The teacher, or the student that was distilled from it.",
+        meaning="The model that was decoded, such as the teacher or its student.",
         numeric=False,
     ),
     Column(
-        key="commit",
-        title="commit",
-        meaning="When a position's token is committed. fixed:k commits the k surest positions in "
-        "every pass; confidence:t commits every position whose token is at least t probable, "
-        "at least one a pass (confidence-adaptive decoding, CAD).",
+        key="rule",
+        title="rule",
+        meaning="The commit rule: when a position's token is committed. fixed:k commits the k "
+        "positions of highest confidence in every pass; confidence:t commits every position whose "
+        "token is at least t probable, at least one a pass (confidence-adaptive decoding, CAD).",
         numeric=False,
     ),
     Column(
         key="accuracy",
         title="accuracy",
-        meaning="Share of problems whose final number is exactly right; beside it the bootstrap "
-        "interval over problems.",
+        meaning="Share of problems answered right; beside it its 95 % interval (Wilson).",
         render=percent,
     ),
     Column(
@@ -102,14 +100,16 @@ COLUMNS = (
         key="tps",
         title="TPS",
         meaning="Generated tokens before the first end token of all problems per second of "
-        "decoding, compilation and first call excluded.",
+        "decoding, compilation and first call excluded; of several timings the median, beside it "
+        "the lowest and the highest.",
         render=rate,
     ),
     Column(
         key="speedup",
         title="speed-up",
-        meaning="Wall clock of the fixed-step baseline (one token a pass, same problems and "
-        "lengths) over this run's, in the same process.",
+        meaning="Wall-clock time of the baseline (same problems and lengths) over this run's, in "
+        "the same process. Where runs were timed several times in turn: the median of the ratios, "
+        "beside it the lowest and the highest.",
         render=times,
     ),
     Column(
@@ -129,10 +129,13 @@ def cell(row: Mapping[str, Any], column: Column) -> str:
     return column.render(value)
 
 
-def interval(row: Mapping[str, Any]) -> str:
-    """The accuracy's interval as shown in brackets, or an empty string."""
-    bounds = row.get("accuracy_interval")
-    return f"[{100 * bounds[0]:.1f}, {100 * bounds[1]:.1f}]" if bounds else ""
+def interval(row: Mapping[str, Any], column: Column) -> str:
+    """The interval or spread of a row's value as shown in brackets; an empty string without one."""
+    bounds = row.get(f"{column.key}_interval")
+    if not bounds:
+        return ""
+    low, high = (column.render(bound).removesuffix(" %") for bound in bounds)
+    return f"[{low}, {high}]"
 
 
 def print_table(
@@ -140,12 +143,13 @@ def print_table(
 ) -> None:
     """Prints the summary's rows as one table, the chosen run's in bold.
 
-    On a terminal that is too narrow the intervals go first, then the names (model and commit say
+    On a terminal that is too narrow the intervals go first, then the names (model and rule say
     the same); numbers are never cut. In a file or a pipe the table has its full width.
     """
+    checked = read(rows)
     print_fitting(
         [
-            _table(rows, chosen, bounds=bounds, names=names)
+            _table(checked, chosen, bounds=bounds, names=names)
             for bounds, names in ((True, True), (False, True), (False, False))
         ],
         console or Console(),
@@ -167,7 +171,7 @@ def print_fitting(tables: Sequence[Table], console: Console) -> None:
 def _table(
     rows: Sequence[Mapping[str, Any]], chosen: str | None, *, bounds: bool, names: bool
 ) -> Table:
-    """The table with or without accuracy intervals, with or without the column of names."""
+    """The table with or without intervals, with or without the column of names."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
     table.padding = (0, 1, 0, 0)
     columns = [column for column in COLUMNS if names or column.key != "name"]
@@ -180,10 +184,10 @@ def _table(
             vertical="bottom",
         )
     for row in rows:
-        cells = [cell(row, column) for column in columns]
-        if bounds:
-            where = [column.key for column in columns].index("accuracy")
-            cells[where] = f"{cells[where]} {interval(row)}".rstrip()
+        cells = [
+            f"{cell(row, column)} {interval(row, column) if bounds else ''}".rstrip()
+            for column in columns
+        ]
         # Text, not markup: a name may hold square brackets.
         table.add_row(*map(Text, cells), style="bold" if row.get("name") == chosen else "")
     return table

@@ -1,14 +1,13 @@
 """A run's problems.jsonl: a line a problem, written as they are answered, whole after a kill.
 
-    FOLDER/problems.jsonl   {"id", "prompt", "reference", "output", "correct", "nfe", "tokens",
-                             "trajectory": {"tokens", "committed_at", "confidence", "reason"}}
+    FOLDER/problems.jsonl   {"id", "prompt", "reference", "output", "correct", "nfe", "length",
+                             "trajectory": the fields of `cd4lm_jax.decoding.trajectory.Positions`}
     FOLDER/run.json         the settings that the lines follow from, where they were decoded, and
                             in the end their time
 
-``tokens`` are the generated ones before the first end token. Problems are decoded a chunk at a
-time, and a chunk is on the disk before the next one begins. What a kill leaves of a chunk is
-dropped and decoded anew, from the same place with the same neighbours, so that an interrupted run
-ends with the bytes of one that was not.
+Problems are decoded a chunk at a time, and a chunk is on the disk before the next one begins. What
+a kill leaves of a chunk is dropped and decoded anew, from the same place with the same neighbours,
+so that an interrupted run ends with the bytes of one that was not.
 """
 
 from __future__ import annotations
@@ -18,25 +17,25 @@ import dataclasses
 import json
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from cd4lm_jax.data.benchmarks import Problem
-from cd4lm_jax.decoding.trajectory import Trajectory
+from cd4lm_jax.decoding.trajectory import POSITION_TYPES, Trajectory
 from cd4lm_jax.runtime import files
 
 PROBLEMS_FILE = "problems.jsonl"
 RUN_FILE = "run.json"
 RUNS_FOLDER = "runs"
 """Of an evaluation's folder: what holds a folder a run."""
-_STEPS = ("tokens", "committed_at", "confidence", "reason")
+_KEYS = ("id", "prompt", "reference", "output", "correct", "nfe", "length", "trajectory")
 
 
 class JournalError(ValueError):
-    """A run's folder that holds another run, or none that is whole."""
+    """A run's folder that holds another run, none that is whole, or a damaged line."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -82,25 +81,29 @@ class Journal:
         """Opens the run of a folder, or begins it.
 
         Args:
-            folder: its own.
+            folder: the run's folder.
             settings: what the lines follow from, as JSON knows it.
             total: problems of the run.
             chunk: problems decoded together.
             environment: what they are decoded on, as JSON knows it.
 
         Raises:
-            JournalError: the folder holds a run of other settings.
+            JournalError: the folder holds a run of other settings, or a damaged line.
         """
         self._path = pathlib.Path(folder)
         mine = {**settings, "problems": total, "chunk": chunk}
         self._record: dict[str, Any] = {"settings": mine, "environments": []}
         if (self._path / RUN_FILE).is_file():
             self._record = _same(self._path, mine)
-        with contextlib.closing(files.AppendOnly(self._path / PROBLEMS_FILE)) as file:
-            lines = (self._path / PROBLEMS_FILE).read_bytes().split(b"\n")[:-1]
+        problems = self._path / PROBLEMS_FILE
+        with contextlib.closing(files.AppendOnly(problems)) as file:
+            lines = problems.read_bytes().split(b"\n")[:-1]
             whole = len(lines) if len(lines) == total else len(lines) // chunk * chunk
+            found = [
+                _record(problems, number, line) for number, line in enumerate(lines[:whole], 1)
+            ]
             file.truncate(sum(len(line) + 1 for line in lines[:whole]))
-        self._lines = [json.loads(line) for line in lines[:whole]]
+        self._earlier = answers_of(found) if found else None
         self.count = whole
         if whole < total and environment not in self._record["environments"]:
             self._record["environments"].append(dict(environment))
@@ -108,7 +111,7 @@ class Journal:
 
     @property
     def time(self) -> dict[str, Any] | None:
-        """``seconds`` of decoding and the ``process`` that measured them.
+        """`seconds` of decoding and the `process` that measured them.
 
         None where the run has not ended, or not in the process that began it.
         """
@@ -122,7 +125,7 @@ class Journal:
 
     def earlier(self) -> Answers | None:
         """What was on the disk when the journal was opened."""
-        return answers_of(self._lines) if self._lines else None
+        return self._earlier
 
     def append(self, problems: Sequence[Problem], answers: Answers) -> None:
         """Adds a chunk; it is with the operating system on return.
@@ -141,8 +144,8 @@ class Journal:
                     "output": output,
                     "correct": bool(correct),
                     "nfe": record["nfe"],
-                    "tokens": record["length"],
-                    "trajectory": {name: record[name] for name in _STEPS},
+                    "length": record["length"],
+                    "trajectory": {name: record[name] for name in POSITION_TYPES},
                 },
                 allow_nan=False,
             )
@@ -161,36 +164,43 @@ class Journal:
         files.write_text(self._path / RUN_FILE, json.dumps(self._record, indent=2) + "\n")
 
 
-def answers_of(lines: Sequence[Mapping[str, Any]]) -> Answers:
+def answers_of(records: Sequence[Mapping[str, Any]]) -> Answers:
     """The answers that lines of problems.jsonl hold."""
     return Answers(
-        outputs=[line["output"] for line in lines],
-        correct=np.array([line["correct"] for line in lines], np.bool_),
-        trajectory=Trajectory.from_json(
-            {**line["trajectory"], "nfe": line["nfe"], "length": line["tokens"]} for line in lines
-        ),
+        outputs=[record["output"] for record in records],
+        correct=np.array([record["correct"] for record in records], np.bool_),
+        trajectory=Trajectory.from_json({**record["trajectory"], **record} for record in records),
     )
+
+
+def records(path: str | os.PathLike[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The whole lines of a problems.jsonl with their numbers from 1, one in memory at a time.
+
+    Raises:
+        JournalError: a line that holds no problem; names file and line.
+        FileNotFoundError: no such file.
+    """
+    with pathlib.Path(path).open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            if line.endswith(b"\n"):
+                yield number, _record(path, number, line)
 
 
 def read(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """The lines of a run that is whole.
 
     Raises:
-        JournalError: no run there, or one that has not ended.
+        JournalError: no run there, one that has not ended, or a damaged line.
     """
     path = pathlib.Path(folder)
     try:
-        record = json.loads((path / RUN_FILE).read_text(encoding="utf-8"))
-        lines = (path / PROBLEMS_FILE).read_text(encoding="utf-8").split("\n")[:-1]
-        total = record["settings"]["problems"]
-        found = [json.loads(line) for line in lines]
+        total = _run_record(path)["settings"]["problems"]
+        found = [record for _, record in records(path / PROBLEMS_FILE)]
     except FileNotFoundError as error:
         raise JournalError(
             f"no run in {folder}: {pathlib.Path(error.filename).name} is missing; give a folder "
             "such as OUTPUT/runs/NAME of an evaluation"
         ) from None
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise JournalError(f"{folder} holds no run of `cd4lm evaluate` ({error})") from None
     if len(found) < total:
         raise JournalError(
             f"{folder} has {len(found):,} of {total:,} problems; let `cd4lm evaluate` end first"
@@ -198,9 +208,35 @@ def read(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
     return found
 
 
+def _record(path: str | os.PathLike[str], number: int, line: bytes) -> dict[str, Any]:
+    """A line of problems.jsonl; an editor may have put a byte-order mark before the first."""
+    try:
+        record: dict[str, Any] = json.loads(line.decode("utf-8-sig"))
+        if missing := [key for key in _KEYS if key not in record]:
+            raise ValueError(f"it lacks {', '.join(missing)}")
+        Trajectory.from_json([{**record["trajectory"], **record}])
+    except (ValueError, TypeError, RecursionError) as error:
+        raise JournalError(
+            f"{path}, line {number} holds no problem of an evaluation ({error}); remove that line "
+            "and all after it, and launch.evaluate decodes these problems anew"
+        ) from None
+    return record
+
+
+def _run_record(folder: pathlib.Path) -> dict[str, Any]:
+    """What run.json holds."""
+    file = folder / RUN_FILE
+    try:
+        record: dict[str, Any] = json.loads(file.read_text(encoding="utf-8-sig"))
+        _ = record["settings"]["problems"], record["environments"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise JournalError(f"{file} is of no run of launch.evaluate ({error!r})") from None
+    return record
+
+
 def _same(folder: pathlib.Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     """What run.json holds, if it is of these settings."""
-    record: dict[str, Any] = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
+    record = _run_record(folder)
     saved = record["settings"]
     names = dict.fromkeys([*settings, *saved])
     different = [name for name in names if settings.get(name) != saved.get(name)]

@@ -18,6 +18,7 @@ from cd4lm_jax.evaluation.judges import numbers
 from cd4lm_jax.evaluation.runs import speed
 from cd4lm_jax.evaluation.runs.journal import Answers
 from cd4lm_jax.evaluation.runs.recorder import PROCESS, Recorder
+from cd4lm_jax.evaluation.statistics import proportion
 from cd4lm_jax.language_model import LanguageModel, decode
 from cd4lm_jax.runtime import checksums
 from cd4lm_jax.settings.config import to_plain
@@ -61,7 +62,7 @@ class Run:
 
     def row(self, baseline_seconds: float | None = None) -> dict[str, Any]:
         """The run as a row of `summary.json`; what was not measured is absent."""
-        accuracy = numbers.accuracy(self.correct)
+        accuracy = proportion.accuracy(self.correct)
         measured = speed.measure(
             self.trajectory, seconds=self.seconds, baseline_seconds=baseline_seconds
         )

@@ -1,6 +1,6 @@
 """Passes, tokens a pass, tokens a second and speed-up: the only place where they are computed.
 
-The definitions are those of DESIGN.md, "Counting". Papers and code bases count differently (the
+The definitions are those of the fields of `Speed`. Papers and code bases count differently (the
 tail of EOS tokens in or out, one placeholder pass a sample, compilation in the time), so a number
 that is printed anywhere comes from `measure`.
 """
@@ -8,12 +8,14 @@ that is printed anywhere comes from `measure`.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from cd4lm_jax.decoding.trajectory import Trajectory
+from cd4lm_jax.evaluation.statistics import spread
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -23,19 +25,23 @@ class Speed:
     TPF and canvas TPF are means of the problems' own ratios, not ratios of the run's sums: a
     problem weighs the same however long its answer, as it does in the accuracy, and the number
     does not change with how problems were batched. (The ratio of sums would be
-    ``tokens / nfe`` of this object.)
+    `tokens / nfe` of this object.)
 
     Attributes:
-      problems: number of problems.
-      nfe: forward passes a problem, mean.
-      tokens: generated tokens before the first EOS or EOT a problem, mean.
-      tpf: tokens per forward pass, mean over problems of tokens / nfe.
-      canvas_tpf: mean over problems of generation length / nfe, the tail counted as some papers do.
-      seconds: wall clock of decoding all problems, compilation and first call excluded; None where
-        it was not measured, and then neither are the two below.
-      tps: tokens of all problems / seconds. It depends on batch size and device: state them.
-      speedup: wall clock of the fixed-step baseline (one token a pass, same problems, lengths,
-        batch and process) / seconds; None without a baseline.
+        problems: number of problems.
+        nfe: forward passes a problem, mean.
+        tokens: generated tokens before the first EOS or EOT a problem, mean.
+        tpf: tokens per forward pass, mean over problems of tokens / nfe.
+        canvas_tpf: mean over problems of generation length / nfe, the tail counted as some papers
+            do.
+        seconds: wall-clock time of decoding all problems, compilation and first call excluded, the
+            median where it was measured several times; None where it was not measured, and then
+            none of the following is.
+        tps: tokens of all problems / seconds. It depends on batch size and device: state them.
+        tps_interval: its lowest and highest value; None for a single timing.
+        speedup: wall-clock time of the baseline (same problems, lengths, batch and process) over
+            this run's, the median of the turns; None without a baseline.
+        speedup_interval: its lowest and highest value; None for a single timing.
     """
 
     problems: int
@@ -43,21 +49,24 @@ class Speed:
     tokens: float
     tpf: float
     canvas_tpf: float
-    seconds: float | None
-    tps: float | None
-    speedup: float | None
+    seconds: float | None = None
+    tps: float | None = None
+    tps_interval: list[float] | None = None
+    speedup: float | None = None
+    speedup_interval: list[float] | None = None
 
     def as_row(self) -> dict[str, Any]:
         """The fields that a row of summary.json holds; what was not measured is absent."""
-        names = ("nfe", "tpf", "canvas_tpf", "tps", "speedup", "problems")
-        return {n: getattr(self, n) for n in names if getattr(self, n) is not None}
+        inner = ("tokens", "seconds")
+        fields = dataclasses.asdict(self).items()
+        return {name: value for name, value in fields if name not in inner and value is not None}
 
 
 def tokens_per_pass(trajectory: Trajectory) -> npt.NDArray[np.float64]:
     """TPF of every problem, float64 [N]: tokens before the first EOS or EOT / forward passes.
 
     Raises:
-      ValueError: a problem without a forward pass.
+        ValueError: a problem without a forward pass.
     """
     return trajectory.length / _passes(trajectory)
 
@@ -66,26 +75,30 @@ def canvas_per_pass(trajectory: Trajectory) -> npt.NDArray[np.float64]:
     """Canvas TPF of every problem, float64 [N]: generation length / forward passes.
 
     Raises:
-      ValueError: a problem without a forward pass.
+        ValueError: a problem without a forward pass.
     """
     return trajectory.gen_length / _passes(trajectory)
 
 
 def measure(
-    trajectory: Trajectory, *, seconds: float | None, baseline_seconds: float | None = None
+    trajectory: Trajectory,
+    *,
+    seconds: float | Sequence[float] | None,
+    baseline_seconds: float | Sequence[float] | None = None,
 ) -> Speed:
     """The speed of a run.
 
     Args:
-      trajectory: the run's decodes, all of them.
-      seconds: wall clock of decoding them, compilation and first call excluded; None where several
-        processes shared the work.
-      baseline_seconds: the same for the fixed-step baseline of one token a pass on the same
-        problems, lengths and batch size, measured in this process; the baseline itself passes
-        its own seconds and gets 1.
+        trajectory: the run's decodes, all of them.
+        seconds: wall-clock time of decoding them, compilation and first call excluded, or several
+            timings in turn with those of the baseline; None where several processes shared the
+            work.
+        baseline_seconds: the same for the baseline on the same problems, lengths and batch size,
+            measured in this process; the baseline itself passes its own seconds and gets 1.
 
     Raises:
-      ValueError: no problem, a problem without a forward pass, seconds that are not positive.
+        ValueError: no problem, a problem without a forward pass, seconds that are not positive, or
+            not as many of the baseline as of the run.
 
     Two problems, four generated positions each: the first takes two passes for three tokens and an
     end, the second one pass for a token, an end and a tail of two that is filled.
@@ -104,23 +117,38 @@ def measure(
     """
     if not len(trajectory):
         raise ValueError("speed: the trajectory holds no problem, expected at least one")
-    for name, value in (("seconds", seconds), ("baseline_seconds", baseline_seconds)):
-        if value is not None and not (np.isfinite(value) and value > 0):
-            raise ValueError(f"speed: {name} is {value}, expected a positive number of seconds")
     tokens = trajectory.length.astype(np.float64)
-    speedup = None
-    if seconds is not None and baseline_seconds is not None:
-        speedup = float(baseline_seconds / seconds)
-    return Speed(
+    untimed = Speed(
         problems=len(trajectory),
         nfe=float(trajectory.nfe.mean()),
         tokens=float(tokens.mean()),
         tpf=float(tokens_per_pass(trajectory).mean()),
         canvas_tpf=float(canvas_per_pass(trajectory).mean()),
-        seconds=seconds,
-        tps=None if seconds is None else float(tokens.sum() / seconds),
-        speedup=speedup,
     )
+    if seconds is None:
+        return untimed
+    times = _timings("seconds", seconds)
+    total = float(tokens.sum())
+    rate = [total / time for time in times]
+    timed = dataclasses.replace(
+        untimed,
+        seconds=spread.spread(times).median,
+        tps=total / spread.spread(times).median,
+        tps_interval=[min(rate), max(rate)] if len(times) > 1 else None,
+    )
+    if baseline_seconds is None:
+        return timed
+    ratio = spread.ratios(_timings("baseline_seconds", baseline_seconds), times)
+    return dataclasses.replace(timed, speedup=ratio.median, speedup_interval=ratio.interval)
+
+
+def _timings(name: str, seconds: float | Sequence[float]) -> list[float]:
+    """One timing or several as a list."""
+    times = [seconds] if isinstance(seconds, int | float) else [*seconds]
+    for value in times:
+        if not (np.isfinite(value) and value > 0):
+            raise ValueError(f"speed: {name} is {value}, expected a positive number of seconds")
+    return times
 
 
 def _passes(trajectory: Trajectory) -> npt.NDArray[np.float64]:

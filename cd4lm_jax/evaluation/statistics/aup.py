@@ -32,13 +32,13 @@ def accuracy_under_parallelism(
     text, such points are left out. Of points with the same TPF the most accurate counts.
 
     Args:
-      points: (TPF, accuracy as a share of problems) in any order.
-      best: y_max, as a share.
-      alpha: how strongly lost accuracy is punished.
+        points: (TPF, accuracy as a share of problems) in any order.
+        best: y_max, as a share.
+        alpha: how strongly lost accuracy is punished.
 
     Raises:
-      ValueError: no point, a TPF that is not positive, or accuracies that are no shares up to
-        `best`.
+        ValueError: no point, a TPF that is not positive, or accuracies that are no shares up to
+            `best`.
     """
     highest: dict[float, float] = {}
     for tpf, accuracy in points:

@@ -19,7 +19,7 @@ Float64 = npt.NDArray[np.float64]
 SAMPLES = 2_000
 LEVEL = 0.95
 
-# Draws held at once: bounds the memory at some tens of megabytes whatever the number of problems.
+# Draws in memory at once: some tens of megabytes whatever the number of problems.
 _DRAWS = 1 << 20
 
 
@@ -45,13 +45,13 @@ def resampled_means(values: npt.ArrayLike, *, samples: int = SAMPLES, seed: int 
     """Means over resampled problems, float64 [samples, K].
 
     Args:
-      values: [K, N], K quantities of the same N problems; each resample draws the same problems
-        for all of them.
-      samples: how many resamples.
-      seed: of the numpy Generator; the same seed gives the same numbers.
+        values: [K, N], K quantities of the same N problems; each resample draws the same problems
+            for all of them.
+        samples: how many resamples.
+        seed: of the numpy Generator; the same seed gives the same numbers.
 
     Raises:
-      ValueError: no problem, a value that is not finite, or no resample.
+        ValueError: no problem, a value that is not finite, or no resample.
     """
     table = np.asarray(values, dtype=np.float64)
     if table.ndim != 2 or not table.shape[1]:
@@ -83,7 +83,7 @@ def percentile_interval(samples: npt.ArrayLike, level: float = LEVEL) -> tuple[f
     Infinite samples are fine (a ratio whose denominator was zero in a resample); NaN are left out.
 
     Raises:
-      ValueError: a level outside (0, 1), or no sample but NaN.
+        ValueError: a level outside (0, 1), or no sample but NaN.
     """
     if not 0 < level < 1:
         raise ValueError(f"bootstrap: level is {level}, expected a share such as 0.95")
@@ -117,7 +117,7 @@ def paired_difference(
     Two runs differ at this level when the interval leaves out zero.
 
     Raises:
-      ValueError: different numbers of problems.
+        ValueError: different numbers of problems.
     """
     return _estimate(lambda m: m[:, 0] - m[:, 1], [first, second], samples, seed, level)
 
@@ -136,7 +136,7 @@ def paired_ratio(
     infinite where the denominator is zero in too many resamples.
 
     Raises:
-      ValueError: different numbers of problems, or a denominator that is zero throughout.
+        ValueError: different numbers of problems, or a denominator that is zero throughout.
     """
     if not np.any(np.asarray(second)):
         raise ValueError("paired_ratio: the second run is zero on every problem, no ratio exists")

@@ -1,6 +1,6 @@
 """Whether two runs on the same problems differ: a test, not an impression.
 
-Only the problems that one run alone has right tell them apart. McNemar's exact test asks how often
+Only the problems that one run alone has right distinguish them. McNemar's exact test asks how often
 chance would share these out as unevenly; the bootstrap says how large the difference may be. "No
 difference was found" is not "they are the same": that takes an interval within a margin.
 """
@@ -9,14 +9,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
-import pathlib
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from cd4lm_jax.evaluation.runs import journal
 from cd4lm_jax.evaluation.statistics import bootstrap
 
 SIGNIFICANT = 0.05
@@ -31,7 +27,7 @@ class Comparison:
         only_first, only_second: problems that this run alone has right.
         p_value: of McNemar's exact two-sided test.
         difference: of the accuracies, first less second, with its paired bootstrap interval,
-            wider by what was not seen (see :func:`unseen`).
+            wider by what the problems cannot show (see `unseen`).
     """
 
     only_first: int
@@ -74,7 +70,22 @@ class Comparison:
         return (
             f"It stays open whether {first} matches {second}: no difference was found, but up to "
             f"{100 * worst:.2f} points may be there, and the margin is {points}; more problems "
-            "would tell."
+            "would decide it."
+        )
+
+    def loss(self, first: str = "the first", second: str = "the second") -> str | None:
+        """Says that the first has fewer right than the second; None where it has not.
+
+        Args:
+            first, second: what the runs are called.
+        """
+        if self.difference.value >= 0:
+            return None
+        d = self.difference
+        chance = "more than chance alone" if self.p_value < SIGNIFICANT else "chance may explain it"
+        return (
+            f"{first} loses {-100 * d.value:.1f} points of accuracy against {second} "
+            f"[{-100 * d.high:.1f}, {-100 * d.low:.1f}]: {chance} (McNemar p = {self.p_value:.2g})."
         )
 
     def __str__(self) -> str:
@@ -104,12 +115,12 @@ def compare(
     )
     one, two = np.asarray(first, bool), np.asarray(second, bool)
     only_first, only_second = int((one & ~two).sum()), int((two & ~one).sum())
-    # The bootstrap draws from what was seen: a kind of problem that none is of has no share in it.
-    hidden = unseen(one.size, level)
+    # The bootstrap draws from the problems: a kind that none of them is of has no share in it.
+    absent = unseen(one.size, level)
     difference = dataclasses.replace(
         difference,
-        low=difference.low - (0 if only_second else hidden),
-        high=difference.high + (0 if only_first else hidden),
+        low=difference.low - (0 if only_second else absent),
+        high=difference.high + (0 if only_first else absent),
     )
     return Comparison(
         only_first=only_first,
@@ -126,73 +137,6 @@ def unseen(problems: int, level: float = bootstrap.LEVEL) -> float:
     0.0074
     """
     return 1.0 - ((1.0 - level) / 2) ** (1 / problems)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Side:
-    """One of two runs that are compared.
-
-    Attributes:
-        folder: the run's.
-        correct: bool, one a problem.
-        nfe: forward passes, one a problem.
-    """
-
-    folder: pathlib.Path
-    correct: npt.NDArray[np.bool_]
-    nfe: npt.NDArray[np.int64]
-
-
-def read_pair(first: str | os.PathLike[str], second: str | os.PathLike[str]) -> tuple[Side, Side]:
-    """Two finished runs on the same problems, matched by id, in the first one's order.
-
-    Args:
-        first, second: a run's folder, or that of an evaluation that holds one run.
-
-    Raises:
-        JournalError: no such run, one that has not ended, or other problems.
-    """
-    folders = [run_folder(folder) for folder in (first, second)]
-    lines = [{line["id"]: line for line in journal.read(folder)} for folder in folders]
-    one, two = lines
-    for mine, other, where in ((one, two, folders[0]), (two, one, folders[1])):
-        if alone := [name for name in mine if name not in other]:
-            raise journal.JournalError(
-                f"not the same problems: {len(alone)} of {len(mine)} are in {where} alone, such as "
-                f"{alone[0]!r}; compare runs on one task, split and number of problems"
-            )
-    for name in one:
-        if one[name]["reference"] != two[name]["reference"]:
-            raise journal.JournalError(
-                f"not the same problems: {name!r} has other answers in {folders[0]} and "
-                f"{folders[1]}; compare runs on one task and split"
-            )
-    ordered: list[list[Any]] = [[*one.values()], [two[name] for name in one]]
-    sides = [
-        Side(
-            folder=folder,
-            correct=np.array([line["correct"] for line in found], np.bool_),
-            nfe=np.array([line["nfe"] for line in found]),
-        )
-        for folder, found in zip(folders, ordered, strict=True)
-    ]
-    return sides[0], sides[1]
-
-
-def run_folder(folder: str | os.PathLike[str]) -> pathlib.Path:
-    """The folder of a run, given itself or an evaluation that holds that run alone.
-
-    Raises:
-        JournalError: an evaluation of several runs: they are named.
-    """
-    runs = pathlib.Path(folder) / journal.RUNS_FOLDER
-    found = sorted(file.parent for file in runs.glob(f"*/{journal.PROBLEMS_FILE}"))
-    if len(found) > 1:
-        names = ", ".join(repr(run.name) for run in found)
-        raise journal.JournalError(
-            f"{folder} holds {len(found)} runs; give one of them, as {runs}/NAME: {names}"
-        )
-    return found[0] if found else pathlib.Path(folder)
 
 
 def mcnemar(only_first: int, only_second: int) -> float:

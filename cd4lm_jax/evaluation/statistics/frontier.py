@@ -33,11 +33,11 @@ class PassesRatio:
     """Passes of one sweep over those of another at equal accuracy.
 
     Attributes:
-      value: the ratio on the problems themselves.
-      low, high: its interval; `high` is infinite where the first sweep misses the accuracy in too
-        many resamples, `low` zero where the second does.
-      reached: share of the resamples in which both sweeps reach the accuracy. Well below one, the
-        accuracy is at the edge of what a sweep reaches: compare at a lower one.
+        value: the ratio on the problems themselves.
+        low, high: its interval; `high` is infinite where the first sweep misses the accuracy in too
+            many resamples, `low` zero where the second does.
+        reached: share of the resamples in which both sweeps reach the accuracy. Well below one, the
+            accuracy is at the edge of what a sweep reaches: compare at a lower one.
     """
 
     value: float
@@ -79,8 +79,8 @@ def passes_at_accuracy(points: Iterable[Point], accuracy: float) -> float | None
     point's passes: a frontier is not extended beyond what was run.
 
     >>> fast = Point(name="0.7", nfe=4, accuracy=0.95)
-    >>> sure = Point(name="0.9", nfe=6, accuracy=0.97)
-    >>> [passes_at_accuracy([fast, sure], accuracy) for accuracy in (0.9, 0.96, 0.98)]
+    >>> slow = Point(name="0.9", nfe=6, accuracy=0.97)
+    >>> [passes_at_accuracy([fast, slow], accuracy) for accuracy in (0.9, 0.96, 0.98)]
     [4.0, 5.0, None]
     """
     points = list(points)
@@ -116,25 +116,25 @@ def passes_ratio_interval(
     the problems, with the given seeds; it does not say how another seed would have done.
 
     Args:
-      correct: [thresholds, problems] or [seeds, thresholds, problems], whether each answer of the
-        first sweep is right.
-      nfe: its forward passes, of the same shape.
-      other_correct: the second sweep on the same problems in the same order; its thresholds and
-        seeds may differ in number.
-      other_nfe: its forward passes.
-      accuracy: a share, or a reference run's right answers [problems], whose accuracy on the
-        same resample is then asked for (such as the fixed-step teacher's).
-      samples: how many resamples.
-      seed: of the resampling.
-      level: share of the resamples within the interval.
+        correct: [thresholds, problems] or [seeds, thresholds, problems], whether each answer of the
+            first sweep is right.
+        nfe: its forward passes, of the same shape.
+        other_correct: the second sweep on the same problems in the same order; its thresholds and
+            seeds may differ in number.
+        other_nfe: its forward passes.
+        accuracy: a share, or a reference run's right answers [problems], whose accuracy on the same
+            resample is then asked for (such as the fixed-step teacher's).
+        samples: how many resamples.
+        seed: of the resampling.
+        level: share of the resamples within the interval.
 
     Returns:
-      The ratio, or None where one of the sweeps does not reach the accuracy. Resamples in which
-      neither does are left out; one in which only the first (second) misses counts as infinite
-      (zero).
+        The ratio, or None where one of the sweeps does not reach the accuracy. Resamples in which
+        neither does are left out; one in which only the first (second) misses counts as infinite
+        (zero).
 
     Raises:
-      ValueError: shapes that disagree, or problems of different number.
+        ValueError: shapes that disagree, or problems of different number.
     """
     first, second = _sweep(correct, nfe), _sweep(other_correct, other_nfe)
     reference = np.asarray(accuracy, dtype=np.float64)

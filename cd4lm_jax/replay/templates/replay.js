@@ -1,16 +1,163 @@
 "use strict";
-// The page already holds every token with its pass and confidence (so it reads without this
-// script); here a slider only decides which passes have happened.
+// The one renderer of replays: data in (page.py, `data`), chips out. A page that embeds its data
+// is drawn at once; other scripts call `drawKey` and `drawPanel` with data of the same form.
+// Texts are set as text, never as markup.
 document.documentElement.classList.add("js");
 
 const PLAY_MS = 9000;
 
-// Makes a problem's controls work.
-function replay(problem) {
-  const slider = problem.querySelector("input");
-  const output = problem.querySelector("output");
-  const play = problem.querySelector("[data-do=play]");
-  const boards = Array.from(problem.querySelectorAll(".canvas"), (canvas) => {
+// An element with attributes and children; a null child is left out.
+function make(tag, attributes = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  element.append(...children.filter((child) => child !== null));
+  return element;
+}
+
+function plural(number, word) {
+  return number === 1 ? word : word.endsWith("s") ? `${word}es` : `${word}s`;
+}
+
+function count(number, word) {
+  return `${number} ${plural(number, word)}`;
+}
+
+function verdict(correct) {
+  return correct ? "right" : "wrong";
+}
+
+// What colours and numbers mean.
+function drawKey({ floor }) {
+  const scale = make("span", { class: "scale" });
+  scale.append(make("i", {}, `\u2264 ${floor}`), make("span", { class: "ramp" }), make("i", {}, "1"));
+  const states = make("span", { class: "states" });
+  states.append(make("span", { class: "t masked" }, "not yet"), " ");
+  states.append(make("span", { class: "t now", style: "--c:1" }, "this pass"));
+  return make(
+    "p",
+    { class: "key" },
+    "Each token carries the number of the pass that committed it. Its colour is the model's " +
+      "confidence at that moment: ",
+    scale,
+    " ",
+    states,
+  );
+}
+
+// One position as a chip.
+function drawChip(data, replay, position) {
+  const [label, special] = data.texts[replay.tokens[position]];
+  const at = replay.committed_at[position];
+  const confidence = replay.confidence[position];
+  const { name, tooltip } = data.facts.reasons[replay.reason[position]];
+  const { floor } = data.facts;
+  const heat = Math.min(1, Math.max(0, (confidence - floor) / (1 - floor)));
+  const numbers = { position: position + 1, at, nfe: replay.nfe, confidence: confidence.toFixed(3) };
+  const kinds = { TAIL: " undecoded", GIVEN: " given" };
+  return make(
+    "span",
+    {
+      class: `t${special ? " special" : ""}${kinds[name] ?? ""}`,
+      style: `--c:${heat.toFixed(3)}`,
+      title: tooltip.replace(/\{(\w+)\}/g, (_, key) => numbers[key]),
+      "data-at": at,
+      "data-due": name === "TAIL" ? replay.nfe : at,
+    },
+    label,
+    make("sup", {}, name === "TAIL" ? "" : String(at)),
+  );
+}
+
+// How many positions each pass committed, as bars.
+function drawBars(replay) {
+  const counts = new Array(replay.nfe).fill(0);
+  for (const at of replay.committed_at) if (at) counts[at - 1] += 1;
+  const most = Math.max(1, ...counts);
+  const bars = counts.map((number, index) =>
+    make("i", {
+      style: `--h:${(number / most).toFixed(3)}`,
+      title: `pass ${index + 1}: ${number}`,
+    }),
+  );
+  return make("div", { class: "bars", "aria-hidden": "true" }, ...bars);
+}
+
+// One run's decode of a prompt. Without `tokens` only its outcome is known.
+function drawBoard(data, replay) {
+  const { title = null, correct = null, answer = null, nfe } = replay;
+  const board = make("section", { class: "board", "data-passes": nfe });
+  if (title !== null || correct !== null) {
+    const header = make("header", {}, make("h4", {}, title ?? ""));
+    const word = verdict(correct);
+    if (correct !== null) header.append(make("span", { class: `verdict ${word}` }, word));
+    board.append(header);
+  }
+  if (answer !== null) board.append(make("p", { class: "answer" }, answer));
+  const counter = make("p", { class: "counter" });
+  board.append(counter);
+  if (!replay.tokens) {
+    counter.textContent = `${count(nfe, "pass")}, ${count(replay.length, "token")} before the end`;
+    return board;
+  }
+  const canvas = make("p", { class: "canvas" });
+  replay.tokens.forEach((token, position) => {
+    const breaks = data.texts[token][2];
+    canvas.append(drawChip(data, replay, position), make(breaks ? "br" : "wbr"));
+  });
+  board.append(drawBars(replay), canvas);
+  const given = canvas.querySelectorAll(".given").length;
+  if (given) {
+    const text = `${count(given, "position")} given from the start: underlined.`;
+    board.append(make("p", { class: "faint" }, text));
+  }
+  if (replay.tail) {
+    const left = make("b", {}, String(replay.tail));
+    const text = "After the end, filled without a pass: ";
+    board.append(make("p", { class: "faint tail" }, text, left, "."));
+  }
+  const hint = "Tap a token for its pass, confidence and reason.";
+  board.append(make("p", { class: "detail", "aria-live": "polite" }, hint));
+  return board;
+}
+
+function button(action, label, sign) {
+  return make("button", { type: "button", "data-do": action, "aria-label": label }, sign);
+}
+
+// A prompt and its decodes side by side, with controls that step through the passes.
+function drawPanel(data, panel) {
+  const { name, question = null, reference = null, replays } = panel;
+  const controls = make(
+    "div",
+    { class: "controls", role: "group", "aria-label": `Replay of problem ${name}` },
+    button("back", "Previous pass", "\u25c0\ufe0e"),
+    button("play", "Play", "Play"),
+    button("next", "Next pass", "\u25b6\ufe0e"),
+    make("input", { type: "range", min: 0, step: 1, "aria-label": "Pass" }),
+    make("output"),
+  );
+  controls.hidden = !replays.some((replay) => replay.tokens);
+  const article = make(
+    "article",
+    { class: "problem" },
+    make("h3", { tabindex: -1 }, `Problem ${name}`),
+    question === null ? null : make("p", { class: "question" }, question),
+    reference === null
+      ? null
+      : make("p", { class: "reference" }, "Right answer: ", make("b", {}, reference)),
+    controls,
+    make("div", { class: "boards" }, ...replays.map((replay) => drawBoard(data, replay))),
+  );
+  animate(article);
+  return article;
+}
+
+// Makes a panel's controls work: a slider decides which passes have happened.
+function animate(article) {
+  const slider = article.querySelector("input");
+  const output = article.querySelector("output");
+  const play = article.querySelector("[data-do=play]");
+  const boards = Array.from(article.querySelectorAll(".canvas"), (canvas) => {
     const board = canvas.closest(".board");
     return {
       passes: Number(board.dataset.passes),
@@ -41,12 +188,11 @@ function replay(problem) {
         bar.classList.toggle("ahead", index + 1 > pass);
       });
       const done = pass >= board.passes;
-      const count = document.createElement("b");
-      count.textContent = Math.min(pass, board.passes);
+      const passes = plural(board.passes, "pass");
       board.counter.replaceChildren(
-        count,
-        done ? " passes, done" : ` of ${board.passes} passes`,
-        `, ${committed} token${committed === 1 ? "" : "s"} committed`,
+        make("b", {}, String(Math.min(pass, board.passes))),
+        done ? ` ${passes}, done` : ` of ${board.passes} ${passes}`,
+        `, ${count(committed, "token")} committed`,
       );
     }
   }
@@ -70,7 +216,7 @@ function replay(problem) {
     }, Math.max(60, Math.min(500, PLAY_MS / last)));
   }
 
-  problem.querySelector(".controls").addEventListener("click", (event) => {
+  article.querySelector(".controls").addEventListener("click", (event) => {
     const action = event.target.dataset.do;
     if (!action) return;
     const running = timer !== 0;
@@ -79,23 +225,31 @@ function replay(problem) {
     if (action === "back") show(Math.max(0, Number(slider.value) - 1));
     if (action === "next") show(Math.min(last, Number(slider.value) + 1));
   });
-  problem.addEventListener("keydown", (event) => {
+  article.addEventListener("keydown", (event) => {
     const action = { ArrowLeft: "back", ArrowRight: "next" }[event.key];
     if (!action || event.target === slider || event.altKey || event.ctrlKey || event.metaKey) return;
     event.preventDefault();
-    problem.querySelector(`[data-do=${action}]`).click();
+    article.querySelector(`[data-do=${action}]`).click();
   });
   slider.addEventListener("input", () => {
     stop();
     show(Number(slider.value));
   });
-  problem.addEventListener("click", (event) => {
+  article.addEventListener("click", (event) => {
     const token = event.target.closest(".canvas .t");
     if (!token || token.classList.contains("masked")) return;
     token.closest(".board").querySelector(".detail").textContent = token.title;
   });
+  stop();
   slider.max = last;
   show(last);
 }
 
-document.querySelectorAll(".problem").forEach(replay);
+const embedded = document.getElementById("replays");
+if (embedded) {
+  const data = JSON.parse(embedded.content.textContent);
+  embedded.replaceWith(
+    drawKey(data.facts),
+    ...data.panels.map((panel) => drawPanel(data, panel)),
+  );
+}

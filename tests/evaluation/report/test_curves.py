@@ -22,9 +22,9 @@ def curve(*points: tuple[float, float], source: str | None = None, task: str = "
 def evaluation(folder: pathlib.Path, **changes: Any) -> pathlib.Path:
     rows = [
         {
-            "name": f"{model} {commit}",
+            "name": f"{model} {rule}",
             "model": model,
-            "commit": commit,
+            "rule": rule,
             "accuracy": accuracy,
             "accuracy_interval": [accuracy - 0.01, accuracy + 0.01],
             "nfe": 64 / tpf,
@@ -32,7 +32,7 @@ def evaluation(folder: pathlib.Path, **changes: Any) -> pathlib.Path:
             "canvas_tpf": 2 * tpf,
             "tps": 1000.0,
         }
-        for model, commit, tpf, accuracy in (
+        for model, rule, tpf, accuracy in (
             ("teacher", "fixed:1", 0.5, 0.9),
             ("student", "confidence:0.9", 6.0, 0.88),
             ("student", "confidence:0.5", 9.0, 0.8),
@@ -144,7 +144,7 @@ def test_says_what_is_wrong_with_published_figures(
         ("[]", "expected a JSON object"),
         ('{"rows": []}', "has no rows"),
         ('{"rows": [{"model": "a"}]}', "no row of an evaluation"),
-        ('{"rows": [{"model": "a", "commit": "b"}]}', "no row of an evaluation"),
+        ('{"rows": [{"model": "a", "rule": "b"}]}', "no row of an evaluation"),
     ],
 )
 def test_says_what_is_wrong_with_an_evaluation(

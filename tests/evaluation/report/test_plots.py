@@ -15,9 +15,9 @@ from cd4lm_jax.evaluation.report import plots
 from cd4lm_jax.evaluation.report.labels import Label, place, place_right
 
 
-def row(model: str, commit: str, accuracy: float | None, nfe: float | None) -> dict[str, Any]:
-    name = f"{model} {commit}"
-    return {"name": name, "model": model, "commit": commit, "accuracy": accuracy, "nfe": nfe}
+def row(model: str, rule: str, accuracy: float | None, nfe: float | None) -> dict[str, Any]:
+    name = f"{model} {rule}"
+    return {"name": name, "model": model, "rule": rule, "accuracy": accuracy, "nfe": nfe}
 
 
 ROWS = [

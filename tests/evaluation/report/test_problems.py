@@ -23,7 +23,7 @@ def record(name: str, **changes: Any) -> dict[str, Any]:
         "output": "#### 7",
         "correct": True,
         "nfe": 2,
-        "tokens": 2,
+        "length": 2,
         "trajectory": {
             "tokens": [5, 9, 1, 1, 1],
             "committed_at": [1, 2, 2, 0, 0],
@@ -48,7 +48,7 @@ def runs(tmp_path: pathlib.Path) -> dict[str, pathlib.Path]:
     wrong = record("b", correct=False, output="#### 8", nfe=3)
     return {
         "slow": write(tmp_path / "slow.jsonl", [record("a"), record("b")]),
-        "fast": write(tmp_path / "fast.jsonl", [record("a", nfe=1), wrong]),
+        "fast": write(tmp_path / "fast.jsonl", [record("a", output="7 #### 7"), wrong]),
         "other": write(tmp_path / "other.jsonl", [record("a"), wrong]),
     }
 
@@ -67,21 +67,23 @@ def test_holds_what_the_records_hold(runs: dict[str, pathlib.Path]) -> None:
         "slow",
     )
     fast = data["runs"][1]
-    assert fast["output"] == ["#### 7", "#### 8"]
-    assert (fast["correct"], fast["nfe"], fast["tokens"]) == ([1, 0], [1, 3], [2, 2])
-    assert fast["sure"] == [700, 700]  # the mean of the answer's two tokens, its end left out
+    assert fast["output"] == ["7 #### 7", "#### 8"]
+    assert (fast["correct"], fast["nfe"], fast["length"]) == ([True, False], [2, 3], [2, 2])
+    assert fast["confidence"] == [0.7, 0.7]  # the mean of the answer's two tokens, its end left out
 
 
 def test_decodes_lose_only_the_tail_and_the_fourth_decimal(runs: dict[str, pathlib.Path]) -> None:
     data = unpacked(problems.pack(runs, text=text, shown="fast"))
-    tokens, at, confidence, reason, tail = data["runs"][1]["decodes"][0]
-    assert [data["pieces"][token] for token in tokens] == [
+    decode = data["runs"][1]["replays"][0]
+    assert [data["texts"][token] for token in decode["tokens"]] == [
         ["####", 0, 0],
         [" 7\u21b5", 0, 1],
         ["EOS", 1, 0],
     ]
-    assert (at, confidence, tail) == ([1, 2, 2], [900, 500, 700], [2])
-    assert [data["reasons"][why][0] for why in reason] == ["RULE"] * 3
+    assert decode["committed_at"] == [1, 2, 2]
+    assert decode["confidence"] == [0.9, 0.5, 0.7]
+    assert decode["tail"] == 2
+    assert [data["facts"]["reasons"][why]["name"] for why in decode["reason"]] == ["RULE"] * 3
 
 
 def test_the_same_records_give_the_same_bytes(runs: dict[str, pathlib.Path]) -> None:
@@ -94,29 +96,29 @@ def test_beyond_the_budget_the_two_that_are_shown_keep_their_decodes(
 ) -> None:
     none = problems.pack(runs, text=text, shown="other", beside="slow", budget=5)
     assert none.replayed == ["slow", "other"]
-    assert ["decodes" in run for run in unpacked(none)["runs"]] == [True, False, True]
+    assert ["replays" in run for run in unpacked(none)["runs"]] == [True, False, True]
     assert all("output" in run for run in unpacked(none)["runs"])
     # Two problems of three positions each.
     assert problems.pack(runs, text=text, shown="other", budget=6).replayed == ["slow", "other"]
     assert problems.pack(runs, text=text, shown="other", budget=12).replayed == list(runs)
 
 
-def test_an_empty_answer_is_as_sure_as_its_end(tmp_path: pathlib.Path) -> None:
+def test_an_empty_answer_has_the_confidence_of_its_end(tmp_path: pathlib.Path) -> None:
     trajectory = {"tokens": [1], "committed_at": [1], "confidence": [0.25], "reason": [RULE]}
-    path = write(tmp_path / "p.jsonl", [record("a", tokens=0, trajectory=trajectory)])
+    path = write(tmp_path / "p.jsonl", [record("a", length=0, trajectory=trajectory)])
     data = unpacked(problems.pack({"run": path}, text=text, shown="run"))
-    assert data["runs"][0]["sure"] == [250]
+    assert data["runs"][0]["confidence"] == [0.25]
 
 
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
         ("", "holds no problem"),
-        ("{", "line 1: not JSON"),
-        (json.dumps({"id": "a"}), r"line 1: expected a problem .* KeyError: 'prompt'"),
+        ("{", r"broken\.jsonl, line 1 holds no problem of an evaluation \(Expecting"),
+        (json.dumps({"id": "a"}), "line 1 holds no problem .*it lacks prompt, reference"),
         (
             json.dumps(record("a", trajectory=record("a")["trajectory"] | {"reason": [1]})),
-            r"differ in length: \[1, 5\]",
+            r"line 1 .*expected records of one length, got \[1, 5\]",
         ),
         (json.dumps(record("other")), "other problems, or in another order"),
     ],
@@ -125,7 +127,7 @@ def test_says_what_is_wrong(
     lines: str, message: str, runs: dict[str, pathlib.Path], tmp_path: pathlib.Path
 ) -> None:
     path = tmp_path / "broken.jsonl"
-    path.write_text(lines)
+    path.write_text(lines and lines + "\n")
     with pytest.raises(ValueError, match=message):
         problems.pack({"slow": runs["slow"], "broken": path}, text=text, shown="slow")
 

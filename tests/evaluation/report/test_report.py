@@ -17,7 +17,7 @@ SUMMARY: dict[str, Any] = {
         {
             "name": name,
             "model": model,
-            "commit": commit,
+            "rule": rule,
             "accuracy": 0.966,
             "accuracy_interval": [0.95, 0.98],
             "nfe": nfe,
@@ -27,7 +27,7 @@ SUMMARY: dict[str, Any] = {
             "speedup": 64 / nfe,
             "problems": 500,
         }
-        for name, model, commit, nfe in (
+        for name, model, rule, nfe in (
             ("teacher, one a pass", "teacher", "fixed:1", 64.0),
             ("student, CAD", "student", "confidence:0.9", 5.0),
         )
@@ -45,7 +45,7 @@ RECORD = {
     "output": f"#### 7{EVIL}",
     "correct": True,
     "nfe": 2,
-    "tokens": 2,
+    "length": 2,
     "trajectory": {
         "tokens": [3, 4, 0],
         "committed_at": [1, 2, 0],
@@ -96,7 +96,7 @@ def test_the_page_loads_nothing(folder: pathlib.Path) -> None:
 
 def test_model_output_is_text_and_never_markup(page: Page) -> None:
     assert page.having("onload") == []
-    assert any(EVIL in piece for piece in page.text if piece.startswith("note "))
+    assert any(EVIL in text for text in page.text if text.startswith("note "))
 
 
 def test_only_our_own_script_may_run(folder: pathlib.Path) -> None:
@@ -114,7 +114,7 @@ def test_the_table_and_the_headline_show_the_same_numbers(page: Page) -> None:
 
 
 def test_a_bare_summary_is_enough(tmp_path: pathlib.Path) -> None:
-    rows = [{"name": "a", "model": "teacher", "commit": "fixed:1"}]
+    rows = [{"name": "a", "model": "teacher", "rule": "fixed:1"}]
     report.write_report(tmp_path, {"rows": rows})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["pareto.png", "report.html"]
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
@@ -141,7 +141,7 @@ def test_records_of_no_row_are_an_error(tmp_path: pathlib.Path) -> None:
     ("summary", "message"),
     [
         ({}, 'no "rows"'),
-        ({"rows": [{"name": "a", "model": "teacher"}]}, "row 0 lacks commit"),
+        ({"rows": [{"name": "a", "model": "teacher"}]}, "row 0 lacks rule"),
         (SUMMARY | {"chosen": "student, CAP"}, "nearest is 'student, CAD'"),
     ],
 )

@@ -12,7 +12,7 @@ from cd4lm_jax.evaluation.report import table
 ROW: dict[str, Any] = {
     "name": "student confidence:0.95",
     "model": "student",
-    "commit": "confidence:0.95",
+    "rule": "confidence:0.95",
     "accuracy": 0.9684,
     "accuracy_interval": [0.95, 0.98],
     "nfe": 5.348,
@@ -42,11 +42,11 @@ def test_decimals_only_while_they_matter(value: float, text: str) -> None:
 
 
 def test_what_was_not_measured_is_a_dash_and_not_zero() -> None:
-    row = {"name": "a", "model": "teacher", "commit": "fixed:1", "nfe": 0.0, "tps": float("nan")}
+    row = {"name": "a", "model": "teacher", "rule": "fixed:1", "nfe": 0.0, "tps": float("nan")}
     shown = {c.key: table.cell(row, c) for c in table.COLUMNS}
     assert shown["nfe"] == "0.0"
     assert {shown[k] for k in ("accuracy", "tps", "speedup", "problems")} == {table.MISSING}
-    assert table.interval(row) == ""
+    assert table.interval(row, table.COLUMNS[3]) == ""
 
 
 def test_the_columns_are_those_of_the_summary_and_all_are_defined() -> None:

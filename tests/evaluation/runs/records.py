@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import pathlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cd4lm_jax.data.sources import Example
-from cd4lm_jax.evaluation.runs.run import Run
+from cd4lm_jax.decoding.trajectory import POSITION_TYPES
+
+if TYPE_CHECKING:
+    from cd4lm_jax.evaluation.runs.run import Run
 
 
 def records(run: Run, problems: list[Example]) -> list[dict[str, Any]]:
     """One record a problem, in the problems' order."""
-    fields = ("tokens", "committed_at", "confidence", "reason")
     return [
         {
             "id": f"test-{row}",
@@ -21,8 +23,8 @@ def records(run: Run, problems: list[Example]) -> list[dict[str, Any]]:
             "output": run.outputs[row],
             "correct": bool(run.correct[row]),
             "nfe": decode["nfe"],
-            "tokens": decode["length"],
-            "trajectory": {field: decode[field] for field in fields},
+            "length": decode["length"],
+            "trajectory": {name: decode[name] for name in POSITION_TYPES},
         }
         for row, (problem, decode) in enumerate(
             zip(problems, run.trajectory.to_json(), strict=True)

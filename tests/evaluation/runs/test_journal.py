@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import pathlib
 from collections.abc import Sequence
@@ -64,7 +65,7 @@ def test_a_line_holds_what_is_known_of_a_problem(tmp_path: pathlib.Path) -> None
         "output": "so\n#### 3",
         "correct": True,
         "nfe": 4,
-        "tokens": 2,
+        "length": 2,
     }
     assert list(trajectory) == ["tokens", "committed_at", "confidence", "reason"]
     assert trajectory["tokens"] == [3] * 4
@@ -128,7 +129,7 @@ def test_only_a_whole_run_is_read(tmp_path: pathlib.Path) -> None:
     with pytest.raises(journal.JournalError, match=r"has 4 of 10 problems; let launch\.evaluate"):
         journal.read(tmp_path)
     (tmp_path / "run.json").write_text("{}")
-    with pytest.raises(journal.JournalError, match=r"holds no run of launch\.evaluate"):
+    with pytest.raises(journal.JournalError, match=r"run\.json is of no run of launch\.evaluate"):
         journal.read(tmp_path)
 
 
@@ -141,3 +142,59 @@ def test_it_is_known_where_the_lines_were_decoded(tmp_path: pathlib.Path) -> Non
     write(tmp_path, range(10))
     after = Journal(tmp_path, SETTINGS, total=10, chunk=4, environment={"commit": "later"})
     assert after.environments == [HERE, there]  # nothing was left to decode
+
+
+def test_a_damaged_line_is_named_by_file_and_number(tmp_path: pathlib.Path) -> None:
+    write(tmp_path, range(10))
+    file = tmp_path / "problems.jsonl"
+    lines = file.read_bytes().split(b"\n")
+    cut = json.loads(lines[2])
+    damages = {
+        b"{": "Expecting property name",
+        b"\xff\xfe": "can't decode byte 0xff",
+        b"7": "int",
+        b"[" * 100_000: "recursion",
+        b'{"id": 1}': "it lacks prompt, reference",
+        json.dumps(
+            cut | {"trajectory": cut["trajectory"] | {"reason": [1]}}
+        ).encode(): "one length",
+        json.dumps(cut | {"trajectory": None}).encode(): "NoneType",
+        json.dumps(cut | {"nfe": -1}).encode(): "nfe is -1",
+    }
+    for damage, what in damages.items():
+        file.write_bytes(b"\n".join([*lines[:2], damage, *lines[3:]]))
+        for reading in (
+            lambda: journal.read(tmp_path),
+            lambda: Journal(tmp_path, SETTINGS, total=10, chunk=4, environment=HERE),
+        ):
+            with pytest.raises(journal.JournalError, match=what) as raised:
+                reading()
+            assert str(raised.value).startswith(f"{file}, line 3 holds no problem of an evaluation")
+            assert "remove that line and all after it" in str(raised.value)
+    file.write_bytes(b"\n".join(lines[:2]) + b"\n")  # what it advises is so
+    write(tmp_path, range(10))
+    assert file.read_bytes() == b"\n".join(lines)
+
+
+def test_lone_surrogates_and_a_byte_order_mark_are_read(tmp_path: pathlib.Path) -> None:
+    """A model writes half a character; an editor puts a mark before the first line."""
+    odd = dataclasses.replace(answers([0]), outputs=["half \ud83d of one"])
+    opened = Journal(tmp_path, SETTINGS, total=1, chunk=4, environment=HERE)
+    opened.append(PROBLEMS[:1], odd)
+    for name in ("problems.jsonl", "run.json"):
+        (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + (tmp_path / name).read_bytes())
+    assert journal.read(tmp_path)[0]["output"] == odd.outputs[0]
+    again = Journal(tmp_path, SETTINGS, total=1, chunk=4, environment=HERE)
+    earlier = again.earlier()
+    assert earlier is not None
+    assert earlier.outputs == odd.outputs
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"settings": 1}', "\x00", "[" * 100_000])
+def test_a_damaged_run_json_is_named(text: str, tmp_path: pathlib.Path) -> None:
+    write(tmp_path, range(10))
+    (tmp_path / "run.json").write_text(text)
+    with pytest.raises(journal.JournalError, match=r"run\.json is of no run of launch\.evaluate"):
+        journal.read(tmp_path)
+    with pytest.raises(journal.JournalError, match=r"run\.json is of no run of launch\.evaluate"):
+        Journal(tmp_path, SETTINGS, total=10, chunk=4, environment=HERE)

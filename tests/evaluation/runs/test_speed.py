@@ -33,8 +33,22 @@ def test_every_number_on_a_case_worked_by_hand() -> None:
         "canvas_tpf": (8 / 2 + 8 / 4) / 2,
         "seconds": 0.5,
         "tps": 16.0,
+        "tps_interval": None,
         "speedup": 8.0,
+        "speedup_interval": None,
     }
+
+
+def test_repeated_timings_give_the_median_and_their_spread() -> None:
+    """Ratios are taken within a turn: the slow second turn slows both runs down alike."""
+    found = speed.measure(
+        trajectory([2, 4], [6, 2]), seconds=[1.0, 4.0, 2.0], baseline_seconds=[10.0, 44.0, 24.0]
+    )
+    row = found.as_row()
+    assert (row["tps"], row["tps_interval"]) == (4.0, [2.0, 8.0])
+    assert (row["speedup"], row["speedup_interval"]) == (11.0, [10.0, 12.0])
+    with pytest.raises(ValueError, match="got 1 and 2 measurements, expected one of each a turn"):
+        speed.measure(trajectory([2], [1]), seconds=[1.0, 2.0], baseline_seconds=3.0)
 
 
 def test_the_tail_after_the_end_is_never_counted() -> None:
@@ -83,6 +97,8 @@ def test_the_row_of_the_summary_leaves_out_what_was_not_measured() -> None:
         ([2, 0], {"seconds": 1.0}, "problem 1 has nfe 0"),
         ([2], {"seconds": 0.0}, r"seconds is 0\.0"),
         ([2], {"seconds": 1.0, "baseline_seconds": float("nan")}, "baseline_seconds is nan"),
+        ([2], {"seconds": [1.0, -1.0]}, r"seconds is -1\.0"),
+        ([2], {"seconds": []}, "got no measurement"),
     ],
 )
 def test_says_what_cannot_be_measured(

@@ -80,3 +80,18 @@ def test_what_cannot_be_compared_is_an_error() -> None:
         comparison.compare([True], [True, False])
     with pytest.raises(ValueError, match="margin=0; give a share"):
         comparison.compare([True], [True]).matches(0)
+
+
+def test_a_loss_is_said_and_a_gain_is_none() -> None:
+    right = np.arange(1000) < 900
+    worse = right & (np.arange(1000) >= 60)
+    said = comparison.compare(worse, right).loss("student", "teacher")
+    assert said is not None
+    assert said.startswith("student loses 6.0 points of accuracy against teacher [4.")
+    assert ": more than chance alone (McNemar p = " in said
+    little = comparison.compare(right & (np.arange(1000) != 0), right).loss()
+    assert little is not None
+    assert "the first loses 0.1 points of accuracy against the second" in little
+    assert "chance may explain it (McNemar p = 1)." in little
+    assert comparison.compare(right, worse).loss() is None
+    assert comparison.compare(right, right).loss() is None

@@ -1,11 +1,11 @@
 // The browser of problems: unpacks what problems.py packed, lists, searches, filters, sorts, opens.
-// An opened problem is the stencil of the page, filled in and given to `replay`.
+// An opened problem is drawn by replay.js.
 
 const ORDERS = {
   wrong: (run) => (a, b) => run.correct[a] - run.correct[b],
   slow: (run) => (a, b) => run.nfe[b] - run.nfe[a],
-  unsure: (run) => (a, b) => run.sure[a] - run.sure[b],
-  sure: (run) => (a, b) => run.sure[b] - run.sure[a],
+  low: (run) => (a, b) => run.confidence[a] - run.confidence[b],
+  high: (run) => (a, b) => run.confidence[b] - run.confidence[a],
   given: () => (a, b) => a - b,
 };
 const SHOWN = {
@@ -15,93 +15,28 @@ const SHOWN = {
   differ: (at, run, beside) => beside && run.correct[at] !== beside.correct[at],
 };
 
-function stencil(id) {
-  return document.getElementById(id).content.firstElementChild.cloneNode(true);
-}
-
 async function unpacked(text) {
   const bytes = Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
   return new Response(stream).json();
 }
 
-function verdict(correct) {
-  return correct ? "right" : "wrong";
-}
-
-// One run's answer to a problem as a board of the replay.
-function board(empty, data, run, at) {
-  const element = empty.cloneNode(true);
-  const nfe = run.nfe[at];
-  element.dataset.passes = nfe;
-  element.querySelector("h4").textContent = run.name;
-  const judged = element.querySelector(".verdict");
-  judged.className = `verdict ${verdict(run.correct[at])}`;
-  judged.textContent = verdict(run.correct[at]);
-  const answer = document.createElement("p");
-  answer.className = "answer";
-  answer.textContent = run.output[at];
-  element.querySelector("header").after(answer);
-  const counter = element.querySelector(".counter");
-  const canvas = element.querySelector(".canvas");
-  const bars = element.querySelector(".bars");
-  const tail = element.querySelector(".tail");
-  if (!run.decodes) {
-    counter.textContent = `${nfe} passes, ${run.tokens[at]} tokens before the end`;
-    for (const part of [canvas, bars, tail, element.querySelector(".detail")]) part.remove();
-    return element;
-  }
-  const [tokens, passes, confidences, reasons, [left]] = run.decodes[at];
-  const [chip, bar] = [canvas.querySelector(".t"), bars.querySelector("i")];
-  canvas.replaceChildren();
-  tokens.forEach((token, position) => {
-    const [label, special, breaks] = data.pieces[token];
-    const [pass, confidence] = [passes[position], confidences[position] / 1000];
-    const [reason, tooltip] = data.reasons[reasons[position]];
-    const shown = chip.cloneNode(true);
-    shown.classList.toggle("special", special === 1);
-    shown.classList.toggle("undecoded", reason === "TAIL");
-    shown.classList.toggle("given", reason === "GIVEN");
-    shown.dataset.at = pass;
-    shown.dataset.due = reason === "TAIL" ? nfe : pass;
-    const heat = (confidence - data.floor) / (1 - data.floor);
-    shown.style.setProperty("--c", Math.min(1, Math.max(0, heat)));
-    const told = { position: position + 1, at: pass, nfe, confidence: confidence.toFixed(3) };
-    shown.title = tooltip.replace(/\{(\w+)\}/g, (_, key) => told[key]);
-    shown.firstChild.data = label;
-    shown.querySelector("sup").textContent = reason === "TAIL" ? "" : pass;
-    canvas.append(shown, document.createElement(breaks ? "br" : "wbr"));
-  });
-  const counts = new Array(nfe).fill(0);
-  for (const pass of passes) if (pass) counts[pass - 1] += 1;
-  const most = Math.max(1, ...counts);
-  bars.replaceChildren(
-    ...counts.map((count, index) => {
-      const shown = bar.cloneNode(true);
-      shown.style.setProperty("--h", count / most);
-      shown.title = `pass ${index + 1}: ${count}`;
-      return shown;
-    }),
-  );
-  tail.querySelector("b").textContent = left;
-  tail.hidden = !left;
-  return element;
-}
-
 // A problem as several runs answered it, ready to be replayed.
-function article(data, runs, at) {
-  const element = stencil("stencil");
+function panel(data, runs, at) {
   const { id, prompt, reference } = data.problems;
-  element.querySelector("h3").textContent = `Problem ${id[at]}`;
-  element.querySelector(".question").textContent = prompt[at];
-  element.querySelector(".reference b").textContent = reference[at];
-  const controls = element.querySelector(".controls");
-  controls.setAttribute("aria-label", `Replay of problem ${id[at]}`);
-  controls.hidden = !runs.some((run) => run.decodes);
-  const empty = element.querySelector(".board");
-  empty.replaceWith(...runs.map((run) => board(empty, data, run, at)));
-  replay(element);
-  return element;
+  return drawPanel(data, {
+    name: id[at],
+    question: prompt[at],
+    reference: reference[at],
+    replays: runs.map((run) => ({
+      nfe: run.nfe[at],
+      length: run.length[at],
+      ...run.replays?.[at],
+      title: run.name,
+      correct: run.correct[at],
+      answer: run.output[at],
+    })),
+  });
 }
 
 function browse(section, data) {
@@ -109,6 +44,7 @@ function browse(section, data) {
   const form = section.querySelector("form");
   const { search, run: runs, beside: besides, show, sort } = form.elements;
   const list = part("rows");
+  const template = part("row");
   const texts = data.problems.id.map((id, at) =>
     [id, data.problems.prompt[at], data.problems.reference[at]].join("\n").toLowerCase(),
   );
@@ -137,9 +73,9 @@ function browse(section, data) {
   }
 
   function row(shown, at) {
-    const element = stencil("row");
+    const element = template.content.firstElementChild.cloneNode(true);
     const button = element.firstElementChild;
-    const [judged, id, gist, passes, tokens, sure] = button.children;
+    const [judged, id, gist, passes, tokens, confidence] = button.children;
     const word = verdict(shown.correct[at]);
     button.dataset.at = at;
     judged.className = `mark ${word}`;
@@ -147,8 +83,8 @@ function browse(section, data) {
     id.textContent = data.problems.id[at];
     gist.textContent = data.problems.prompt[at];
     passes.textContent = shown.nfe[at];
-    tokens.textContent = shown.tokens[at];
-    sure.textContent = (shown.sure[at] / 1000).toFixed(3);
+    tokens.textContent = shown.length[at];
+    confidence.textContent = shown.confidence[at].toFixed(3);
     return element;
   }
 
@@ -168,12 +104,13 @@ function browse(section, data) {
   function open(at) {
     opened = at;
     const shown = [run(), beside()].filter((one, index, all) => one && all.indexOf(one) === index);
-    part("article").replaceChildren(article(data, shown, at));
+    part("article").replaceChildren(panel(data, shown, at));
     part("opened").hidden = false;
     mark();
     list.querySelector("[aria-current]")?.scrollIntoView({ block: "nearest" });
   }
 
+  part("key").replaceWith(drawKey(data.facts));
   for (const [index, { name }] of data.runs.entries()) {
     runs.add(new Option(name, index));
     besides.add(new Option(name, index));
@@ -214,7 +151,7 @@ function browse(section, data) {
 const section = document.getElementById("browser");
 if (section) {
   const status = section.querySelector("[data-part=status]");
-  unpacked(document.getElementById("packed").content.textContent).then(
+  unpacked(section.querySelector("[data-part=packed]").content.textContent).then(
     (data) => {
       browse(section, data);
       section.querySelector("[data-part=ready]").hidden = false;
