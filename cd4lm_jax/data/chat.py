@@ -126,7 +126,9 @@ class ChatTemplate:
         parts: list[tuple[str, bool]] = []
         end = position = 0
         while found := self._pattern.search(chat, position):
-            inside = [last for first, last in literals if first < found.end() and found.start() < last]
+            inside = [
+                last for first, last in literals if first < found.end() and found.start() < last
+            ]
             if inside:
                 position = inside[-1]
                 continue

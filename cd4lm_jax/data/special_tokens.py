@@ -49,13 +49,27 @@ DREAM = SpecialTokens(
     headers=("<|im_start|>",),
     eot="<|im_end|>",
 )
-FAMILIES = (LLADA, DREAM)
+# Qwen's tokenizer with a mask token added, as the models that grew out of it have it.
+QWEN = dataclasses.replace(DREAM, family="Qwen", bos=None)
+SDAR = dataclasses.replace(QWEN, family="SDAR", mask="<|MASK|>")
+FAST_DLLM = dataclasses.replace(QWEN, family="Fast-dLLM", mask="|<MASK>|")
+FAMILIES = (LLADA, DREAM, QWEN, SDAR, FAST_DLLM)
 
 
 def family_of(token_id: Callable[[str], int | None]) -> SpecialTokens:
-    """The family whose mask token a vocabulary has; LLaDA where it has none.
+    """The family whose special tokens a vocabulary has.
 
     Args:
         token_id: the id of a token's text, None where there is none.
+
+    Returns:
+        The first family of which all tokens are there; else the first whose mask is, for the
+        message that names the missing ones; LLaDA where there is no mask.
     """
-    return next((family for family in FAMILIES if token_id(family.mask) is not None), LLADA)
+
+    def has(*names: str) -> bool:
+        return all(token_id(name) is not None for name in names)
+
+    whole = (family for family in FAMILIES if has(*family.names))
+    masked = (family for family in FAMILIES if has(family.mask))
+    return next(whole, next(masked, LLADA))

@@ -11,7 +11,6 @@ Any of them may begin with a byte-order mark.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 

@@ -61,11 +61,10 @@ def read_text(path: str | os.PathLike[str]) -> str:
         # Line ends as Python reads them from text files.
         return data.decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
-        raise JsonFileError(
-            f"cannot read {path}: not UTF-8 text ({error}); save it as UTF-8"
-        ) from error
+        raise JsonFileError(f"{path} is not UTF-8 text ({error}); save it as UTF-8") from error
     except (OSError, EOFError, zlib.error) as error:
-        raise JsonFileError(f"cannot read {path}: {error}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise JsonFileError(f"cannot read {path}: {reason}") from error
 
 
 def parse(text: str, where: str) -> Any:

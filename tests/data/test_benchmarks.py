@@ -21,15 +21,18 @@ def _file(folder: pathlib.Path, *rows: object) -> str:
 
 def test_word_problems_keep_their_order(tmp_path: pathlib.Path) -> None:
     rows = [{"question": f"q{n}", "answer": f"#### {n}"} for n in range(3)]
-    found = benchmarks.word_problems(_file(tmp_path, *rows), "test")
+    path = _file(tmp_path, *rows)
+    found = benchmarks.word_problems(path, "test")
     assert [problem["id"] for problem in found] == ["0", "1", "2"]
-    assert found[2] == {"id": "2", "question": "q2", "answer": "#### 2", "target": "#### 2"}
+    problem = {"id": "2", "question": "q2", "answer": "#### 2", "target": "#### 2"}
+    assert found[2] == problem | {"where": f"{path}, line 3"}
 
 
 def test_math_is_judged_by_the_answer_alone(tmp_path: pathlib.Path) -> None:
     row = {"problem": "p", "solution": "s", "answer": "a", "unique_id": "test/7"}
+    path = _file(tmp_path, row)
     expected = {"id": "test/7", "question": "p", "answer": "s", "target": "a"}
-    assert benchmarks.math500(_file(tmp_path, row), "test") == [expected]
+    assert benchmarks.math500(path, "test") == [expected | {"where": f"{path}, line 1"}]
 
 
 def test_humaneval_comes_with_its_package() -> None:
@@ -80,9 +83,10 @@ def test_mbpp_is_split_by_number(tmp_path: pathlib.Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([], "rows.jsonl is empty: expected objects with text, code"),
+        ([], "rows.jsonl is empty: expected objects with code"),
         ([{"text": "t"}], 'line 1: expected a text field "code", found'),
-        ([MBPP_ROW, 3], "line 2: expected an object with text and code"),
+        ([{"code": "c"}], 'line 1: "text" is null; expected a text'),
+        ([MBPP_ROW, 3], "line 2: expected an object with code, found the number 3"),
         ([MBPP_ROW | {"test_list": []}], r"expected task_id \(a number\) and test_list"),
         ([MBPP_ROW | {"task_id": "11"}], r"expected task_id \(a number\) and test_list"),
     ],
