@@ -92,14 +92,14 @@ def turns(row: Any) -> Turns:
     Raises:
         RowError: another form, a field that is no text, or no assistant turn.
     """
-    messages = _messages_of(row)
+    found, given = _messages_of(row)
     examples: list[Example] = []
     skipped = answers = 0
     question: str | None = None
-    for place, message in enumerate(messages):
+    for place, message in enumerate(found):
         if message["role"] == "user":
             question = message["content"]
-        if message["role"] != "assistant":
+        if message["role"] != "assistant" or place < given:
             continue
         answers += 1
         if question is None or not message["content"].strip():
@@ -107,7 +107,7 @@ def turns(row: Any) -> Turns:
             continue
         example = Example(question=question, answer=message["content"])
         if place > 1:
-            example["messages"] = messages[:place]
+            example["messages"] = found[:place]
         examples.append(example)
     if not answers:
         raise RowError("no assistant turn, so nothing to train on")
@@ -154,21 +154,23 @@ def as_text(value: Any, name: str) -> str:
     raise RowError(f"{name} is {kind(value)}; expected a text")
 
 
-def _messages_of(row: Any) -> list[Message]:
+def _messages_of(row: Any) -> tuple[list[Message], int]:
+    """The turns of a row, and how many of them are a prompt whatever their roles."""
     if not isinstance(row, dict):
         raise RowError(f"expected an object with question and answer, or messages, got {kind(row)}")
     for field in ("messages", "conversations", "conversation"):
         if field in row:
-            return _system(row) + messages(row[field], field)
+            return _system(row) + messages(row[field], field), 0
     asked, answered = next((pair for pair in PAIRS if set(pair) <= row.keys()), PAIRS[0])
-    if isinstance(row.get(asked), list) and asked == "prompt":
-        return messages(row[asked], asked) + _completion(row[answered], answered)
+    if asked == "prompt" and isinstance(row[asked], list):
+        prompt = messages(row[asked], asked)
+        return prompt + _completion(row[answered], answered), len(prompt)
     question = text(row, asked)
     if asked == "instruction":  # Alpaca's input is what the instruction is about
         more = as_text(row.get("input") or row.get("context") or "", '"input"')
         question = f"{question}\n{more}" if more else question
     answer = Message(role="assistant", content=text(row, answered))
-    return [*_system(row), *_history(row), Message(role="user", content=question), answer]
+    return [*_system(row), *_history(row), Message(role="user", content=question), answer], 0
 
 
 def _completion(value: Any, field: str) -> list[Message]:

@@ -14,7 +14,9 @@ from cd4lm_jax.runtime.json_files import JsonFileError
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(st.characters(exclude_categories=["Cs"])),
-    lambda inner: st.lists(inner) | st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), inner),
+    lambda inner: (
+        st.lists(inner) | st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), inner)
+    ),
     max_leaves=8,
 )
 
@@ -46,14 +48,12 @@ def test_any_bytes_are_read_or_refused_in_one_line(
     for name in ("rows.jsonl", "rows.json", "rows.jsonl.gz"):
         path = folder / name
         path.write_bytes(data)
+        messages = []
         try:
-            for record in json_files.records(path):
-                if record.fault is not None:
-                    assert str(record.fault).startswith(f"{path}, ")
-                    assert "\n" not in str(record.fault)
+            messages = [str(record.fault) for record in json_files.records(path) if record.fault]
         except JsonFileError as error:
-            assert str(path) in str(error)
-            assert "\n" not in str(error)
+            messages = [str(error)]
+        assert all(str(path) in message and "\n" not in message for message in messages)
 
 
 @pytest.mark.parametrize(
