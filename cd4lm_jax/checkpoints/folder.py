@@ -61,7 +61,7 @@ def read_config(folder: str | os.PathLike[str]) -> ModelConfig:
             f"no model in {folder}: {CONFIG_FILE} is missing; give a folder that a training run "
             "exported (its 'model' folder)"
         )
-    return config_from_json(ModelConfig, file.read_text(), where=str(file))
+    return config_from_json(ModelConfig, file.read_text(encoding="utf-8-sig"), where=str(file))
 
 
 def stored_dtype(folder: str | os.PathLike[str]) -> str:

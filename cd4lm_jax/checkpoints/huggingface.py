@@ -45,7 +45,7 @@ def read_config(folder: str | os.PathLike[str]) -> ModelConfig:
 def _read_config(folder: str | os.PathLike[str]) -> tuple[Family, ModelConfig]:
     file = pathlib.Path(folder) / CONFIG_FILE
     try:
-        data = json.loads(file.read_text())
+        data = json.loads(file.read_text(encoding="utf-8-sig"))
         family = family_of(data, str(file))
         return family, family.read(data, str(file))
     except FileNotFoundError:
@@ -135,7 +135,7 @@ def _stored(path: pathlib.Path) -> dict[str, Stored]:
     if not index.is_file():
         return read_header(path / SINGLE_FILE)
     try:
-        listed: dict[str, str] = json.loads(index.read_text())["weight_map"]
+        listed: dict[str, str] = json.loads(index.read_text(encoding="utf-8-sig"))["weight_map"]
     except (ValueError, KeyError, TypeError):
         raise HuggingFaceError(f"{index} is damaged or no index; fetch it again") from None
     found: dict[str, Stored] = {}

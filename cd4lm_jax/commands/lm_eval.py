@@ -5,10 +5,10 @@ r"""lm-evaluation-harness's own command, with this project's models under the na
         --include_path FOLDER --tasks NAME
 
 What follows is what `lm_eval` takes. `--model_args` and `--gen_kwargs` set fields of
-`cd4lm_jax.DecodeConfig` by name, such as rule=factor(factor=1.0) or rule=my_rule.py:Half(share=0.5);
-`threshold` is short for the confidence rule's, 0 for the baseline of one token a pass. `--model_args`
-also takes mc_num, dtype and seed. A value with a comma in it needs the JSON form of `--model_args`.
-Tasks of a folder of YAML files need no network.
+`cd4lm_jax.DecodeConfig` by name, such as rule=factor(factor=1.0) or
+rule=my_rule.py:Half(share=0.5); `threshold` is short for the confidence rule's, 0 for the baseline
+of one token a pass. `--model_args` also takes mc_num, dtype and seed. A value with a comma in it
+needs the JSON form of `--model_args`. Tasks of a folder of YAML files need no network.
 """
 
 from __future__ import annotations

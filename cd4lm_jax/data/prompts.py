@@ -45,7 +45,7 @@ def read_prompts(path: str | os.PathLike[str]) -> list[PromptRecord]:
         SourceError: an unreadable or empty file, or a line that is no prompt; file and line are
             named.
     """
-    prompts = []
+    prompts: list[PromptRecord] = []
     for record in read_records(path):
         try:
             prompts.append(_prompt(record.get(), len(prompts)))

@@ -135,12 +135,13 @@ def open_source(
     if is_file(name):
         return _read_file(name, split, max_malformed)
     dataset, _, config = name.partition("/")
-    longest = None
+    longest: Callable[[], Iterator[str]] | None = None
     if dataset == "gsm_mini":
         # Imported here because it takes seconds, and a JSON file needs none of it.
         from cd4lm_jax.data.gsm_mini.builder import GsmMini, prepare
-        from cd4lm_jax.data.gsm_mini.generate import longest_answers as longest
+        from cd4lm_jax.data.gsm_mini.generate import longest_answers
 
+        longest = longest_answers
         known = [known.name for known in GsmMini.BUILDER_CONFIGS]
         if config and config not in known:
             raise SourceError(

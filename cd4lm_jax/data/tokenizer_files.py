@@ -171,7 +171,8 @@ def _qwen(folder: Path, added: dict[int, AddedToken]) -> str:
     """The text of the `tokenizer.json` that a folder in Qwen's form does without."""
     try:
         lines = read_text(folder / _MERGES).split("\n")
-        merges = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#ver")]
+        pairs = [line.split(" ") for line in lines if line and not line.startswith("#version")]
+        merges = [(first, second) for first, second in pairs]
         encoder = byte_level(models.BPE(_object(folder, _VOCABULARY), merges), _QWEN_WORDS)
     except TokenizerError:
         raise

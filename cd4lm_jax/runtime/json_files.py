@@ -133,7 +133,9 @@ def kind(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, (int, float)):
         return f"the number {value}"
-    return {str: "a text", list: "a list", dict: "an object"}.get(type(value), "no JSON value")
+    if isinstance(value, str):
+        return "a text"
+    return "a list" if isinstance(value, list) else "an object"
 
 
 def _entries(text: str, path: str | os.PathLike[str]) -> Iterator[Record]:

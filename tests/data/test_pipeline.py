@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cd4lm_jax.data.pipeline import DataConfig, DataError, HostBatch, batches, eval_batches
+from cd4lm_jax.data.checks import DataError
+from cd4lm_jax.data.pipeline import DataConfig, HostBatch, batches, eval_batches
 from cd4lm_jax.data.sources import SourceError
 from cd4lm_jax.data.tokenizer import Tokenizer
 

@@ -73,7 +73,11 @@ def llada_folder(tmp_path: Path) -> Path:
         ],
         "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
         "special_tokens": {
-            LLADA.bos: {"id": LLADA.bos, "ids": [LLADA_IDS[LLADA.bos]], "tokens": [LLADA.bos]}
+            LLADA.bos: {
+                "id": LLADA.bos,
+                "ids": [LLADA_IDS["<|startoftext|>"]],
+                "tokens": [LLADA.bos],
+            }
         },
     }
     return _write(tmp_path, definition, {"chat_template": LLADA_TEMPLATE})

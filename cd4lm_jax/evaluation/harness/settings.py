@@ -133,7 +133,7 @@ def _with_length(config: DecodeConfig, limit: int) -> DecodeConfig:
 
 def _override(config: DecodeConfig, given: Mapping[str, Any]) -> DecodeConfig:
     """The config with fields as Python's values or as text."""
-    made = {n: value for n, value in given.items() if dataclasses.is_dataclass(value)}
+    made: dict[str, Any] = {n: v for n, v in given.items() if dataclasses.is_dataclass(v)}
     texts = {n: _text(value) for n, value in given.items() if n not in made}
     return override(dataclasses.replace(config, **made), texts, "cd4lm")
 
