@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from cd4lm_jax.data.conversations import Example
 from cd4lm_jax.data.gsm_mini.generate import generate
-from cd4lm_jax.data.sources import Example
 from cd4lm_jax.evaluation.report import problems, report
 from cd4lm_jax.evaluation.runs import run as runs
 from cd4lm_jax.language_model import load
