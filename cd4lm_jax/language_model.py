@@ -6,8 +6,8 @@ import dataclasses
 import functools
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -25,8 +25,11 @@ if TYPE_CHECKING:
     from cd4lm_jax.data.tokenizer import Tokenizer
 
 
-Prompt = str | Sequence[int]
-"""A question, to be put in the chat template, or token ids."""
+Prompt = str | Sequence[Mapping[str, Any]] | Sequence[int]
+"""A question or a conversation, to be put in the chat template, or token ids.
+
+A conversation is a list of messages, each with `role` and `content`.
+"""
 Prompts = str | Sequence[Prompt]
 """Prompts, or a single question."""
 
@@ -49,12 +52,15 @@ class LanguageModel:
         return fingerprint(self.transformer)
 
     def prompt_ids(self, prompt: Prompt) -> list[int]:
-        """A question in the chat template as token ids; ids are passed through.
+        """A question or a conversation in the chat template as token ids; ids are passed through.
 
         Raises:
-            ValueError: text, and no tokenizer to encode it.
+            ValueError: text, and no tokenizer to encode it; or a conversation that the chat
+                template refuses.
         """
-        return self._tokenizer_for_text.prompt(prompt) if isinstance(prompt, str) else list(prompt)
+        if not _is_text(prompt):
+            return list(cast(Sequence[int], prompt))
+        return self._tokenizer_for_text.prompt(cast("str | Sequence[Mapping[str, Any]]", prompt))
 
     def text_ids(self, text: str) -> list[int]:
         """Text as token ids, without a chat template.
@@ -143,9 +149,18 @@ class Decoded:
     def _question(self, prompt: Prompt) -> str:
         if isinstance(prompt, str):
             return prompt
+        if _is_text(prompt):
+            turns = cast(Sequence[Mapping[str, Any]], prompt)
+            return "\n\n".join(f"{turn['role']}: {turn['content']}" for turn in turns)
+        ids = cast(Sequence[int], prompt)
         if self.tokenizer is None:
-            return " ".join(map(str, prompt))
-        return self.tokenizer.decode(prompt, skip_special=False)
+            return " ".join(map(str, ids))
+        return self.tokenizer.decode(ids, skip_special=False)
+
+
+def _is_text(prompt: Prompt) -> bool:
+    """Whether a prompt is a question or a conversation."""
+    return isinstance(prompt, str) or any(isinstance(turn, Mapping) for turn in prompt)
 
 
 def _token_text(tokenizer: Tokenizer | None, token: int) -> str:
@@ -188,8 +203,9 @@ def decode(
 
     Args:
         model: from `load`.
-        prompts: questions (put in the chat template), or lists of token ids (taken as they are); a
-            single question may stand alone.
+        prompts: questions or conversations (put in the chat template), or lists of token ids
+            (taken as they are); a single question may stand alone. A conversation is a list of
+            messages, each with `role` and `content`.
         config: how; the defaults if None.
         given: infilling: for each prompt its generation positions from the first, a token id where
             it is fixed and None where it is to be decoded; the rest is to be decoded.

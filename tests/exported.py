@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 from cd4lm_jax.checkpoints.model_folder import write_model
 from cd4lm_jax.data.gsm_mini import vocabulary
-from cd4lm_jax.data.tokenizer import LLADA, train_tokenizer
+from cd4lm_jax.data.special_tokens import LLADA
+from cd4lm_jax.data.train_tokenizer import train_tokenizer
 from cd4lm_jax.models.config import ModelConfig
 from tests.tiny import TINY, tiny_model
 

@@ -3,24 +3,25 @@ r"""Answers the prompts of a JSONL file.
     cd4lm decode --checkpoint=experiments/checkpoints/gsm_mini_teacher \
         --input=prompts.jsonl --output=out.jsonl --gen_length=64 --block_length=32 --threshold=0.9
 
-Input lines: {"id": ..., "prompt": "text"} (put in the chat template) or {"id": ..., "prompt_ids":
-[...]} (taken as they are). For infilling also "given_ids": the generation from its first position
-on, a token id where it is fixed, null where it is to be decoded. Output lines, in the order of the
-input: {"id", "generated_ids", "text" (with a tokenizer), "nfe", "committed_at": [pass of each
-position], "confidence": [...], "reason": [a cd4lm_jax.Reason each]}.
+Input lines: {"id": ..., "prompt": "text"} or {"id": ..., "messages": [{"role", "content"}, ...]}
+(put in the chat template), or {"id": ..., "prompt_ids": [...]} (taken as they are). For infilling
+also "given_ids": the generation from its first position on, a token id where it is fixed, null
+where it is to be decoded. Output lines, in the order of the input: {"id", "generated_ids", "text"
+(with a tokenizer), "nfe", "committed_at": [pass of each position], "confidence": [...], "reason":
+[a cd4lm_jax.Reason each]}.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import pathlib
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from absl import flags
 
 import cd4lm_jax as cd
 from cd4lm_jax.commands import common, output
+from cd4lm_jax.data.prompts import read_prompts
 from cd4lm_jax.decoding.config import DecodeConfig
 from cd4lm_jax.decoding.rule import RULES
 from cd4lm_jax.runtime import files
@@ -58,19 +59,19 @@ def main() -> None:
     """Reads, decodes, writes; the output appears only when it is complete."""
     checkpoint, source, target = map(common.given, (_CHECKPOINT, _INPUT, output.OUTPUT))
     config = chosen()
-    rows = read_prompts(pathlib.Path(source))
+    rows = read_prompts(source)
     model = cd.load(checkpoint)
     with Progress(len(rows), label="decode", unit="prompt") as progress:
         decoded = cd.decode(
             model,
-            [row["prompt_ids"] if "prompt_ids" in row else row["prompt"] for row in rows],
+            [row.prompt for row in rows],
             config,
             report=progress.update,
-            given=[row.get("given_ids", []) for row in rows],
+            given=[row.given_ids for row in rows],
         )
     lines = []
     for number, (row, record) in enumerate(zip(rows, decoded.trajectory.to_json(), strict=True)):
-        line = {"id": row.get("id", number), "generated_ids": record["tokens"]}
+        line = {"id": row.id, "generated_ids": record["tokens"]}
         if model.tokenizer is not None:
             line["text"] = decoded.text[number]
         line |= {name: record[name] for name in ("nfe", "committed_at", "confidence", "reason")}
@@ -119,52 +120,6 @@ def _token_ids(text: str) -> tuple[int, ...]:
         raise common.UsageError(
             f"stop_sequence={text} are no token ids; give some like 317,316"
         ) from None
-
-
-def read_prompts(path: pathlib.Path) -> list[dict[str, Any]]:
-    """The lines of a prompt file.
-
-    Raises:
-        ValueError: an empty file, or a line that is no prompt; names file and line.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text: {error}") from None
-    rows = []
-    # Not splitlines(): that also breaks at characters JSON strings may hold.
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}, line {number}: not JSON: {error.msg}") from None
-        if not _is_prompt(row):
-            raise ValueError(
-                f'{path}, line {number}: expected an object with "prompt", a text, or '
-                f'"prompt_ids", a list of token ids, got {line[:60]}'
-            )
-        rows.append(row)
-    if not rows:
-        raise ValueError(f'{path} holds no prompts; give lines like {{"id": 1, "prompt": "..."}}')
-    return rows
-
-
-def _is_prompt(row: Any) -> bool:
-    if not isinstance(row, dict):
-        return False
-    given = row.get("given_ids", [])
-    if not isinstance(given, list) or not all(token is None or _is_id(token) for token in given):
-        return False
-    if "prompt_ids" not in row:
-        return isinstance(row.get("prompt"), str)
-    ids = row["prompt_ids"]
-    return isinstance(ids, list) and all(_is_id(token) for token in ids)
-
-
-def _is_id(token: Any) -> bool:
-    return type(token) is int
 
 
 def run() -> NoReturn:

@@ -4,9 +4,11 @@ r"""lm-evaluation-harness's own command, with this project's models under the na
         --model_args pretrained=experiments/checkpoints/gsm_mini_teacher,gen_length=64 \
         --include_path FOLDER --tasks NAME
 
-All arguments are those of `lm_eval`. `--model_args` also takes mc_num, dtype, seed and the fields
-of `cd4lm_jax.evaluation.harness.adapter.Generation`. Tasks of a folder of YAML files need no
-network.
+All arguments are those of `lm_eval`. `--model_args` and `--gen_kwargs` set fields of
+`cd4lm_jax.DecodeConfig` by name, such as rule=factor(factor=1.0) or
+rule=my_rule.py:Half(share=0.5); `threshold` is short for the confidence rule's, 0 for the baseline
+of one token a pass. `--model_args` also takes mc_num, dtype and seed. A value with a comma in it
+needs the JSON form of `--model_args`. Tasks of a folder of YAML files need no network.
 """
 
 from __future__ import annotations

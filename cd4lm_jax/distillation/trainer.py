@@ -394,7 +394,7 @@ class _Run:
         return TrainResult(folder=folder, steps=step, best_step=best_step, best_loss=best)
 
 
-def _place(batch: pipeline.Batch, rows: HostRows) -> Batch:
+def _place(batch: pipeline.HostBatch, rows: HostRows) -> Batch:
     """The global batch of which this host has read its rows."""
     fields = (field.name for field in dataclasses.fields(Batch))
     return Batch(**{name: rows.place(batch[name]) for name in fields})  # type: ignore[literal-required]

@@ -16,6 +16,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, Protocol, SupportsFloat
 
+from cd4lm_jax.runtime import json_files
 from cd4lm_jax.runtime.files import AppendOnly
 
 METRICS_FILE = "metrics.jsonl"
@@ -141,17 +142,12 @@ def read_jsonl(path: str | os.PathLike[str]) -> list[dict[str, float]]:
     An unfinished last line (the run was killed, or is writing) is left out.
 
     Raises:
-      ValueError: a line that is not a JSON object, named by file and line.
-      OSError: no such file.
+      ValueError: no such file, or a line that is not a JSON object, named by file and line.
     """
-    lines = pathlib.Path(path).read_text(encoding="utf-8").split("\n")[:-1]
     rows = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}, line {number}: not JSON ({error.msg})") from None
+    for record in json_files.records(path, unfinished=False):
+        row = record.get()
         if not isinstance(row, dict):
-            raise ValueError(f"{path}, line {number}: expected a JSON object, got {line[:40]!r}")
+            raise ValueError(f"{record.where}: expected a JSON object, got {json_files.kind(row)}")
         rows.append({key: math.nan if value is None else value for key, value in row.items()})
     return rows

@@ -16,7 +16,8 @@ import numpy.typing as npt
 from absl import flags
 
 from cd4lm_jax.corruption.masking import Corruption
-from cd4lm_jax.data.sources import Example, open_source
+from cd4lm_jax.data.conversations import Example
+from cd4lm_jax.data.sources import open_source
 from cd4lm_jax.decoding.rules import ConfidenceAdaptive
 from cd4lm_jax.distillation.curriculum import LambdaCurriculum
 from cd4lm_jax.distillation.objective import Objective

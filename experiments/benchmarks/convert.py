@@ -33,11 +33,11 @@ import ml_dtypes
 import numpy as np
 from absl import app, flags
 
-from cd4lm_jax.checkpoints import huggingface
 from cd4lm_jax.checkpoints.families import LLADA
-from cd4lm_jax.checkpoints.huggingface import Checkpoint
+from cd4lm_jax.checkpoints.huggingface import CONFIG_FILE, Checkpoint
 from cd4lm_jax.checkpoints.published_tensors import Tensor, all_tensors
 from cd4lm_jax.checkpoints.safetensors_files import write_file
+from cd4lm_jax.checkpoints.weight_files import INDEX_FILE
 from cd4lm_jax.models.config import ModelConfig, llada_8b
 from experiments.benchmarks import results
 
@@ -61,7 +61,7 @@ def numbers(tensor: Tensor, rng: np.random.Generator) -> Iterator[np.ndarray]:
 def synthesize(folder: pathlib.Path, config: ModelConfig) -> dict[str, str]:
     """Writes a checkpoint of random weights; returns each tensor's digest."""
     folder.mkdir(parents=True)
-    (folder / huggingface.CONFIG_FILE).write_text(json.dumps(LLADA.describe(config, "bfloat16")))
+    (folder / CONFIG_FILE).write_text(json.dumps(LLADA.describe(config, "bfloat16")))
     tensors = all_tensors(LLADA, config)
     digests: dict[str, str] = {}
     rng = np.random.default_rng(0)
@@ -84,7 +84,7 @@ def synthesize(folder: pathlib.Path, config: ModelConfig) -> dict[str, str]:
         write_file(folder / name, shapes, DTYPE, recorded(shard))
         placed |= {tensor.name: name for tensor in shard}
     index = {"metadata": {"total_size": int(ends[-1]) * 2}, "weight_map": placed}
-    (folder / huggingface.INDEX_FILE).write_text(json.dumps(index))
+    (folder / INDEX_FILE).write_text(json.dumps(index))
     return digests
 
 

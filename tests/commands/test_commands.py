@@ -11,6 +11,7 @@ import pytest
 from absl.testing import flagsaver
 
 from cd4lm_jax.commands import common, decode, distill
+from cd4lm_jax.data.prompts import read_prompts
 from cd4lm_jax.distillation.trainer import TrainConfig
 from tests import exported
 from tests.disk import full_beyond
@@ -168,7 +169,7 @@ def test_decode_needs_utf_8_and_breaks_lines_at_line_feeds_only(
     prompts.write_bytes(b'{"prompt": "\xff"}\n')
     assert fails().startswith(f"{prompts} is not UTF-8")
     prompts.write_text('{"prompt": "one\u2028line"}\n', encoding="utf-8")
-    assert decode.read_prompts(prompts) == [{"prompt": "one\u2028line"}]
+    assert [record.prompt for record in read_prompts(prompts)] == ["one\u2028line"]
 
 
 def test_decode_says_what_does_not_fit_the_model(
@@ -181,7 +182,7 @@ def test_decode_says_what_does_not_fit_the_model(
     assert fails("--eos_token_ids=1,end", code=2).startswith("flags.eos_token_ids: expected ")
     missing = tmp_path / "nowhere"
     assert fails(f"--checkpoint={missing}").startswith(f"no model in {missing}: ")
-    assert fails(f"--input={missing}") == f"{missing}: No such file or directory"
+    assert fails(f"--input={missing}") == f"cannot read {missing}: No such file or directory"
     prompts.write_text(json.dumps({"prompt_ids": [7] * 177}))
     assert fails().startswith("prompt 0 has 177 tokens; the model's 192 positions less ")
 

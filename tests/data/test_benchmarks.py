@@ -21,15 +21,18 @@ def _file(folder: pathlib.Path, *rows: object) -> str:
 
 def test_word_problems_keep_their_order(tmp_path: pathlib.Path) -> None:
     rows = [{"question": f"q{n}", "answer": f"#### {n}"} for n in range(3)]
-    found = benchmarks.word_problems(_file(tmp_path, *rows), "test")
+    path = _file(tmp_path, *rows)
+    found = benchmarks.word_problems(path, "test")
     assert [problem["id"] for problem in found] == ["0", "1", "2"]
-    assert found[2] == {"id": "2", "question": "q2", "answer": "#### 2", "target": "#### 2"}
+    problem = {"id": "2", "question": "q2", "answer": "#### 2", "target": "#### 2"}
+    assert found[2] == problem | {"where": f"{path}, line 3"}
 
 
 def test_math_is_judged_by_the_answer_alone(tmp_path: pathlib.Path) -> None:
     row = {"problem": "p", "solution": "s", "answer": "a", "unique_id": "test/7"}
+    path = _file(tmp_path, row)
     expected = {"id": "test/7", "question": "p", "answer": "s", "target": "a"}
-    assert benchmarks.math500(_file(tmp_path, row), "test") == [expected]
+    assert benchmarks.math500(path, "test") == [expected | {"where": f"{path}, line 1"}]
 
 
 def test_humaneval_comes_with_its_package() -> None:
@@ -80,9 +83,10 @@ def test_mbpp_is_split_by_number(tmp_path: pathlib.Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([], "rows.jsonl is empty: expected objects with text, code"),
+        ([], "rows.jsonl is empty: expected objects with code"),
         ([{"text": "t"}], 'line 1: expected a text field "code", found'),
-        ([MBPP_ROW, 3], "line 2: expected an object with text and code"),
+        ([{"code": "c"}], 'line 1: "text" is null; expected a text'),
+        ([MBPP_ROW, 3], "line 2: expected an object with code, found the number 3"),
         ([MBPP_ROW | {"test_list": []}], r"expected task_id \(a number\) and test_list"),
         ([MBPP_ROW | {"task_id": "11"}], r"expected task_id \(a number\) and test_list"),
     ],
@@ -108,3 +112,69 @@ def test_the_files_hold_all_problems(benchmark_data: pathlib.Path) -> None:
     ):
         found = read(str(benchmark_data / name), split)
         assert len(found) == len({problem["id"] for problem in found}) == count
+
+
+def test_mbpp_sanitized(tmp_path: pathlib.Path) -> None:
+    row = {
+        "source_file": "Benchmark.xlsx",
+        "task_id": 12,
+        "prompt": "Sort.",
+        "code": "def f(): pass",
+        "test_imports": ["import math", "import os"],
+        "test_list": ["assert f() == math.pi", "assert True"],
+    }
+    path = tmp_path / "sanitized-mbpp.json"
+    path.write_text("\ufeff" + json.dumps([row]), encoding="utf-8")
+    (problem,) = benchmarks.mbpp(str(path), "test")
+    shown = "assert f() == math.pi\nassert True"
+    assert problem["question"] == f"Sort. Your code should pass these tests:\n\n{shown}"
+    assert problem["target"] == f"import math\nimport os\n\n{shown}"
+    row["test_imports"] = "import math"
+    path.write_text(json.dumps([row]))
+    with pytest.raises(SourceError, match='entry 1: "test_imports" is a text; expected a list'):
+        benchmarks.mbpp(str(path), "test")
+
+
+@pytest.mark.parametrize(
+    ("solution", "answer"),
+    [
+        (r"So $\boxed{5}$.", "5"),
+        (r"$\boxed{1}$, no: $\boxed{\frac{1}{2^{3}}}$", r"\frac{1}{2^{3}}"),
+        (r"\fbox{7}", "7"),
+        (r"\boxed 3$", "3"),
+        (r"\boxed {x+\text{a}}", r"x+\text{a}"),
+        (r"\boxed{2} and \boxed{unfinished", "2"),
+    ],
+)
+def test_math_rows_without_an_answer(solution: str, answer: str, tmp_path: pathlib.Path) -> None:
+    row = {"problem": "p", "solution": solution, "level": "Level 5"}
+    (problem,) = benchmarks.math500(_file(tmp_path, row), "test")
+    assert problem["target"] == answer
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"solution": "no box"}, r"line 1: expected an answer, or a \\boxed"),
+        ({"solution": "s", "answer": None}, 'line 1: "answer" is null; expected a text'),
+        ({"solution": "s", "answer": [1]}, 'line 1: "answer" is a list; expected a text'),
+    ],
+)
+def test_math_rows_that_cannot_be_judged(
+    row: dict[str, object], message: str, tmp_path: pathlib.Path
+) -> None:
+    with pytest.raises(SourceError, match=message):
+        benchmarks.math500(_file(tmp_path, {"problem": "p"} | row), "test")
+
+
+def test_numbers_are_answers(tmp_path: pathlib.Path) -> None:
+    path = _file(tmp_path, {"question": "q", "answer": 5}, {"question": "q", "answer": 2.5})
+    assert [it["target"] for it in benchmarks.word_problems(path, "test")] == ["5", "2.5"]
+    row = {"problem": "p", "solution": "s", "answer": 5}
+    assert benchmarks.math500(_file(tmp_path, row), "test")[0]["target"] == "5"
+
+
+def test_a_problem_without_an_answer_is_not_dropped(tmp_path: pathlib.Path) -> None:
+    path = _file(tmp_path, {"question": "q", "answer": ""}, {"question": "q", "answer": "1"})
+    with pytest.raises(SourceError, match="1 rows have no answer to judge by"):
+        benchmarks.word_problems(path, "test")

@@ -11,7 +11,7 @@ from cd4lm_jax.data.gsm_mini import generate as gsm_mini
 from cd4lm_jax.data.gsm_mini.generate import (
     MAX_VALUE,
     SPLIT_SIZES,
-    Problem,
+    WordProblem,
     answer_value,
     evaluate_chain,
     generate,
@@ -19,7 +19,7 @@ from cd4lm_jax.data.gsm_mini.generate import (
 from cd4lm_jax.data.tokenizer import Tokenizer
 
 _STEP = re.compile(r"(\d+)([-+*/])(\d)=(\d+)$")
-Problems = dict[str, list[Problem]]
+Problems = dict[str, list[WordProblem]]
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def problems() -> Problems:
     return {split: list(generate(split, size)) for split, size in sizes.items()}
 
 
-def _every(problems: Problems) -> list[Problem]:
+def _every(problems: Problems) -> list[WordProblem]:
     return list(itertools.chain.from_iterable(problems.values()))
 
 
@@ -112,7 +112,7 @@ def test_a_question_has_several_right_answers(problems: Problems) -> None:
     assert {"now", "first", "that makes", "this makes", "adding:", "plus:", "pens:"} <= common
 
 
-def test_one_answer_keeps_one_voice(problems: Problems) -> None:
+def test_one_answer_keeps_one_style(problems: Problems) -> None:
     for row in problems["test"]:
         later = [re.split(r" ?\d", step)[0] for step in row.answer.split("\n")[1:-1]]
         kinds = {
@@ -135,14 +135,14 @@ def test_token_budgets(problems: Problems, tokenizer: Tokenizer) -> None:
 
 def test_answer_budget_holds_by_construction(tokenizer: Tokenizer) -> None:
     # The longest that the wordings allow: five steps, all values of two digits, longest phrases.
-    for voice in gsm_mini.VOICES:
+    for style in gsm_mini.STYLES:
         first = max(
             len(tokenizer.encode(words[sign].replace("{things}", "shells")))
-            for words in voice.first
+            for words in style.first
             for sign in "+-*/"
         )
         later = max(
-            len(tokenizer.encode(voice.later[sign].replace("{things}", "shells")))
+            len(tokenizer.encode(style.later[sign].replace("{things}", "shells")))
             for sign in "+-*/"
         )
         step = len(tokenizer.encode(" 12+3=15\n"))

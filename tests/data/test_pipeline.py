@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cd4lm_jax.data.pipeline import Batch, DataConfig, DataError, batches, eval_batches
+from cd4lm_jax.data.checks import DataError
+from cd4lm_jax.data.pipeline import DataConfig, HostBatch, batches, eval_batches
 from cd4lm_jax.data.sources import SourceError
 from cd4lm_jax.data.tokenizer import Tokenizer
 
@@ -33,11 +34,11 @@ def toy(json_lines: Callable[..., str]) -> DataConfig:
     return DataConfig(source=path, batch_size=4, answer_length=20, max_length=40)
 
 
-def _same(one: Batch, two: Batch) -> bool:
-    return all(np.array_equal(one[name], two[name]) for name in Batch.__annotations__)  # type: ignore[literal-required]
+def _same(one: HostBatch, two: HostBatch) -> bool:
+    return all(np.array_equal(one[name], two[name]) for name in HostBatch.__annotations__)  # type: ignore[literal-required]
 
 
-def _take(config: DataConfig, tokenizer: Tokenizer, count: int, **options: Any) -> list[Batch]:
+def _take(config: DataConfig, tokenizer: Tokenizer, count: int, **options: Any) -> list[HostBatch]:
     return list(itertools.islice(batches(config, tokenizer, **options), count))
 
 
@@ -118,7 +119,7 @@ def test_hosts_together_read_the_global_batch(
     # Not consecutive, as where the mesh follows the wiring of the devices.
     for rows in [np.arange(host, 16, hosts) for host in range(hosts)]:
         for batch, part in zip(expected, _take(config(), tokenizer, 3, rows=rows), strict=True):
-            for name in Batch.__annotations__:
+            for name in HostBatch.__annotations__:
                 assert np.array_equal(part[name], batch[name][rows])  # type: ignore[literal-required]
 
 
@@ -168,7 +169,7 @@ def test_longest_answer_fits_and_a_longer_one_is_named(
     answer = batch["tokens"][batch["answer"]].tolist()
     assert answer == [*tokenizer.encode("1" * 7), tokenizer.eot_id]
     settings = dataclasses.replace(settings, source=json_lines(("q", "1"), ("q", "1" * 8)))
-    message = r"example 1 of .*jsonl.*its answer has 8 tokens, expected at most 7"
+    message = r"examples\.jsonl, line 2: its answer has 8 tokens, expected at most 7"
     with pytest.raises(DataError, match=message):
         list(eval_batches(settings, tokenizer))
     with pytest.raises(DataError, match=message):

@@ -76,7 +76,9 @@ def test_slices_that_a_file_lacks(tmp_path: Path, split: str, message: str) -> N
         ("rows.jsonl", f"{_line()}\n{{oops\n", "rows.jsonl, line 2: not JSON"),
         ("rows.jsonl", f"{_line()}\n\n[1]\n", "rows.jsonl, line 3: expected an object"),
         ("rows.jsonl", '{"question": "q"}', 'line 1: expected a text field "answer"'),
-        ("rows.jsonl", _line(answer=4), 'line 1: expected a text field "answer"'),
+        ("rows.jsonl", _line(answer=None), 'line 1: "answer" is null; expected a text'),
+        ("rows.jsonl", _line(answer=["4"]), 'line 1: "answer" is a list; expected a text'),
+        ("rows.jsonl", _line(answer=True), 'line 1: "answer" is true; expected a text'),
         ("rows.json", _line(), "rows.json: expected a JSON list"),
         ("rows.json", f"[{_line()}, 3]", "rows.json, entry 2: expected an object"),
         ("rows.json", "[", "rows.json: not JSON"),
@@ -118,7 +120,7 @@ def test_missing_and_unreadable_files(tmp_path: Path) -> None:
         open_source(str(tmp_path / "none.jsonl"), "train")
     path = tmp_path / "latin.jsonl"
     path.write_bytes(b"\xff\xfe")
-    with pytest.raises(SourceError, match=r"cannot read .*latin\.jsonl"):
+    with pytest.raises(SourceError, match=r"latin\.jsonl is not UTF-8 text"):
         open_source(str(path), "train")
 
 

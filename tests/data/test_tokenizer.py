@@ -10,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cd4lm_jax.data.gsm_mini import vocabulary
-from cd4lm_jax.data.tokenizer import LLADA, Tokenizer, TokenizerError
+from cd4lm_jax.data.special_tokens import LLADA
+from cd4lm_jax.data.tokenizer import Tokenizer
+from cd4lm_jax.data.tokenizer_files import TokenizerError
 
 # As LLaDA-8B-Instruct words its template; ours is worded otherwise and must render the same.
 LLADA_TEMPLATE = (
@@ -71,7 +73,11 @@ def llada_folder(tmp_path: Path) -> Path:
         ],
         "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
         "special_tokens": {
-            LLADA.bos: {"id": LLADA.bos, "ids": [LLADA_IDS[LLADA.bos]], "tokens": [LLADA.bos]}
+            LLADA.bos: {
+                "id": LLADA.bos,
+                "ids": [LLADA_IDS["<|startoftext|>"]],
+                "tokens": [LLADA.bos],
+            }
         },
     }
     return _write(tmp_path, definition, {"chat_template": LLADA_TEMPLATE})

@@ -1,1 +1,1 @@
-"""gsm_mini: generated grade-school word problems, their TFDS builder and their tokenizer."""
+"""Generated grade-school word problems, their TFDS dataset and their tokenizer."""

@@ -65,12 +65,12 @@ def prepare(config: str = "full", data_dir: str | os.PathLike[str] | None = None
     A folder that an interrupted run left without its description is written anew.
 
     Args:
-      config: "full" or "distill".
-      data_dir: where TFDS datasets live; None for TFDS's own default.
+        config: "full" or "distill".
+        data_dir: where TFDS datasets are; None for TFDS's own default.
 
     Raises:
-      ValueError: there is no such config.
-      OSError: the files cannot be written.
+        ValueError: there is no such config.
+        OSError: the files cannot be written.
     """
     names = [known.name for known in GsmMini.BUILDER_CONFIGS]
     if config not in names:

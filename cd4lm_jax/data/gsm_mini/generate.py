@@ -4,7 +4,7 @@ A problem is a chain: a start value and 2 to 5 operations, each on the result be
 value of a chain lies in 1..MAX_VALUE and every operand has one digit, so that a small model can
 learn the arithmetic and what remains to be measured is how text is produced. The words around
 the chain vary. An answer has GSM8K's form, one worked step a line and then `#### n`; it is
-written in one of four voices drawn at random, so a question has several right answers.
+written in one of four styles drawn at random, so a question has several right answers.
 
 Which split a problem belongs to is decided by a hash of its chain: a chain of `test` is in no
 other split, however it is worded.
@@ -13,6 +13,7 @@ other split, however it is worded.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import random
 import re
 from bisect import bisect
@@ -23,7 +24,7 @@ from typing import NamedTuple, TypeVar
 MAX_VALUE = 9
 # The few longer wordings (1 in 800) are drawn again: with the 10 tokens of the chat template a
 # prompt then has at most 64, and every row of a batch is computed at the width of the longest.
-MAX_QUESTION_PIECES = 54
+MAX_QUESTION_TOKENS = 54
 SPLIT_SIZES = {"pretrain": 200_000, "distill": 7_473, "validation": 1_000, "test": 1_000}
 
 # Upper end (per cent) of the hash bucket of each split; see `chain_split`.
@@ -76,15 +77,15 @@ _FINALS = (
     "How many does {she} have?",
 )
 
-# As the tokenizer of gsm_mini divides a question; each piece is one token.
-_PIECES = re.compile(r" ?[A-Za-z]+|[^A-Za-z]")
+# As the tokenizer of gsm_mini divides a question; each match is one token.
+_WORDS = re.compile(r" ?[A-Za-z]+|[^A-Za-z]")
 _ANSWER = re.compile(r"####\s*(-?\d[\d,]*)(?![\d.]*\d)")
 
 Operation = tuple[str, int]
 T = TypeVar("T")
 
 
-class Voice(NamedTuple):
+class Style(NamedTuple):
     """A way to write worked steps: what stands before the equation, by operator.
 
     `first` holds the two wordings of the first step; `later` those of every further step.
@@ -100,16 +101,16 @@ def _same(words: str) -> dict[str, str]:
 
 
 _NAMED = {"+": "adding:", "-": "taking:", "*": "scaling:", "/": "sharing:"}
-VOICES = (
-    Voice(0.4, (_same("now"), _same("first")), _same("now")),
-    Voice(0.3, (_same("that makes"), _same("this makes")), _same("that makes")),
-    Voice(0.2, (_NAMED, {"+": "plus:", "-": "minus:", "*": "times:", "/": "over:"}), _NAMED),
-    Voice(0.1, (_same("{things}:"), _same("all {things}:")), _same("{things}:")),
+STYLES = (
+    Style(0.4, (_same("now"), _same("first")), _same("now")),
+    Style(0.3, (_same("that makes"), _same("this makes")), _same("that makes")),
+    Style(0.2, (_NAMED, {"+": "plus:", "-": "minus:", "*": "times:", "/": "over:"}), _NAMED),
+    Style(0.1, (_same("{things}:"), _same("all {things}:")), _same("{things}:")),
 )
 
 
-class Problem(NamedTuple):
-    """A problem: the text of question and answer, and the chain that both tell."""
+class WordProblem(NamedTuple):
+    """The text of question and answer, and the chain that both describe."""
 
     question: str
     answer: str
@@ -121,7 +122,7 @@ def evaluate_chain(start: int, operations: tuple[Operation, ...]) -> list[int]:
     """The values after each operation.
 
     Raises:
-      ValueError: an operator is unknown or a division is not exact.
+        ValueError: an operator is unknown or a division is not exact.
     """
     values = []
     value = start
@@ -156,20 +157,20 @@ def chain_split(start: int, operations: tuple[Operation, ...]) -> str:
     return next(split for end, split in _BUCKETS if bucket < end)
 
 
-def generate(split: str, size: int | None = None, seed: int = 0) -> Iterator[Problem]:
+def generate(split: str, size: int | None = None, seed: int = 0) -> Iterator[WordProblem]:
     """The first `size` problems of a split, always the same for the same seed.
 
     Questions of every split but `pretrain` are unique; in `pretrain` a short chain may by chance
     be worded twice alike.
 
     Args:
-      split: a key of SPLIT_SIZES.
-      size: number of problems; None for the whole split.
-      seed: another seed gives other problems, from the same chains.
+        split: a key of SPLIT_SIZES.
+        size: number of problems; None for the whole split.
+        seed: another seed gives other problems, from the same chains.
     """
     if split not in SPLIT_SIZES:
         raise ValueError(f"unknown split {split!r} of gsm_mini: expected one of {[*SPLIT_SIZES]}")
-    seen: set[str] = set()
+    used: set[str] = set()
     for index in range(SPLIT_SIZES[split] if size is None else size):
         name = f"{seed}/{split}/{index}".encode()
         digest = hashlib.blake2b(name, digest_size=8).digest()
@@ -178,10 +179,23 @@ def generate(split: str, size: int | None = None, seed: int = 0) -> Iterator[Pro
             problem = _problem(draw, split)
             if split == "pretrain":
                 break
-            if problem.question not in seen:
-                seen.add(problem.question)
+            if problem.question not in used:
+                used.add(problem.question)
                 break
         yield problem
+
+
+def longest_answers() -> Iterator[str]:
+    """Answers of which one has at least as many tokens as any of the generated ones.
+
+    A line of an answer is tokenised alone, and all digits are tokens of their own.
+    """
+    count = max(_COUNTS)
+    for style, things, operator, later in itertools.product(STYLES, _OBJECTS, "+-*/", "+-*/"):
+        for words in style.first:
+            lines = [f"{words[operator]} 9{operator}9=9"]
+            lines += [f"{style.later[later]} 9{later}9=9"] * (count - 1)
+            yield "\n".join([*lines, "#### 9"]).replace("{things}", things)
 
 
 def _cumulative(weights: list[float]) -> list[float]:
@@ -212,7 +226,7 @@ def _moves() -> list[tuple[list[float], list[list[tuple[Operation, int]]]]]:
 _MOVES = _moves()
 _COUNTS = [count for count, _ in _STEP_COUNTS]
 _COUNT_WEIGHTS = _cumulative([weight for _, weight in _STEP_COUNTS])
-_VOICE_WEIGHTS = _cumulative([voice.weight for voice in VOICES])
+_STYLE_WEIGHTS = _cumulative([style.weight for style in STYLES])
 
 
 def _pick(draw: random.Random, options: Sequence[T]) -> T:
@@ -255,8 +269,8 @@ def _question(
 
 
 def _answer(draw: random.Random, things: str, start: int, operations: tuple[Operation, ...]) -> str:
-    voice = VOICES[bisect(_VOICE_WEIGHTS, draw.random())]
-    words = _pick(draw, voice.first)
+    style = STYLES[bisect(_STYLE_WEIGHTS, draw.random())]
+    words = _pick(draw, style.first)
     lines = []
     value = start
     for (operator, operand), result in zip(
@@ -264,15 +278,15 @@ def _answer(draw: random.Random, things: str, start: int, operations: tuple[Oper
     ):
         prefix = words[operator].replace("{things}", things)
         lines.append(f"{prefix} {value}{operator}{operand}={result}")
-        words, value = voice.later, result
+        words, value = style.later, result
     lines.append(f"#### {value}")
     return "\n".join(lines)
 
 
-def _problem(draw: random.Random, split: str) -> Problem:
+def _problem(draw: random.Random, split: str) -> WordProblem:
     start, operations = _chain(draw, split)
     things = _pick(draw, _OBJECTS)
     question = _question(draw, things, start, operations)
-    while len(_PIECES.findall(question)) > MAX_QUESTION_PIECES:
+    while len(_WORDS.findall(question)) > MAX_QUESTION_TOKENS:
         question = _question(draw, things, start, operations)
-    return Problem(question, _answer(draw, things, start, operations), start, operations)
+    return WordProblem(question, _answer(draw, things, start, operations), start, operations)

@@ -11,7 +11,8 @@ import itertools
 from pathlib import Path
 
 from cd4lm_jax.data.gsm_mini.generate import generate
-from cd4lm_jax.data.tokenizer import Tokenizer, train_tokenizer
+from cd4lm_jax.data.tokenizer import Tokenizer
+from cd4lm_jax.data.train_tokenizer import train_tokenizer
 
 FOLDER = Path(__file__).parent / "tokenizer"
 VOCAB_SIZE = 512  # enough for every word of the problems to be one token

@@ -1,14 +1,13 @@
-"""A model as an LM of lm-evaluation-harness, by the name ``cd4lm``.
+"""A model as an LM of lm-evaluation-harness, by the name `cd4lm`.
 
     cd4lm lm_eval --model cd4lm --model_args pretrained=DIR,threshold=0.95 --tasks ...
 
-or, from Python, ``lm_eval.simple_evaluate(model=DiffusionLM(pretrained=...), tasks=[...])``.
+or, from Python, `lm_eval.simple_evaluate(model=DiffusionLM(pretrained=...), tasks=[...])`.
 Importing this module registers the name. Torch and transformers are not needed.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import os
 from typing import Any
@@ -19,56 +18,20 @@ from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
+from cd4lm_jax.data.chat import RenderedChat
 from cd4lm_jax.data.tokenizer import Tokenizer
-from cd4lm_jax.decoding.rule import CommitRule
-from cd4lm_jax.decoding.rules import ConfidenceAdaptive, FixedStep
-from cd4lm_jax.evaluation.harness import likelihood
-from cd4lm_jax.language_model import decode, load
-from cd4lm_jax.settings.choices import nearest
+from cd4lm_jax.evaluation.harness import likelihood, settings
+from cd4lm_jax.language_model import Decoded, decode, load
 
 Pair = tuple[tuple[str, str], list[int], list[int]]
 """Context and continuation as text, then as token ids; what `TemplateLM` hands on."""
 
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Generation:
-    """What ``--model_args`` sets and a task's or ``--gen_kwargs``' own settings override.
-
-    Attributes:
-        gen_length: generated positions, whatever a task's ``max_gen_toks``: a canvas of another
-            length is another experiment.
-        block_length: positions decoded together.
-        threshold: of CAD; 0 decodes one token a pass instead and fills the generation.
-        max_tokens: CAD's most tokens a pass.
-        eos_gate_ratio: CAD's EOS gate.
-        temperature: of the noise tokens are drawn with, where ``do_sample`` is set.
-        cache: none, prefix or dual.
-    """
-
-    gen_length: int = 256
-    block_length: int = 32
-    threshold: float = 0.95
-    max_tokens: int = 32
-    eos_gate_ratio: float = 0.3
-    temperature: float = 0.0
-    cache: str = "none"
-
-    @property
-    def commit(self) -> CommitRule:
-        """The commit rule."""
-        if not self.threshold:
-            return FixedStep(steps=self.gen_length)
-        most = min(self.max_tokens, self.block_length)
-        return ConfidenceAdaptive(threshold=self.threshold, max_tokens=most)
-
-
-# What tasks say to models of other kinds.
-_FOREIGN = {"until", "max_gen_toks", "do_sample", "max_tokens_to_sample", "max_length"}
+_log = logging.getLogger(__name__)
 
 
 @register_model("cd4lm")
 class DiffusionLM(TemplateLM):
-    """Generates with CAD, judges continuations by Monte Carlo masking."""
+    """Generates with a commit rule, judges continuations by Monte Carlo masking."""
 
     def __init__(
         self,
@@ -80,7 +43,7 @@ class DiffusionLM(TemplateLM):
         seed: int = 0,
         device: str | None = None,
         max_batch_size: int | None = None,
-        **generation: Any,
+        **decoding: Any,
     ) -> None:
         """Loads a model.
 
@@ -91,12 +54,16 @@ class DiffusionLM(TemplateLM):
             batch_size: prompts, or maskings, computed at once.
             seed: of maskings and of what is drawn.
             device, max_batch_size: as the harness passes them; JAX chooses the device.
-            generation: the fields of `Generation`.
+            decoding: fields of `DecodeConfig` and shorthands, see `settings`.
 
         Raises:
             ValueError: no model there, one without tokenizer, or an unknown setting.
         """
         super().__init__()
+        # "auto" is the harness's default.
+        rows = int(batch_size) if str(batch_size).isdigit() else 8
+        self.draw = likelihood.MonteCarlo(samples=int(mc_num), batch_size=rows, seed=int(seed))
+        self.config = settings.of_model({**decoding, "batch_size": rows, "seed": int(seed)})
         self.model = load(pretrained, dtype=dtype)
         if self.model.tokenizer is None:
             raise ValueError(
@@ -105,11 +72,6 @@ class DiffusionLM(TemplateLM):
             )
         self.text: Tokenizer = self.model.tokenizer
         self._folder = os.fspath(pretrained)
-        rows = (
-            int(batch_size) if str(batch_size).isdigit() else 8
-        )  # "auto" is the harness's default
-        self.draw = likelihood.MonteCarlo(samples=int(mc_num), batch_size=rows, seed=int(seed))
-        self.generation = _override(Generation(), generation)
 
     @property
     def tokenizer_name(self) -> str:
@@ -126,68 +88,123 @@ class DiffusionLM(TemplateLM):
         """What a text without context follows."""
         return self.text.bos_id
 
+    @property
+    def max_length(self) -> int:
+        """The model's positions."""
+        return self.model.transformer.config.max_length
+
     def tok_encode(
         self, string: str, add_special_tokens: bool | None = None, **kwargs: Any
     ) -> list[int]:
-        """The ids of a text; of a rendered conversation, which begins with the BOS, its tokens."""
-        if string.startswith(self.text.decode_one(self.text.bos_id)):
+        """The ids of a text, or of a conversation that `apply_chat_template` rendered.
+
+        Special tokens of a rendered conversation are one token each. In all other text, and in
+        what a user says in a conversation, their names are text. A plain text that begins with a
+        BOS is taken for a conversation that was rendered elsewhere.
+        """
+        if isinstance(string, RenderedChat) or self._begins_with_bos(string):
             return self.text.encode_rendered(string)
         return self.text.encode(string)
+
+    def _begins_with_bos(self, text: str) -> bool:
+        bos = self.text.special_tokens.bos
+        return bos is not None and text.startswith(bos)
+
+    def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
+        """Token ids of a context and its continuation.
+
+        The harness moves all white space at the end of a context to the continuation. The line
+        breaks after a template's header are the template's, so in a rendered conversation only the
+        spaces of an answer's given beginning are moved.
+        """
+        if not isinstance(context, RenderedChat):
+            found: tuple[list[int], list[int]] = super()._encode_pair(context, continuation)
+            return found
+        words = RenderedChat(context.rstrip(" "))
+        words.literals = context.literals
+        continuation = context[len(words) :] + continuation
+        ids = self.text.encode_rendered(words)
+        whole = self.text.encode_rendered(words, continuation)
+        return ids, whole[len(ids) :]
 
     def apply_chat_template(
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
     ) -> str:
-        """The conversation as text; LLaDA's template always ends after the assistant's header."""
-        return self.text.render(chat_history)
+        """The conversation as text, which ends with the assistant's header.
+
+        Without `add_generation_prompt` the last turn is the beginning of the assistant's answer,
+        and the text ends with its words.
+        """
+        return self.text.render(
+            chat_history,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=not add_generation_prompt
+            and chat_history[-1]["role"] == "assistant",
+        )
 
     def chat_template(self, chat_template: bool | str = False) -> str | None:
         """The template's source, for the harness's records."""
-        return self.text.config["chat_template"] if chat_template else None
+        return self.text.chat_template if chat_template else None
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
-        """What the model writes after each context, up to the first stop text."""
-        groups: dict[Generation, list[int]] = {}
+        """What the model writes after each context, up to the first stop text.
+
+        A context that is too long loses its start, with a warning.
+        """
+        groups: dict[settings.Asked, list[int]] = {}
         for place, request in enumerate(requests):
-            settings = dict(request.args[1])
-            if not settings.get("do_sample"):
-                settings.pop("temperature", None)
-            groups.setdefault(_override(self.generation, settings), []).append(place)
+            groups.setdefault(settings.of_request(self.config, request.args[1]), []).append(place)
         answers = [""] * len(requests)
-        for chosen, places in groups.items():
+        for asked, places in groups.items():
+            contexts = [self.tok_encode(requests[place].args[0]) for place in places]
             decoded = decode(
-                self.model,
-                [self.tok_encode(requests[place].args[0]) for place in places],
-                commit=chosen.commit,
-                gen_length=chosen.gen_length,
-                block_length=chosen.block_length,
-                stop_at_eos=bool(chosen.threshold),
-                eos_gate_ratio=chosen.eos_gate_ratio if chosen.threshold else 0.0,
-                temperature=chosen.temperature,
-                cache=chosen.cache,
-                batch_size=self.draw.batch_size,
-                seed=self.draw.seed,
+                self.model, self._prompts(contexts, asked.config.gen_length), asked.config
             )
-            logging.getLogger(__name__).info(
+            _log.info(
                 "%d prompts: %.1f passes each, %.1f s in all",
                 len(places),
                 np.mean(decoded.nfe),
                 decoded.seconds,
             )
-            for place, text in zip(places, decoded.text, strict=True):
+            texts = self._limited(decoded, asked.limit)
+            for place, text in zip(places, texts, strict=True):
                 answers[place] = _until(text, requests[place].args[1].get("until"))
         return answers
+
+    def _prompts(self, contexts: list[list[int]], gen_length: int) -> list[list[int]]:
+        """The ends of contexts that leave room for the generation."""
+        room = self.max_length - gen_length
+        if room < 1:
+            raise ValueError(
+                f"gen_length={gen_length} leaves no room for a prompt in the model's "
+                f"{self.max_length} positions; give a smaller one"
+            )
+        _warn_of_cuts("prompts", [len(context) for context in contexts], room)
+        return [(context or [self.prefix_token_id])[-room:] for context in contexts]
+
+    def _limited(self, decoded: Decoded, limit: int | None) -> list[str]:
+        if limit is None:
+            return decoded.text
+        rows = zip(decoded.trajectory.tokens, decoded.trajectory.length, strict=True)
+        return [self.text.decode(tokens[: min(length, limit)].tolist()) for tokens, length in rows]
 
     def _loglikelihood_tokens(
         self, requests: list[Pair], **kwargs: Any
     ) -> list[tuple[float, bool]]:
-        model = self.model.transformer
-        return [
-            (
-                likelihood.log_likelihood(model, context, continuation, self.draw),
-                likelihood.is_greedy(model, context, continuation),
-            )
-            for _, context, continuation in requests
-        ]
+        model, room = self.model.transformer, self.max_length
+        sizes = [len(context) + len(continuation) for _, context, continuation in requests]
+        _warn_of_cuts("contexts with their continuations", sizes, room)
+        found = []
+        for _, context, continuation in requests:
+            # A token of context stays whatever the continuation's length.
+            continuation = continuation[-(room - 1) :]
+            context = context[-(room - len(continuation)) :]
+            if not continuation:  # nothing is certain
+                found.append((0.0, True))
+                continue
+            log = likelihood.log_likelihood(model, context, continuation, self.draw)
+            found.append((log, likelihood.is_greedy(model, context, continuation)))
+        return found
 
     def loglikelihood_rolling(
         self, requests: list[Instance], disable_tqdm: bool = False
@@ -199,7 +216,7 @@ class DiffusionLM(TemplateLM):
             windows = get_rolling_token_windows(
                 self.tok_encode(request.args[0]),
                 prefix_token=self.prefix_token_id,
-                max_seq_len=model.config.max_length - 1,
+                max_seq_len=self.max_length - 1,
                 context_len=1,
             )
             found.append(
@@ -211,24 +228,18 @@ class DiffusionLM(TemplateLM):
         return found
 
 
-def _override(base: Generation, settings: dict[str, Any]) -> Generation:
-    """The settings with those of a task or a command line.
-
-    Raises:
-        ValueError: an unknown name, or a value that is not of its kind.
-    """
-    fields = {field.name: type(getattr(base, field.name)) for field in dataclasses.fields(base)}
-    values: dict[str, Any] = {}
-    for name, value in settings.items():
-        if name in _FOREIGN:
-            continue
-        if name not in fields:
-            raise ValueError(f"cd4lm has no setting {name!r}; {nearest(name, [*fields])}")
-        try:
-            values[name] = fields[name](value)
-        except (TypeError, ValueError):
-            raise ValueError(f"{name}={value!r}: expected {fields[name].__name__}") from None
-    return dataclasses.replace(base, **values)
+def _warn_of_cuts(what: str, sizes: list[int], room: int) -> None:
+    long = [size for size in sizes if size > room]
+    if long:
+        _log.warning(
+            "%d of %d %s have more than the %d tokens that there is room for (the longest %d): "
+            "their starts are cut off",
+            len(long),
+            len(sizes),
+            what,
+            room,
+            max(long),
+        )
 
 
 def _until(text: str, stops: str | list[str] | None) -> str:

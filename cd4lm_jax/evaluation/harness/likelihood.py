@@ -3,7 +3,7 @@
 LLaDA's estimator (2502.09992, its equation 6 and `eval_llada.py`): of a continuation of L tokens,
 l are masked, l uniform from 1 to L, and L / l times the log-probability of those l, given all
 others, is in expectation a lower bound of the log-likelihood. The numbers l of one estimate are
-spread evenly, so that a single token takes no chance at all.
+spread evenly, so that the estimate for a single token has no variance.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class MonteCarlo:
     Attributes:
         samples: maskings of each text; LLaDA takes 128, and 1 where continuations are one token.
         batch_size: maskings computed at once.
-        seed: of the maskings; with it a text's estimate is the same in any company.
+        seed: of the maskings; with it a text's estimate does not depend on other texts.
     """
 
     samples: int = 128
@@ -44,7 +44,7 @@ class MonteCarlo:
 
 
 def maskings(length: int, samples: int, rng: np.random.Generator) -> np.ndarray:
-    """Which of the tokens each sample masks, bool ``[samples, length]``, at least one in each."""
+    """Which of the tokens each sample masks, bool `[samples, length]`, at least one in each."""
     spread = (rng.random() + np.arange(samples)) / samples  # systematic, uniform in [0, 1)
     counts = 1 + np.floor(spread * length).astype(int)
     ranks = rng.random((samples, length)).argsort(axis=1).argsort(axis=1)
@@ -55,6 +55,12 @@ def log_likelihood(
     model: Transformer, context: Sequence[int], continuation: Sequence[int], draw: MonteCarlo
 ) -> float:
     """The estimated log-probability of a continuation, in nats.
+
+    Args:
+        model: the parameters.
+        context: token ids `[context]`, never masked.
+        continuation: token ids `[continuation]`.
+        draw: how many maskings, and which.
 
     Raises:
         ValueError: nothing to judge, or more tokens than the model has positions.
@@ -71,7 +77,12 @@ def log_likelihood(
 
 
 def is_greedy(model: Transformer, context: Sequence[int], continuation: Sequence[int]) -> bool:
-    """Whether decoding one token a pass, the surest first, would write this continuation.
+    """Whether decoding one token a pass, the most confident first, gives this continuation.
+
+    Args:
+        model: the parameters.
+        context: token ids `[context]`.
+        continuation: token ids `[continuation]`.
 
     Raises:
         ValueError: nothing to judge, or more tokens than the model has positions.
@@ -94,9 +105,18 @@ def _predict(
     *,
     rows: int,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of every token: its log-probability, the best one's probability, whether it is the best.
+    """What the model predicts for every token of a continuation.
 
-    Each ``[samples, continuation]``; ``rows`` is what is compiled for, at least the samples.
+    Args:
+        model: the parameters.
+        context: token ids `[context]`.
+        continuation: token ids `[continuation]`.
+        masked: bool `[samples, continuation]`.
+        rows: what is compiled for, at least the samples.
+
+    Returns:
+        Each `[samples, continuation]`: float32 log-probability of the token, float32 probability
+        of the best token, bool whether the token is the best.
     """
     size, room = len(continuation), model.config.max_length
     if not size or len(context) + size > room:
@@ -108,10 +128,10 @@ def _predict(
     length = -(-(len(context) + window) // BUCKET) * BUCKET
     text = np.zeros(length, np.int32)
     text[: len(context) + size] = [*context, *continuation]
-    hidden = np.zeros((rows, length), bool)
-    hidden[: len(masked), len(context) : len(context) + size] = masked
+    where = np.zeros((rows, length), bool)
+    where[: len(masked), len(context) : len(context) + size] = masked
     found = _compiled(
-        model, jnp.asarray(text), len(context) + size, len(context), jnp.asarray(hidden), window
+        model, jnp.asarray(text), len(context) + size, len(context), jnp.asarray(where), window
     )
     log, confidence, best = (np.asarray(array)[: len(masked), :size] for array in found)
     return log, confidence, best
@@ -123,11 +143,24 @@ def _compiled(
     text: jax.Array,
     end: jax.Array,
     start: jax.Array,
-    hidden: jax.Array,
+    masked: jax.Array,
     window: int,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    rows, length = hidden.shape
-    tokens = jnp.where(hidden, model.config.mask_id, text[None])
+    """As `_predict`, for the positions of a window.
+
+    Args:
+        model: the parameters.
+        text: int32 `[length]`, context, continuation, padding.
+        end: int32 `[]`, where the padding begins.
+        start: int32 `[]`, where the window begins.
+        masked: bool `[rows, length]`.
+        window: its positions.
+
+    Returns:
+        float32, float32 and bool, each `[rows, window]`.
+    """
+    rows, length = masked.shape
+    tokens = jnp.where(masked, model.config.mask_id, text[None])
     valid = jnp.broadcast_to(jnp.arange(length) < end, (rows, length))
     where = Window(start=jnp.full(rows, start), length=window)
     logits = model(tokens, valid, where)

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cd4lm_jax.data.benchmarks import Problem
-from cd4lm_jax.data.sources import Example
+from cd4lm_jax.data.conversations import Example
 from cd4lm_jax.decoding.config import DecodeConfig
 from cd4lm_jax.decoding.trajectory import Trajectory
 from cd4lm_jax.evaluation.judges import numbers

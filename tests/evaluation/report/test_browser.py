@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from cd4lm_jax.data.conversations import Example
 from cd4lm_jax.data.gsm_mini.generate import generate
-from cd4lm_jax.data.sources import Example
 from cd4lm_jax.decoding.rules import ConfidenceAdaptive
 from cd4lm_jax.evaluation.report import problems, report
 from cd4lm_jax.evaluation.runs.run import execute

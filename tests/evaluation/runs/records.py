@@ -6,7 +6,7 @@ import json
 import pathlib
 from typing import TYPE_CHECKING, Any
 
-from cd4lm_jax.data.sources import Example
+from cd4lm_jax.data.conversations import Example
 from cd4lm_jax.decoding.trajectory import POSITION_TYPES
 
 if TYPE_CHECKING:

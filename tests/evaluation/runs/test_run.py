@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import cd4lm_jax as cd
+from cd4lm_jax.data.conversations import Example
 from cd4lm_jax.data.gsm_mini import vocabulary
-from cd4lm_jax.data.sources import Example
 from cd4lm_jax.evaluation.runs import run as runs
 from cd4lm_jax.evaluation.runs.run import execute
 from tests.tiny import tiny_model

@@ -1,0 +1,145 @@
+"""How an example becomes a row of tokens, and which of them are the answer.
+
+`chat`, the default: `[prompt in the chat template | answer | EOT | EOS ...]`. The answer region has
+a fixed length and all of it is trained, the EOS tail included: that is how a model learns to end.
+
+`plain`, the rows that CD4LM (2601.02236) published (its `src/data/collator.py`): question, space
+and answer as one text, no template and no end token; the answer is what follows the tokens of the
+question and its space, so a first word that merges with that space belongs to the prompt.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import ClassVar, Literal, NamedTuple, Protocol
+
+import numpy as np
+
+from cd4lm_jax.data.conversations import Example, conversation
+from cd4lm_jax.data.tokenizer import Tokenizer
+
+LayoutName = Literal["chat", "plain"]
+
+
+class Row(NamedTuple):
+    """An example as tokens.
+
+    Attributes:
+        tokens: int32 `[tokens]`, prompt and answer; EOS follows up to `end`.
+        prompt: how many of them are the prompt.
+        end: where the answer region ends, at least `len(tokens)`.
+        truncated: the prompt was too long and lost its start.
+    """
+
+    tokens: np.ndarray
+    prompt: int
+    end: int
+    truncated: bool
+
+
+class Layout(Protocol):
+    """Maps an example to tokens and answer region."""
+
+    @property
+    def room(self) -> int:
+        """Tokens that there are for what `sizes` counts."""
+        ...
+
+    @property
+    def advice(self) -> str:
+        """What makes room, for messages."""
+        ...
+
+    @property
+    def counts_answers_alone(self) -> bool:
+        """Whether `sizes` does not depend on the question."""
+        ...
+
+    def sizes(self, examples: Sequence[Example]) -> list[int]:
+        """Tokens of each example that must fit `room`, `[examples]`."""
+        ...
+
+    def row(self, example: Example) -> Row:
+        """The row of an example; what does not fit is cut off at its end."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class ChatLayout:
+    """Prompt in the chat template, answer, end of turn, and EOS up to a fixed length."""
+
+    tokenizer: Tokenizer
+    answer_length: int
+    max_length: int
+
+    counts_answers_alone: ClassVar[bool] = True
+
+    @property
+    def room(self) -> int:
+        """Tokens of an answer's text; the end of turn follows it."""
+        return self.answer_length - 1
+
+    @property
+    def advice(self) -> str:
+        """What makes room."""
+        return f"to fit answer_length {self.answer_length} with its end of turn"
+
+    def sizes(self, examples: Sequence[Example]) -> list[int]:
+        """Tokens of each answer's text."""
+        answers = self.tokenizer.encode_all([example["answer"] for example in examples])
+        return [len(answer) for answer in answers]
+
+    def row(self, example: Example) -> Row:
+        """The row of an example; a cut answer has no end of turn."""
+        whole = self.tokenizer.prompt(conversation(example))
+        prompt = whole[-(self.max_length - self.answer_length) :]
+        answer = [*self.tokenizer.encode(example["answer"]), self.tokenizer.eot_id]
+        tokens = np.array([*prompt, *answer[: self.answer_length]], np.int32)
+        end = len(prompt) + self.answer_length
+        return Row(tokens, len(prompt), end, len(prompt) < len(whole))
+
+
+@dataclasses.dataclass(frozen=True)
+class PlainLayout:
+    """Question, space and answer as one text."""
+
+    tokenizer: Tokenizer
+    max_length: int
+
+    counts_answers_alone: ClassVar[bool] = False
+
+    @property
+    def room(self) -> int:
+        """Tokens of a whole text."""
+        return self.max_length
+
+    @property
+    def advice(self) -> str:
+        """What makes room."""
+        return f"with its question to fit max_length {self.max_length}"
+
+    def sizes(self, examples: Sequence[Example]) -> list[int]:
+        """Tokens of each whole text."""
+        texts = [f"{_asked(example)} {example['answer']}" for example in examples]
+        return [len(tokens) for tokens in self.tokenizer.encode_all(texts)]
+
+    def row(self, example: Example) -> Row:
+        """The row of an example; one without an answer left has an empty region."""
+        asked = f"{_asked(example)} "
+        tokens = self.tokenizer.encode(asked + example["answer"])[: self.max_length]
+        prompt = min(len(self.tokenizer.encode(asked)), len(tokens))
+        return Row(np.array(tokens, np.int32), prompt, len(tokens), False)
+
+
+def make_layout(
+    name: LayoutName, tokenizer: Tokenizer, *, answer_length: int, max_length: int
+) -> Layout:
+    """The layout of a name."""
+    if name == "plain":
+        return PlainLayout(tokenizer, max_length)
+    return ChatLayout(tokenizer, answer_length, max_length)
+
+
+def _asked(example: Example) -> str:
+    return "\n".join(message["content"] for message in conversation(example))
