@@ -13,7 +13,7 @@ import dataclasses
 from typing import NoReturn
 
 from cd4lm_jax.commands import common, distill, evaluate, training
-from cd4lm_jax.distillation.trainer import TrainConfig
+from cd4lm_jax.distillation.config import TrainConfig
 from cd4lm_jax.evaluation.sweep import SweepConfig
 from experiments.configs import gsm_mini, gsm_mini_best, gsm_mini_eval
 

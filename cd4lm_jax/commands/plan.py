@@ -28,7 +28,7 @@ from cd4lm_jax.commands import architecture, common, shapes
 from cd4lm_jax.decoding.cache import Mode
 from cd4lm_jax.decoding.config import DecodeOptions
 from cd4lm_jax.decoding.rules import ConfidenceAdaptive
-from cd4lm_jax.distillation.trainer import TrainConfig
+from cd4lm_jax.distillation.config import TrainConfig
 from cd4lm_jax.models.config import ModelConfig
 from cd4lm_jax.planning import decoding, training
 from cd4lm_jax.planning.plan import Plan, counts, gib

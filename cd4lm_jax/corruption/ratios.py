@@ -20,7 +20,7 @@ def nested_counts(
     An answer of up to 10 tokens gets two student masks and one teacher mask (as far as it
     reaches); one of under 20 has its student ratio capped at 0.5; any longer one gets at least
     two masks and at least a tenth of its length. The published counts let the teacher have as
-    many masks as the student; :func:`cd4lm_jax.corruption.masking.nested` makes the subset
+    many masks as the student; `cd4lm_jax.corruption.masking.NestedMasks` makes the subset
     strict.
 
     Args:
@@ -28,7 +28,7 @@ def nested_counts(
         student_ratio, teacher_ratio: shares of the answer to mask, float, the same shape.
 
     Returns:
-        ``(student, teacher)`` counts, int32; ``teacher <= student <= length``.
+        `(student, teacher)` counts, int32; `teacher <= student <= length`.
 
     >>> length = jnp.array([8, 15, 100])
     >>> student, teacher = nested_counts(length, jnp.full(3, 0.9), jnp.full(3, 0.4))
@@ -54,7 +54,7 @@ def _share(length: jax.Array, ratio: jax.Array) -> jax.Array:
 
 
 def cosine_ratio(time: jax.Array, horizon: int) -> jax.Array:
-    """Masked share at diffusion time ``time`` of ``horizon``: ``sin^2`` of the cosine schedule.
+    """Masked share at diffusion time `time` of `horizon`: `sin^2` of the cosine schedule.
 
     The independent scheme of the published code (offset 0.008 as Nichol & Dhariwal, 2102.09672).
     """
@@ -62,7 +62,7 @@ def cosine_ratio(time: jax.Array, horizon: int) -> jax.Array:
 
 
 def uniform_ratio(draw: jax.Array, floor: float = 1e-3) -> jax.Array:
-    """Masked share of LLaDA's own training: uniform in ``[floor, 1]`` (2502.09992, appendix B).
+    """Masked share of LLaDA's own training: uniform in `[floor, 1]` (2502.09992, appendix B).
 
     Args:
         draw: uniform numbers in [0, 1).

@@ -19,7 +19,7 @@ class OptimizerConfig:
     """AdamW or Muon with linear warm-up and clipping by global norm.
 
     Attributes:
-        algorithm: ``adamw`` (the published recipe), or ``muon`` for the kernels of the blocks
+        algorithm: `adamw` (the published recipe), or `muon` for the kernels of the blocks
             (Jordan et al., 2024) with updates scaled to AdamW's size (Moonlight, 2502.16982), so
             that one learning rate serves both; all else stays with AdamW.
         learning_rate: the peak.
@@ -30,10 +30,10 @@ class OptimizerConfig:
         weight_decay: decoupled, on every parameter, as published.
         clip_norm: global gradient norm above which gradients are scaled down.
         b1, b2: moment decays.
-        moments: what AdamW's are held in. ``float32``: 8 bytes a parameter. ``bfloat16``: the
-            first one in bfloat16, 6 bytes. ``factored``: besides, the second one as its row and
+        moments: the dtype of AdamW's. `float32`: 8 bytes a parameter. `bfloat16`: the
+            first one in bfloat16, 6 bytes. `factored`: besides, the second one as its row and
             column means (Adafactor, 1804.04235), about 2 bytes; it decays as published there, by
-            ``1 - step**-0.8``, and updates are clipped to a root mean square of 1.
+            `1 - step**-0.8`, and updates are clipped to a root mean square of 1.
     """
 
     algorithm: Literal["adamw", "muon"] = "adamw"
@@ -54,7 +54,7 @@ class OptimizerConfig:
             )
 
     def learning_rate_at(self, total_steps: int) -> optax.Schedule:
-        """The schedule over ``total_steps`` updates."""
+        """The schedule over `total_steps` updates."""
         warmup = min(self.warmup_steps, total_steps)
         decay = round(self.decay_share * total_steps)
         phases = [

@@ -12,14 +12,14 @@ of v5e, with --config.data.batch_size=32 --config.optimizer.moments=bfloat16 --c
 (experiments/results/plan_full_v5e_16.json).
 
 Expected: published, 77.4 % fixed-step accuracy kept at 5.18x the speed. Not run by us: no such
-machine and no weights were at hand.
+machine and we do not have the weights.
 """
 
 from __future__ import annotations
 
 from cd4lm_jax.data.pipeline import DataConfig
+from cd4lm_jax.distillation.config import TrainConfig
 from cd4lm_jax.distillation.optimizer import OptimizerConfig
-from cd4lm_jax.distillation.trainer import TrainConfig
 from cd4lm_jax.models.transformer import Execution
 from cd4lm_jax.runtime.mesh import MeshConfig
 

@@ -128,18 +128,19 @@ adaptive
 # %%
 import dataclasses
 
-from cd4lm_jax.corruption.masking import Corruption
+from cd4lm_jax.corruption.views import Batch
 
 recipe = gsm_mini.get_config()
 masks = recipe.corruption
-assert isinstance(masks, Corruption)  # by chance, not what a decoder leaves open
 example = recipe.data.open()[0]
 text = tokenizer.encode(example["answer"])
-views = masks.views(jax.random.key(0), index=jnp.array([3]), answer=jnp.ones((1, len(text)), bool))
+every = jnp.ones((1, len(text)), bool)
+batch = Batch(jnp.array([text]), valid=every, answer=every, index=jnp.array([3]))
+views = masks.views(jax.random.key(0), batch, models=None)
 print(example["question"])
-for who, hidden in {"teacher": views.teacher, "student": views.student}.items():
-    seen = jnp.where(hidden[0], tokenizer.mask_id, jnp.array(text)).tolist()
-    print(f"{who}: {tokenizer.decode(seen, skip_special=False)!r}".replace("<|mdm_mask|>", "░"))
+for who, masked in {"teacher": views.teacher, "student": views.student}.items():
+    shown = jnp.where(masked[0], tokenizer.mask_id, jnp.array(text)).tolist()
+    print(f"{who}: {tokenizer.decode(shown, skip_special=False)!r}".replace("<|mdm_mask|>", "░"))
 
 # %% [markdown]
 # Where the student has a mask, the loss is
@@ -147,9 +148,9 @@ for who, hidden in {"teacher": views.teacher, "student": views.student}.items():
 # $$\lambda \, T^2 \, \mathrm{KL}(p_T \,\|\, p_S) + (1 - \lambda) \, \mathrm{CE}(p_S)$$
 #
 # with $p_T$ the teacher's distribution, $p_S$ the student's, and $\lambda$ from 0.9 to 0.5 over
-# training: first the teacher's distribution, then more and more the text. (The recipe adds a term
-# for certainty; its docstring says what each part brought.) Student and teacher start as the same
-# weights.
+# training: first the teacher's distribution, then more and more the text. (The recipe adds
+# entropy regularisation; its docstring says what each part brought.) Student and teacher start as
+# the same weights.
 
 # %%
 from cd4lm_jax.distillation.trainer import train

@@ -11,7 +11,7 @@ import pytest
 from absl.testing import flagsaver
 
 from cd4lm_jax.commands import common, decode, distill
-from cd4lm_jax.distillation.trainer import TrainConfig
+from cd4lm_jax.distillation.config import TrainConfig
 from tests import exported
 from tests.disk import full_beyond
 

@@ -19,7 +19,7 @@ import yaml
 from kubeflow_trainer_api import models
 
 from cd4lm_jax.commands import common
-from cd4lm_jax.distillation.trainer import TrainConfig
+from cd4lm_jax.distillation.config import TrainConfig
 from cd4lm_jax.runtime.interrupt import EXIT_CODES
 from cd4lm_jax.settings.config import override
 from tests.conftest import ROOT

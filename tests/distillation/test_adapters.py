@@ -12,7 +12,8 @@ import pytest
 from cd4lm_jax.checkpoints.folder import read_model
 from cd4lm_jax.checkpoints.training import RunCheckpoints
 from cd4lm_jax.distillation import trainer
-from cd4lm_jax.distillation.trainer import TrainConfig, TrainingError, train
+from cd4lm_jax.distillation.config import TrainConfig, TrainingError
+from cd4lm_jax.distillation.trainer import train
 from cd4lm_jax.models import lora
 from cd4lm_jax.models.lora import LoraConfig
 from cd4lm_jax.runtime.mesh import make_mesh
@@ -53,7 +54,7 @@ def test_trains_adapters_alone_and_exports_an_ordinary_model(config: TrainConfig
     held = sum(leaf.size for leaf in jax.tree.leaves(run.program.state))
     assert held < 0.6 * sum(leaf.size for leaf in before.values())
     checkpoints = RunCheckpoints(pathlib.Path(config.output) / trainer.CHECKPOINTS_FOLDER)
-    saved = checkpoints.restore(result.best_step, named_leaves(run.program.state)).state
+    saved = checkpoints.restore(result.exported_step, named_leaves(run.program.state)).state
     checkpoints.close()
     adapters = {
         name: lora.Adapter(saved[f"model.{name}.lora_a"], saved[f"model.{name}.lora_b"])

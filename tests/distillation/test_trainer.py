@@ -16,12 +16,13 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from cd4lm_jax.checkpoints.folder import read_model, write_model
 from cd4lm_jax.checkpoints.tree_files import CheckpointError
-from cd4lm_jax.corruption.masking import Corruption
+from cd4lm_jax.corruption.masking import NestedMasks
 from cd4lm_jax.data.gsm_mini import vocabulary
 from cd4lm_jax.data.tokenizer import Tokenizer
 from cd4lm_jax.distillation import trainer
+from cd4lm_jax.distillation.config import TrainConfig, TrainingError
 from cd4lm_jax.distillation.optimizer import OptimizerConfig
-from cd4lm_jax.distillation.trainer import TrainConfig, TrainingError, TrainResult, train
+from cd4lm_jax.distillation.trainer import TrainResult, train
 from cd4lm_jax.models.transformer import Transformer
 from cd4lm_jax.runtime import files
 from cd4lm_jax.runtime.interrupt import Interrupted
@@ -95,7 +96,7 @@ def test_memorises_a_few_problems(finished: Finished) -> None:
     assert scores[30] < 0.5 * scores[10]
     assert losses[30] < 0.5 * losses[5]
     assert result.steps == STEPS
-    assert result.best_loss == min(scores.values()) == scores[result.best_step]
+    assert result.exported_loss == min(scores.values()) == scores[result.exported_step]
 
 
 def test_exports_a_model_folder_with_its_tokenizer(finished: Finished) -> None:
@@ -127,7 +128,7 @@ def test_a_run_that_was_stopped_and_continued_equals_one_that_was_not(
     assert [row["step"] for row in metrics if "loss" in row] == [5, 10, 15, 20, 25, 25, 30]
     for row in metrics:
         assert row in finished.metrics
-    assert result.best_step == finished.result.best_step == STEPS
+    assert result.exported_step == finished.result.exported_step == STEPS
     assert_same_parameters(crashes.exported(config), crashes.exported(finished.config))
 
 
@@ -155,7 +156,7 @@ def test_a_signal_saves_after_the_step_and_the_run_continues(
         train(config)
     assert stop.value.signal == number
     assert crashes.complete_checkpoints(config) == [10, 13]
-    assert train(config).best_step == finished.result.best_step
+    assert train(config).exported_step == finished.result.exported_step
     assert_same_parameters(crashes.exported(config), crashes.exported(finished.config))
 
 
@@ -191,7 +192,7 @@ def test_a_damaged_checkpoint_is_passed_over(
     result = train(config)
     assert "checkpoints/30 is damaged; it is kept as damaged-30" in caplog.text
     assert crashes.complete_checkpoints(config) == [28, 30]
-    assert result.best_step == STEPS
+    assert result.exported_step == STEPS
     assert_same_parameters(crashes.exported(config), crashes.exported(finished.config))
 
 
@@ -238,7 +239,7 @@ def test_stops_early_and_exports_the_best_checkpoint(
     seen = scripted(monkeypatch, [3.0, 1.0, math.nan, 2.0])
     config = elsewhere(config, tmp_path, eval_every=2, patience=2)
     result = train(config)
-    assert (result.steps, result.best_step, result.best_loss) == (8, 4, 1.0)
+    assert (result.steps, result.exported_step, result.exported_loss) == (8, 4, 1.0)
     for name, leaf in crashes.exported(config).items():
         np.testing.assert_array_equal(leaf, seen[1][name], err_msg=name)
         assert (leaf != seen[3][name]).any()
@@ -281,7 +282,7 @@ def test_distils_a_teacher(finished: Finished, tmp_path: pathlib.Path) -> None:
         tokenizer=None,
         teacher=model,
         teacher_dtype="bfloat16",
-        corruption=Corruption(),
+        corruption=NestedMasks(),
         log_every=1,
     )
     result = train(config)

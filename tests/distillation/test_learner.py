@@ -10,12 +10,15 @@ import numpy as np
 import optax
 import pytest
 
-from cd4lm_jax.corruption.masking import Corruption, Scheme
-from cd4lm_jax.distillation.batch import Batch
+from cd4lm_jax.corruption.masking import DiffusionMasks, NestedMasks
+from cd4lm_jax.corruption.views import Batch, States
 from cd4lm_jax.distillation.curriculum import LambdaCurriculum
+from cd4lm_jax.distillation.learner import Learner
 from cd4lm_jax.distillation.objective import Objective
 from cd4lm_jax.distillation.optimizer import OptimizerConfig
-from cd4lm_jax.distillation.step import Learner, TrainState, placed
+from cd4lm_jax.distillation.placement import placed_state
+from cd4lm_jax.distillation.state import TrainState
+from cd4lm_jax.distillation.validation import evaluate as evaluate_batch
 from cd4lm_jax.models.transformer import Execution, Transformer
 from cd4lm_jax.runtime.mesh import MeshConfig, make_mesh
 from tests.tiny import TINY, model_of, parameters, tiny_model
@@ -24,7 +27,7 @@ SMALL = dataclasses.replace(TINY, num_layers=1)
 EXECUTION = Execution(scan_layers=False)
 STEPS = 50
 LEARNER = Learner(
-    corruption=Corruption(),
+    corruption=NestedMasks(),
     objective=Objective(),
     curriculum=LambdaCurriculum(),
     optimizer=OptimizerConfig(learning_rate=1e-2, warmup_steps=5),
@@ -142,7 +145,7 @@ def test_the_order_of_rows_changes_neither_loss_nor_gradient() -> None:
 
 
 def test_evaluation_is_the_same_at_any_time_and_counts_no_filling() -> None:
-    evaluate = jax.jit(LEARNER.evaluate)
+    evaluate = jax.jit(functools.partial(evaluate_batch, LEARNER))
     student, teacher = model(), model(seed=1)
     scores = evaluate(student, teacher, batch())
     assert scores.keys() == {"loss", "ce", "kl"}
@@ -220,10 +223,10 @@ def test_muon_takes_the_kernels_of_the_blocks_layer_by_layer() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scheme", ["nested", "diffusion"])
-def test_a_batch_in_parts_is_the_same_batch(scheme: Scheme) -> None:
+@pytest.mark.parametrize("masks", [NestedMasks(), DiffusionMasks()], ids=str)
+def test_a_batch_in_parts_is_the_same_batch(masks: States) -> None:
     student, teacher, rows = model(), model(seed=1), batch(rows=8)
-    whole = dataclasses.replace(LEARNER, corruption=Corruption(scheme=scheme))
+    whole = dataclasses.replace(LEARNER, corruption=masks)
     parts = dataclasses.replace(whole, accumulate=4)
     results = []
     for learner in (whole, parts):
@@ -268,7 +271,7 @@ def test_smaller_moments_learn_as_well(moments: Any) -> None:
     share = held(state.optimizer) / held(state.model)
     assert share < {"bfloat16": 1.51, "factored": 0.8}[moments]
     # Means over rows and columns have their kernel's name but not its axes.
-    for leaf in jax.tree.leaves(placed(make_mesh(MeshConfig()), state)):
+    for leaf in jax.tree.leaves(placed_state(make_mesh(MeshConfig()), state)):
         assert len(leaf.sharding.spec) <= leaf.ndim
 
 
