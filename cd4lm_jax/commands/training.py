@@ -51,7 +51,7 @@ _TIMEOUT = flags.DEFINE_integer(
 def run(config: TrainConfig) -> None:
     """Trains, on this host or as one of a cluster, and prints where the model is.
 
-    With ``--dry_run`` it says what would be done instead.
+    With `--dry_run` it prints what would be done instead.
     """
     profile = profiled_steps(config)
     if architecture.MODEL.value is not None and not DRY_RUN.value:
@@ -88,7 +88,7 @@ def hosts() -> cluster.ClusterConfig:
 
 
 def profiled_steps(config: TrainConfig) -> range:
-    """The steps that ``--profile_steps`` names.
+    """The steps that `--profile_steps` names.
 
     Raises:
         UsageError: no such steps.

@@ -55,3 +55,8 @@ def masking_order(keys: jax.Array, answer: jax.Array, block_length: jax.Array) -
     blocks_from_last = jnp.where(answer, -(answer_position(answer) // block_length[:, None]), 1)
     positions = jnp.lexsort((per_position(keys, 1, answer), blocks_from_last))
     return jnp.argsort(positions, axis=1)
+
+
+def ranks(values: jax.Array) -> jax.Array:
+    """The place of each of `values` `[batch, length]` in its row's ascending order, from 0."""
+    return jnp.argsort(jnp.argsort(values, axis=1), axis=1)

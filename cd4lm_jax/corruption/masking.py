@@ -31,6 +31,9 @@ class NestedMasks:
         blockwise: share of rows whose masks have the shape of states that block decoding visits:
             everything after a block is masked, a part of the block, nothing before it.
         block_length: of those rows, in tokens; 1 masks everything from a random position on.
+
+    Raises:
+        ValueError: ratios that are reversed or not from 0 to 1, or a block without tokens.
     """
 
     teaches: ClassVar[bool] = True
@@ -42,6 +45,11 @@ class NestedMasks:
     teacher_ratio: tuple[float, float] = (0.1, 0.6)
     blockwise: float = 0.0
     block_length: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("student_ratio", "teacher_share", "teacher_ratio"):
+            ratios.check(f"corruption.{name}", getattr(self, name))
+        _check_blocks(self.blockwise, self.block_length)
 
     def views(self, key: jax.Array, batch: Batch, models: Models | None = None) -> Views:
         """As `States.views`; depends on no model."""
@@ -74,6 +82,11 @@ class IndependentMasks:
 
     Attributes:
         horizon: number of diffusion times.
+        sampling: `exact` (published): `int(length * ratio)` positions of the answer are masked.
+            `bernoulli`: each position is masked with that probability.
+
+    Raises:
+        ValueError: a horizon without times.
     """
 
     teaches: ClassVar[bool] = True
@@ -81,6 +94,11 @@ class IndependentMasks:
     representative: ClassVar[bool] = True
 
     horizon: int = 1000
+    sampling: Literal["exact", "bernoulli"] = "exact"
+
+    def __post_init__(self) -> None:
+        if self.horizon < 1:
+            raise ValueError(f"corruption.horizon={self.horizon}; give 1 time or more")
 
     def views(self, key: jax.Array, batch: Batch, models: Models | None = None) -> Views:
         """As `States.views`; depends on no model."""
@@ -92,8 +110,12 @@ class IndependentMasks:
             return late, jax.random.randint(early_key, (), 0, late)
 
         def drawn(stream: int, time: jax.Array) -> jax.Array:
-            ratio = ratios.cosine_ratio(time, self.horizon)[:, None]
-            return answer & (draws.per_position(keys, stream, answer) < ratio)
+            ratio = ratios.cosine_ratio(time, self.horizon)
+            uniform = draws.per_position(keys, stream, answer)
+            if self.sampling == "bernoulli":
+                return answer & (uniform < ratio[:, None])
+            count = ratios.whole_share(answer.sum(axis=1), ratio)
+            return answer & (draws.ranks(jnp.where(answer, uniform, 2.0)) < count[:, None])
 
         late, early = jax.vmap(times)(keys)
         return Views(batch.tokens, drawn(1, late), drawn(2, early), *mean_weight(answer))
@@ -115,6 +137,9 @@ class DiffusionMasks:
         block_length: of those rows, in tokens.
         weighting: `elbo` weights a masked token by 1 / masked share and divides by the answer's
             length (LLaDA); `mean` is the plain mean over masked tokens.
+
+    Raises:
+        ValueError: a share that is not from 0 to 1, or a block without tokens.
     """
 
     teaches: ClassVar[bool] = False
@@ -124,6 +149,9 @@ class DiffusionMasks:
     blockwise: float = 0.0
     block_length: int = 1
     weighting: Literal["elbo", "mean"] = "elbo"
+
+    def __post_init__(self) -> None:
+        _check_blocks(self.blockwise, self.block_length)
 
     def views(self, key: jax.Array, batch: Batch, models: Models | None = None) -> Views:
         """As `States.views`; depends on no model."""
@@ -149,3 +177,10 @@ class DiffusionMasks:
     def validation_views(self, key: jax.Array, batch: Batch, models: Models | None = None) -> Views:
         """As `States.validation_views`."""
         return self.views(key, batch)
+
+
+def _check_blocks(blockwise: float, block_length: int) -> None:
+    if not 0 <= blockwise <= 1:
+        raise ValueError(f"corruption.blockwise={blockwise}; give a share of rows from 0 to 1")
+    if block_length < 1:
+        raise ValueError(f"corruption.block_length={block_length}; give 1 token or more")

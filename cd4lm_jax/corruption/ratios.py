@@ -39,15 +39,31 @@ def nested_counts(
         length < SMALL_ANSWER, jnp.minimum(student_ratio, SMALL_ANSWER_RATIO), student_ratio
     )
     least = jnp.maximum(2, jnp.ceil(LEAST_MASKED_SHARE * length).astype(jnp.int32))
-    student = jnp.maximum(_share(length, ratio), least)
-    teacher = jnp.maximum(_share(length, teacher_ratio), 1)
+    student = jnp.maximum(whole_share(length, ratio), least)
+    teacher = jnp.maximum(whole_share(length, teacher_ratio), 1)
     short = length <= SHORT_ANSWER
     student = jnp.minimum(jnp.where(short, 2, student), length)
     teacher = jnp.where(short, 1, teacher)
     return student, jnp.minimum(teacher, student)
 
 
-def _share(length: jax.Array, ratio: jax.Array) -> jax.Array:
+def check(name: str, bounds: tuple[float, float]) -> None:
+    """Checks a range of shares.
+
+    Args:
+        name: of the setting.
+        bounds: the lower one first.
+
+    Raises:
+        ValueError: bounds that are reversed or not from 0 to 1.
+    """
+    low, high = bounds
+    if not 0 <= low <= high <= 1:
+        raise ValueError(f"{name}={bounds}; give two shares of 0 to 1, the lower first")
+
+
+def whole_share(length: jax.Array, ratio: jax.Array) -> jax.Array:
+    """`int(length * ratio)`, int32, of lengths and ratios of one shape."""
     # Truncated as the reference's int() does in float64; the nudge keeps float32 from falling
     # below a product that is whole (0.28 * 25 = 7).
     return jnp.floor(length * ratio + 1e-5).astype(jnp.int32)

@@ -49,6 +49,24 @@ class Views(NamedTuple):
     weight: jax.Array
     divisor: jax.Array
 
+    def averaged(self, rows: int) -> Views:
+        """With weights whose loss is the mean of the losses of micro-batches.
+
+        Args:
+            rows: of a micro-batch; each one's weights are divided by its own divisor.
+
+        Raises:
+            ValueError: the number does not divide the batch.
+        """
+        batch = self.divisor.shape[0]
+        if batch % rows:
+            raise ValueError(
+                f"micro_batch={rows} does not divide the batch of {batch} rows; give one that does"
+            )
+        each = jnp.maximum(self.divisor.reshape(-1, rows).sum(axis=1), 1.0)
+        share = jnp.maximum(self.divisor.sum(), 1.0) / each / (batch // rows)
+        return self._replace(weight=self.weight * jnp.repeat(share, rows)[:, None])
+
 
 class Models(NamedTuple):
     """What the views may depend on besides the batch.

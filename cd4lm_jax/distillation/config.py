@@ -20,6 +20,9 @@ from cd4lm_jax.models.lora import LoraConfig
 from cd4lm_jax.models.transformer import Execution
 from cd4lm_jax.runtime.mesh import MeshConfig
 
+DTYPES = ("float32", "bfloat16", "float16")
+"""What the weights of a frozen model may be in."""
+
 
 class TrainingError(ValueError):
     """Training cannot start or go on; one line that says why and how to mend it."""
@@ -52,6 +55,10 @@ class TrainConfig:
         validation: what it is evaluated on.
         execution: compute dtype, scan, remat.
         mesh: devices along each axis.
+        micro_batch: rows of a micro-batch, whose losses are averaged as the published code does: a
+            row with a short answer then weighs as much as one with a long answer. 0, the default,
+            weights all learned positions of a batch alike, so that the update does not depend on
+            which rows are neighbours.
         accumulate: parts that a batch is computed in, to save memory; divides the batch size.
         log_every: steps between two lines of metrics.
         eval_every: steps between two evaluations, each followed by a checkpoint.
@@ -83,6 +90,7 @@ class TrainConfig:
     validation: DataConfig = DataConfig(split="validation")
     execution: Execution = Execution()
     mesh: MeshConfig = MeshConfig()
+    micro_batch: int = 0
     accumulate: int = 1
     log_every: int = 10
     eval_every: int = 50
@@ -122,6 +130,22 @@ class TrainConfig:
         for name in ("save_every", "patience"):
             if getattr(self, name) < 0:
                 raise TrainingError(f"{name}={getattr(self, name)}; give 0 (none) or more")
+        if self.optimizer.warmup_steps > self.steps:
+            raise TrainingError(
+                f"optimizer.warmup_steps={self.optimizer.warmup_steps} is beyond the run of "
+                f"{self.steps} steps, which would never reach its learning rate; give at most "
+                f"{self.steps}"
+            )
+        for name in ("micro_batch", "accumulate"):
+            parts, rows = getattr(self, name), self.data.batch_size
+            if parts > 0 and rows % parts:
+                raise TrainingError(
+                    f"{name}={parts} does not divide data.batch_size={rows}; give one that does"
+                )
+        if self.teacher_dtype not in DTYPES:
+            raise TrainingError(
+                f"teacher_dtype={self.teacher_dtype} is unknown; give {' or '.join(DTYPES)}"
+            )
         if self.patience and not self.ranked_by_loss:
             raise TrainingError(
                 f"patience={self.patience} stops by validation loss, which does not rank the steps "
@@ -140,6 +164,7 @@ class TrainConfig:
             seed=self.seed,
             distance=self.distance,
             average=self.average,
+            micro_batch=self.micro_batch,
             accumulate=self.accumulate,
             lora=self.lora,
         )
@@ -161,7 +186,7 @@ class TrainConfig:
 
     @property
     def frozen_teacher(self) -> Literal["none", "base", "separate"]:
-        """What teaches besides the state: nothing, the base with its adapters off, another model."""
+        """What teaches besides the state: nothing, the base without adapters, or another model."""
         if self.teaching != "frozen":
             return "none"
         return "base" if self.lora is not None and self.teacher == self.init else "separate"

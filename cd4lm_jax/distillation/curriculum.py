@@ -17,6 +17,9 @@ class LambdaCurriculum:
         final: lambda at the end: teacher and text in balance.
         warmup_ratio: the share of steps at `initial`.
 
+    Raises:
+        ValueError: a number that is not from 0 to 1.
+
     >>> weight = LambdaCurriculum(initial=0.9, final=0.5, warmup_ratio=0.1)
     >>> [round(float(weight(step, 100)), 3) for step in (0, 10, 55, 100)]
     [0.9, 0.9, 0.7, 0.5]
@@ -25,6 +28,11 @@ class LambdaCurriculum:
     initial: float = 0.9
     final: float = 0.5
     warmup_ratio: float = 0.1
+
+    def __post_init__(self) -> None:
+        for name in ("initial", "final", "warmup_ratio"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"curriculum.{name}={getattr(self, name)}; give one from 0 to 1")
 
     def __call__(self, step: jax.Array | int, total_steps: int) -> jax.Array:
         """Lambda at `step` (counted from 0) of `total_steps`."""

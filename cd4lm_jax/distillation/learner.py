@@ -15,7 +15,7 @@ from cd4lm_jax.distillation import accumulation
 from cd4lm_jax.distillation import loss as losses
 from cd4lm_jax.distillation.curriculum import Distance, LambdaCurriculum
 from cd4lm_jax.distillation.objective import Objective
-from cd4lm_jax.distillation.optimizer import OptimizerConfig
+from cd4lm_jax.distillation.optimizer import OptimizerConfig, updates_applied
 from cd4lm_jax.distillation.placement import split_as_parameters
 from cd4lm_jax.distillation.projection import hidden_states
 from cd4lm_jax.distillation.state import Trained, TrainState
@@ -41,6 +41,8 @@ class Learner:
         optimizer: settings of the optimizer.
         total_steps: length of the run, which the schedules follow.
         seed: of the masks.
+        micro_batch: rows of a micro-batch: the loss is the mean of the losses of micro-batches, as
+            the published code averages them. 0 weights all learned positions of a batch alike.
         accumulate: parts that a batch is computed in, one after the other, to save memory; the
             update is that of the whole batch.
         lora: trains adapters of a frozen base instead of all parameters.
@@ -57,12 +59,15 @@ class Learner:
     seed: int
     distance: Distance = Distance()
     average: float | None = None
+    micro_batch: int = 0
     accumulate: int = 1
     lora: LoraConfig | None = None
 
     def __post_init__(self) -> None:
         if self.accumulate < 1:
             raise ValueError(f"accumulate={self.accumulate}; give 1 (whole batches) or more")
+        if self.micro_batch < 0:
+            raise ValueError(f"micro_batch={self.micro_batch}; give 0 (whole batches) or more")
         if self.accumulate > 1 and self.objective.clamp:
             raise ValueError(
                 "objective.clamp bounds the loss of a whole batch, which accumulate="
@@ -109,7 +114,8 @@ class Learner:
     ) -> Views:
         """What the student and the teacher are shown of a batch in the step of `key`."""
         models = Models(student, teacher, distance, self.accumulate)
-        return self.corruption.views(key, batch, models)
+        views = self.corruption.views(key, batch, models)
+        return views.averaged(self.micro_batch) if self.micro_batch else views
 
     def loss(
         self,
@@ -205,11 +211,12 @@ class Learner:
         def accept(new: Any, old: Any) -> Any:
             return jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
 
+        rate = self.optimizer.learning_rate_at(self.total_steps)
         metrics = {
             "loss": terms.total,
             "ce": terms.ce,
             "gradient_norm": norm,
-            "learning_rate": self.optimizer.learning_rate_at(self.total_steps)(state.step),
+            "learning_rate": rate(updates_applied(state.optimizer)),
             "bad_steps": jnp.where(finite, 0, state.bad_steps + 1),
         }
         if teacher is not None:

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from cd4lm_jax.corruption import draws
+from cd4lm_jax.corruption import draws, ratios
 from cd4lm_jax.corruption.views import Batch, Models, Views, mean_weight
 from cd4lm_jax.decoding import stop
 from cd4lm_jax.distillation import accumulation
@@ -101,11 +101,7 @@ class Rollout:
                 "give 1 or more of each"
             )
         for name in ("threshold", "reveal_ratio"):
-            low, high = getattr(self, name)
-            if not 0 <= low <= high <= 1:
-                raise ValueError(
-                    f"corruption.{name}={(low, high)}; give two shares of 0 to 1, the lower first"
-                )
+            ratios.check(f"corruption.{name}", getattr(self, name))
 
     @property
     def needs_teacher(self) -> str:

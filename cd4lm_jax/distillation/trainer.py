@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import logging
+import math
 import operator
 import pathlib
 from typing import Any, NamedTuple
@@ -17,18 +19,15 @@ import jax
 from jax.sharding import Mesh
 
 from cd4lm_jax.checkpoints.folder import write_model
-from cd4lm_jax.checkpoints.loading import load_config, load_model
-from cd4lm_jax.checkpoints.training import RunCheckpoints
+from cd4lm_jax.checkpoints.training import Restored, RunCheckpoints
 from cd4lm_jax.checkpoints.tree_files import DamagedError
 from cd4lm_jax.corruption.views import Batch
 from cd4lm_jax.data import pipeline
-from cd4lm_jax.data.tokenizer import Tokenizer
-from cd4lm_jax.distillation import validation
+from cd4lm_jax.distillation import resume, validation
 from cd4lm_jax.distillation.config import TrainConfig, TrainingError
+from cd4lm_jax.distillation.loading import Loaded
 from cd4lm_jax.distillation.placement import placed_batch
-from cd4lm_jax.distillation.program import frozen_execution
 from cd4lm_jax.distillation.state import Trained, TrainState
-from cd4lm_jax.models.transformer import Transformer
 from cd4lm_jax.runtime import cluster, files
 from cd4lm_jax.runtime.interrupt import Interrupted, stop_requests
 from cd4lm_jax.runtime.mesh import make_mesh
@@ -44,10 +43,8 @@ MODEL_FOLDER = "model"
 PROFILE_FOLDER = "profile"
 CHECKPOINTS_FOLDER = "checkpoints"
 _SHOWN = ("loss", "kl", "ce")
-# What a continued run may change: its numbers stay comparable with those before.
-_FREE = frozenset(
-    ("output", "steps", "mesh", "execution", "accumulate", "log_every", "save_every", "patience")
-)
+
+_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -81,7 +78,8 @@ def train(config: TrainConfig, *, profile: range = range(0)) -> TrainResult:
         profile: numbers of the steps that are traced into `profile/`, by the main process.
 
     Raises:
-        TrainingError: the folder holds another run, or the loss stays not finite.
+        TrainingError: the folder holds another run, the models do not fit each other, or the loss
+            stays not finite.
         InUseError: another run works in the folder.
         CheckpointError: a model that cannot be read, or a checkpoint of another shape.
         Interrupted: SIGTERM or Ctrl-C came; the state after the step is saved.
@@ -115,12 +113,8 @@ class _Run:
     def __init__(self, config: TrainConfig, mesh: Mesh, profile: range = range(0)) -> None:
         self.config, self.mesh, self.profile = config, mesh, profile
         self.output = pathlib.Path(config.output)
-        self.tokenizer = Tokenizer.load(_tokenizer_folder(config))
-        self.base = self._load(config.init or "", config.teacher_dtype) if config.lora else None
-        self.teacher = None
-        if config.teacher is not None and config.frozen_teacher == "separate":
-            self.teacher = self._load(config.teacher, config.teacher_dtype)
-        self.program = config.program(config.model or load_config(config.init or ""), mesh)
+        self.loaded = Loaded(config, mesh)
+        self.program = self.loaded.program
 
     def run(self) -> TrainResult:
         config, main = self.config, cluster.is_main()
@@ -129,10 +123,11 @@ class _Run:
             RunCheckpoints(self.output / CHECKPOINTS_FOLDER) as checkpoints,
         ):
             rows = HostRows(self.mesh, config.data.batch_size)
-            batches = iter(pipeline.batches(config.data, self.tokenizer, rows=rows.places))
+            batches = iter(pipeline.batches(config.data, self.loaded.tokenizer, rows=rows.places))
             state, evaluated = self._start(checkpoints, batches)
             if main:
                 files.write_text(self.output / CONFIG_FILE, config_to_json(config))
+            teacher, base = self.loaded.teacher, self.loaded.base
             label = "distill" if config.teacher else "train"
             traced = self.profile if main else range(0)
             with (
@@ -151,7 +146,7 @@ class _Run:
                         read = next(batches)
                         truncated += int(read["truncated"].sum())
                         batch, previous = placed_batch(read, rows), metrics
-                        state, metrics = self.program.update(state, self.teacher, batch, self.base)
+                        state, metrics = self.program.update(state, teacher, batch, base)
                     step += 1
                     trace.ended(step, metrics)
                     # Waits for the step before: at most two are in flight, so the device stays
@@ -172,17 +167,19 @@ class _Run:
                     stop = stopping.answer()
                     due = config.save_every and step % config.save_every == 0
                     if evaluate or due or stop:
-                        ranked = evaluate and config.ranked_by_loss
+                        loss = scores["loss"] if evaluate else None
                         checkpoints.save(
                             step,
                             named_leaves(state),
                             data_state=batches.get_state(),
                             metadata={
                                 "config": to_plain(config),
+                                "frozen": self.loaded.fingerprints,
+                                "loss": loss,
                                 "best": evaluated.loss,
                                 "stale": evaluated.stale,
                             },
-                            score=-scores["loss"] if ranked else None,
+                            score=None if loss is None or not config.ranked_by_loss else -loss,
                         )
                     progress.update(step, shown)
                     if stop:
@@ -192,7 +189,7 @@ class _Run:
                             f"stopped after step {step} of {config.steps} and saved; the same "
                             "command continues",
                         )
-            return self._export(checkpoints, step, evaluated.loss)
+            return self._export(checkpoints, step)
 
     def _stopped_early(self, evaluated: _Evaluated) -> bool:
         return bool(self.config.patience) and evaluated.stale >= self.config.patience
@@ -201,58 +198,60 @@ class _Run:
         """The state to go on from, and what evaluations have found before."""
         while (latest := checkpoints.latest()) is not None:
             saved = checkpoints.metadata(latest)
-            self._same_run(saved["config"], latest)
-            try:
-                restored = checkpoints.restore(latest, named_leaves(self.program.state))
-            except DamagedError:
-                checkpoints.set_aside(latest)
+            changes = resume.check_settings(saved["config"], self.config, latest)
+            frozen = self.loaded.fingerprints
+            resume.check_frozen(saved.get("frozen", {}), frozen, self.loaded.frozen_folders)
+            restored = self._restore(checkpoints, latest)
+            if restored is None:
                 continue
+            for line in changes if cluster.is_main() else ():
+                _log.warning("%s", line)
             batches.set_state(restored.data_state)
             state = with_leaves(self.program.state, restored.state)
-            return state, _Evaluated(saved["best"], saved["stale"])
-        return self.program.create(self._initial_model()), _Evaluated()
+            return state, self._evaluated(checkpoints, saved)
+        return self.program.create(self.loaded.initial_model()), _Evaluated()
 
-    def _same_run(self, saved: dict[str, Any], step: int) -> None:
-        """Refuses a folder whose checkpoints are of another run."""
-        mine = to_plain(self.config)
-        different = [name for name in mine if name not in _FREE and mine[name] != saved.get(name)]
-        if different:
-            raise TrainingError(
-                f"{self.output} holds a run of other settings ({', '.join(different)} differ, "
-                f"checkpoint of step {step}); give another output, or remove that folder"
+    def _evaluated(self, checkpoints: RunCheckpoints, saved: dict[str, Any]) -> _Evaluated:
+        """What evaluations have found, by the checkpoints that are still there."""
+        best = checkpoints.best() if self.config.ranked_by_loss else None
+        if best is None:
+            return _Evaluated(stale=saved["stale"])
+        loss = checkpoints.metadata(best)["loss"]
+        if loss > saved["best"]:
+            _log.warning(
+                "%s: the checkpoint of validation loss %.4f is gone; the best is now step %d with "
+                "%.4f",
+                self.output,
+                saved["best"],
+                best,
+                loss,
             )
+        return _Evaluated(loss, saved["stale"])
 
-    def _initial_model(self) -> Transformer:
-        config = self.config
-        if self.base is not None:
-            return self.base
-        if config.init is not None:
-            return self._load(config.init, "float32")
-        assert config.model is not None  # TrainConfig checks
-        make = functools.partial(Transformer, config.model, execution=config.execution)
-        shardings = self.program.shardings.model
-        return jax.jit(make, out_shardings=shardings)(jax.random.key(config.seed))
-
-    def _load(self, folder: str, dtype: str) -> Transformer:
-        execution = frozen_execution(self.config.execution, dtype)
-        return load_model(folder, execution, dtype=dtype, mesh=self.mesh)
+    def _restore(self, checkpoints: RunCheckpoints, step: int) -> Restored | None:
+        """The checkpoint of a step; None if it was damaged, and is set aside."""
+        try:
+            return checkpoints.restore(step, named_leaves(self.program.state))
+        except DamagedError:
+            checkpoints.set_aside(step)
+            return None
 
     def _validate(self, trained: Trained) -> dict[str, float]:
         """The losses of the validation split."""
+        teacher, base = self.loaded.teacher, self.loaded.base
         return validation.losses(
-            lambda batch: self.program.evaluate(trained, self.teacher, batch, self.base),
+            lambda batch: self.program.evaluate(trained, teacher, batch, base),
             self.validation_batches,
         )
 
     @functools.cached_property
-    def validation_batches(self) -> list[tuple[Batch, int]]:
-        """The whole split with examples counted, on the mesh."""
+    def validation_batches(self) -> list[Batch]:
+        """The whole split, on the mesh."""
         rows = HostRows(self.mesh, self.config.validation.batch_size)
         placed = []
-        for batch in pipeline.eval_batches(self.config.validation, self.tokenizer):
-            count = int(batch["answer"].any(axis=1).sum())
+        for batch in pipeline.eval_batches(self.config.validation, self.loaded.tokenizer):
             mine = jax.tree.map(operator.itemgetter(rows.places), batch)
-            placed.append((placed_batch(mine, rows), count))
+            placed.append(placed_batch(mine, rows))
         return placed
 
     def _skipped(self, metrics: dict[str, jax.Array], step: int) -> int:
@@ -261,28 +260,36 @@ class _Run:
         if bad >= self.config.max_bad_steps:
             raise TrainingError(
                 f"loss or gradient was not finite in {bad} updates in a row, up to step {step}; "
-                "lower optimizer.learning_rate or look at the data; the last checkpoint is sound"
+                "start again with a lower optimizer.learning_rate (now "
+                f"{self.config.optimizer.learning_rate:g}), which continues from the last "
+                "checkpoint, or check the data"
             )
         return bad
 
-    def _export(self, checkpoints: RunCheckpoints, step: int, loss: float) -> TrainResult:
-        """Writes the parameters of the best or the last checkpoint as a model folder."""
-        ranked = self.config.ranked_by_loss
-        exported = checkpoints.best() if ranked else checkpoints.latest()
-        if exported is None:
+    def _export(self, checkpoints: RunCheckpoints, step: int) -> TrainResult:
+        """Writes the parameters of the best or the last checkpoint as a model folder.
+
+        Where that is damaged, the next best is taken; setting it aside is a warning.
+        """
+        choose = checkpoints.best if self.config.ranked_by_loss else checkpoints.latest
+        while (chosen := choose()) is not None:
+            restored = self._restore(checkpoints, chosen)
+            if restored is not None:
+                break
+        else:
             raise TrainingError(
-                f"{self.output}: no evaluation gave a finite loss, so there is no model to export"
+                f"{self.output}: no sound checkpoint has a finite validation loss, so there is no "
+                "model to export"
             )
-        restored = checkpoints.restore(exported, named_leaves(self.program.state))
         state = with_leaves(self.program.state, restored.state)
         folder = self.output / MODEL_FOLDER
-        write_model(folder, self.config.learner.merged(state.model, self.base))
+        write_model(folder, self.config.learner.merged(state.model, self.loaded.base))
         if cluster.is_main():
-            self.tokenizer.save(folder)
-        return TrainResult(folder=folder, steps=step, exported_step=exported, exported_loss=loss)
-
-
-def _tokenizer_folder(config: TrainConfig) -> str:
-    folder = config.tokenizer or config.init
-    assert folder is not None  # TrainConfig checks
-    return folder
+            self.loaded.tokenizer.save(folder)
+        loss = restored.metadata["loss"]  # None where it was saved between evaluations
+        return TrainResult(
+            folder=folder,
+            steps=step,
+            exported_step=chosen,
+            exported_loss=math.nan if loss is None else loss,
+        )

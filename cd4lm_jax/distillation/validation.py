@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 
 import jax.numpy as jnp
 
@@ -32,32 +32,36 @@ def evaluate(
         base: what adapters are of, with LoRA.
 
     Returns:
-        Scalars `loss` and `ce`, and `kl` where a teacher is compared with; `examples`, the number
-        of rows with an answer.
+        Scalars `loss` and `ce`, and `kl` where a teacher is compared with; and `divisor`, what the
+        weights of the batch were divided by.
     """
     student = learner.student(trained, base)
     models = Models(student, teacher, parts=learner.accumulate)
     views = learner.corruption.validation_views(learner.step_key(_STEP), batch, models)
     lam = jnp.float32(learner.curriculum.final)
     terms = learner.loss(student, teacher, batch, views, lam)
-    metrics = {"loss": terms.total, "ce": terms.ce}
+    metrics = {"loss": terms.total, "ce": terms.ce, "divisor": views.divisor.sum()}
     if teacher is not None and views.teacher is not None:
         metrics["kl"] = terms.kl
     return metrics
 
 
-def losses(
-    evaluated: Callable[[Batch], Metrics], batches: Sequence[tuple[Batch, int]]
-) -> dict[str, float]:
-    """The losses of a whole split.
+def losses(evaluated: Callable[[Batch], Metrics], batches: Iterable[Batch]) -> dict[str, float]:
+    """The losses of a whole split: those of one batch of all its rows, up to rounding.
 
     Args:
         evaluated: `evaluate` of a batch.
-        batches: the split, with the number of examples of each batch.
+        batches: the split.
+
+    Returns:
+        Means over what the loss is a mean of: masked positions, or rows.
     """
     totals: dict[str, float] = {}
-    for batch, count in batches:
-        for name, value in evaluated(batch).items():
-            totals[name] = totals.get(name, 0.0) + count * float(value)
-    examples = sum(count for _, count in batches)
-    return {name: total / examples for name, total in totals.items()}
+    divisor = 0.0
+    for batch in batches:
+        found = {name: float(value) for name, value in evaluated(batch).items()}
+        share = found.pop("divisor")
+        divisor += share
+        for name, value in found.items():
+            totals[name] = totals.get(name, 0.0) + share * value
+    return {name: total / max(divisor, 1.0) for name, total in totals.items()}

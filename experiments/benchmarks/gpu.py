@@ -13,7 +13,7 @@ lora_plan_gib        memory that the plan lora_h100_1 predicts, with the CPU's c
 llada_8b_ms_*        a pass of the decoder, see experiments.benchmarks.decode
 attention_ms_*       attention of 16 rows of 512, 32 heads of 128, bfloat16: ours, XLA's, cuDNN's
 
-What the device does not tell (peak memory on CPU), or cannot do, is left out.
+What the device does not report (peak memory on CPU), or cannot do, is left out.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cd4lm_jax.corruption import ratios
 from cd4lm_jax.corruption.masking import DiffusionMasks, IndependentMasks, NestedMasks
 from cd4lm_jax.corruption.views import Batch, Views, masked_tokens
 
@@ -182,12 +183,54 @@ def test_a_batch_without_answers_has_no_weight(masks: Masks) -> None:
 
 
 def test_independent_times_give_the_cosine_ratio() -> None:
-    student, teacher = many(IndependentMasks())
+    student, teacher = many(IndependentMasks(sampling="bernoulli"))
     ratio = np.sin((np.arange(1001) / 1000 + 0.008) / 1.008 * np.pi / 2) ** 2
     earlier = np.cumsum(ratio)[:-1] / np.arange(1, 1001)  # mean over the times before each
     assert student.mean() == pytest.approx(ratio[1:].mean(), abs=0.02)
     assert teacher.mean() == pytest.approx(earlier.mean(), abs=0.02)
     assert (teacher & ~student).any()  # drawn apart
+
+
+def test_the_number_of_independent_masks_is_the_published_one_or_drawn() -> None:
+    exact, drawn = (IndependentMasks(sampling=name) for name in ("exact", "bernoulli"))
+    assert IndependentMasks() == exact
+    student = many(exact)[0].sum(axis=1)
+    ratio = np.sin((np.arange(1, 1001) / 1000 + 0.008) / 1.008 * np.pi / 2) ** 2
+    want = np.bincount((24 * ratio + 1e-5).astype(int), minlength=25) / 1000
+    np.testing.assert_allclose(np.bincount(student, minlength=25) / len(student), want, atol=0.02)
+    views = draw(exact, LENGTHS, RAGGED)
+    other = draw(drawn, LENGTHS, RAGGED)
+    difference = views.student.sum(axis=1) - other.student.sum(axis=1)
+    assert (difference != 0).any()
+    # The positions of the lowest numbers are masked in both.
+    fewer = np.minimum(views.student.sum(axis=1), other.student.sum(axis=1))
+    both = (views.student & other.student).sum(axis=1)
+    np.testing.assert_array_equal(both, fewer)
+
+
+@pytest.mark.parametrize("ratio", [0.2, 0.5, 0.8437, 1.0])
+def test_whole_shares_are_those_of_the_published_code(ratio: float) -> None:
+    lengths = np.arange(1, 300)
+    found = ratios.whole_share(jnp.asarray(lengths), jnp.full(299, ratio, jnp.float32))
+    np.testing.assert_array_equal(found, [int(length * ratio) for length in lengths])
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "message"),
+    [
+        (NestedMasks, {"student_ratio": (0.9, 0.4)}, r"student_ratio=\(0\.9, 0\.4\); give two"),
+        (NestedMasks, {"teacher_share": (0.3, 1.7)}, r"teacher_share=.*, the lower first"),
+        (NestedMasks, {"teacher_ratio": (-0.1, 0.6)}, r"teacher_ratio=.*shares of 0 to 1"),
+        (NestedMasks, {"block_length": 0}, r"block_length=0; give 1 token or more"),
+        (NestedMasks, {"blockwise": 1.5}, r"blockwise=1\.5; give a share of rows"),
+        (DiffusionMasks, {"block_length": 0}, r"block_length=0; give 1 token or more"),
+        (DiffusionMasks, {"blockwise": -0.1}, r"blockwise=-0\.1; give a share of rows"),
+        (IndependentMasks, {"horizon": 0}, r"horizon=0; give 1 time or more"),
+    ],
+)
+def test_says_what_is_out_of_range(kind: Any, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=rf"corruption\.{message}"):
+        kind(**settings)
 
 
 def test_diffusion_hides_at_least_one_token_and_a_share_of_suffixes() -> None:

@@ -41,12 +41,12 @@ def test_trains_adapters_alone_and_exports_an_ordinary_model(config: TrainConfig
     with jax.set_mesh(make_mesh(config.mesh)):
         run = trainer._Run(config, make_mesh(config.mesh))
         # One copy of the weights, on the device too: the base teaches.
-        assert run.teacher is None
+        assert run.loaded.teacher is None
         assert run.program.teacher_is_base
         result = run.run()
         # Neither the folder nor what was loaded from it has changed.
-        assert run.base is not None
-        for after in (parameters(run.base), parameters(read_model(config.init or ""))):
+        assert run.loaded.base is not None
+        for after in (parameters(run.loaded.base), parameters(read_model(config.init or ""))):
             assert all(np.array_equal(after[name], leaf) for name, leaf in before.items())
     names = {name.rpartition(".")[2] for name in named_leaves(run.program.state.model)}
     assert names == {"lora_a", "lora_b"}
