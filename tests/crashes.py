@@ -15,14 +15,15 @@ import time
 import numpy as np
 
 from cd4lm_jax.checkpoints.model_folder import read_model
-from cd4lm_jax.distillation.trainer import CHECKPOINTS_FOLDER, MODEL_FOLDER, TrainConfig
+from cd4lm_jax.distillation.config import TrainConfig
+from cd4lm_jax.distillation.trainer import CHECKPOINTS_FOLDER, MODEL_FOLDER
 from cd4lm_jax.settings.config import config_to_json
 from tests.conftest import ROOT
 from tests.tiny import parameters
 
 _CONFIG = """
 import pathlib
-from cd4lm_jax.distillation.trainer import TrainConfig
+from cd4lm_jax.distillation.config import TrainConfig
 from cd4lm_jax.settings.config import config_from_json
 
 def get_config():

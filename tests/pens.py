@@ -6,11 +6,11 @@ import dataclasses
 import json
 import pathlib
 
-from cd4lm_jax.corruption.masking import Corruption
+from cd4lm_jax.corruption.masking import DiffusionMasks
 from cd4lm_jax.data.gsm_mini import vocabulary
 from cd4lm_jax.data.pipeline import DataConfig
+from cd4lm_jax.distillation.config import TrainConfig
 from cd4lm_jax.distillation.optimizer import OptimizerConfig
-from cd4lm_jax.distillation.trainer import TrainConfig
 from cd4lm_jax.models.transformer import Execution
 from tests import exported
 
@@ -32,7 +32,7 @@ def config(folder: pathlib.Path) -> TrainConfig:
         steps=STEPS,
         model=MODEL,
         tokenizer=str(vocabulary.FOLDER),
-        corruption=Corruption(scheme="diffusion", weighting="mean"),
+        corruption=DiffusionMasks(weighting="mean"),
         optimizer=OptimizerConfig(learning_rate=1e-2, warmup_steps=5),
         data=data,
         validation=dataclasses.replace(data, batch_size=8),

@@ -18,7 +18,7 @@ import time
 from absl import app, flags, logging
 
 from cd4lm_jax.data.sources import open_source
-from cd4lm_jax.distillation.trainer import TrainConfig
+from cd4lm_jax.distillation.config import TrainConfig
 from experiments.benchmarks import results
 from experiments.configs import gsm_mini
 from tests import crashes

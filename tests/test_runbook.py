@@ -8,7 +8,7 @@ import pytest
 from absl import flags
 
 from cd4lm_jax.commands import plan, training
-from cd4lm_jax.distillation.trainer import TrainConfig
+from cd4lm_jax.distillation.config import TrainConfig
 from cd4lm_jax.settings.config import describe
 from tests.conftest import ROOT
 

@@ -7,7 +7,7 @@ import pathlib
 from absl import flags
 
 from cd4lm_jax.checkpoints.loading import load_config
-from cd4lm_jax.distillation.trainer import TrainConfig
+from cd4lm_jax.distillation.config import TrainConfig
 from cd4lm_jax.models.config import ModelConfig, dream_7b, llada_8b
 
 _PRESETS = {"llada_8b": llada_8b, "dream_7b": dream_7b}

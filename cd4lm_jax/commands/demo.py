@@ -14,7 +14,7 @@ from typing import NoReturn
 
 from cd4lm_jax.commands import common, distill, evaluate, training
 from cd4lm_jax.commands.config_files import load_config
-from cd4lm_jax.distillation.trainer import TrainConfig
+from cd4lm_jax.distillation.config import TrainConfig
 from cd4lm_jax.evaluation.sweep import SweepConfig
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import NoReturn
 
 from cd4lm_jax.commands import common, training
-from cd4lm_jax.distillation.trainer import TrainConfig
+from cd4lm_jax.distillation.config import TrainConfig
 
 
 def main(config: TrainConfig) -> None:

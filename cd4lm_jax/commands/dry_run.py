@@ -1,8 +1,8 @@
-"""`--dry_run` of the commands that train: what would be run, and how it lies on the devices."""
+"""`--dry_run` of the commands that train: what would run, and how it is split over devices."""
 
 from __future__ import annotations
 
-from cd4lm_jax.distillation.trainer import TrainConfig
+from cd4lm_jax.distillation.config import TrainConfig
 from cd4lm_jax.models.config import ModelConfig
 from cd4lm_jax.planning.layout import Array, Layout, layout
 from cd4lm_jax.planning.plan import gib
@@ -15,7 +15,7 @@ def report(config: TrainConfig, architecture: ModelConfig, *, devices: int) -> s
     Args:
         config: the run.
         architecture: of its model.
-        devices: how many are at hand; a mesh of fixed sizes may be larger.
+        devices: the number of this machine; a mesh of fixed sizes may be larger.
 
     Raises:
         ValueError: a mesh that cannot split the batch or some parameter.
@@ -30,7 +30,7 @@ def report(config: TrainConfig, architecture: ModelConfig, *, devices: int) -> s
             *(f"{name} = {value!r}" for name, _, value in describe(TrainConfig, config)),
             "",
             f"parameters: {found.parameters:,}, trained: {found.trained:,}",
-            f"mesh: {mesh}, {found.devices:,} devices; at hand: {devices:,}",
+            f"mesh: {mesh}, {found.devices:,} devices; here: {devices:,}",
             "",
             *_table(found),
             "",
@@ -45,8 +45,8 @@ def report(config: TrainConfig, architecture: ModelConfig, *, devices: int) -> s
 def _table(found: Layout) -> list[str]:
     """A line an array, in columns; the parts one after the other under their names."""
     head = ("", "shape", "dtype", "PartitionSpec", "bytes a device")
-    rows = {part: [_cells(array) for array in held] for part, held in found.parts.items()}
-    every = [head, *(row for held in rows.values() for row in held)]
+    rows = {part: [_cells(array) for array in arrays] for part, arrays in found.parts.items()}
+    every = [head, *(row for lines in rows.values() for row in lines)]
     widths = [max(len(row[column]) for row in every) for column in range(len(head))]
 
     def line(row: tuple[str, ...]) -> str:
@@ -55,8 +55,8 @@ def _table(found: Layout) -> list[str]:
         return "  ".join([*cells, size.rjust(widths[-1])])
 
     lines = [line(head)]
-    for part, held in rows.items():
-        lines += [part, *map(line, held)]
+    for part, cells in rows.items():
+        lines += [part, *map(line, cells)]
     return lines
 
 

@@ -27,7 +27,7 @@ from rich.table import Table
 
 from cd4lm_jax.commands import architecture, common
 from cd4lm_jax.decoding.config import DecodeConfig
-from cd4lm_jax.distillation.trainer import TrainConfig
+from cd4lm_jax.distillation.config import TrainConfig
 from cd4lm_jax.models.config import ModelConfig
 from cd4lm_jax.planning import decoding, training
 from cd4lm_jax.planning.plan import Plan, counts, gib

@@ -1,4 +1,4 @@
-"""What the commands that train share: the flags of a cluster, the run, what is said at its end."""
+"""What the commands that train share: the flags of a cluster, the run, the line at its end."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import jax
 from absl import flags
 
 from cd4lm_jax.commands import architecture, common, dry_run
-from cd4lm_jax.distillation.trainer import TrainConfig, train
+from cd4lm_jax.distillation.config import TrainConfig
+from cd4lm_jax.distillation.trainer import train
 from cd4lm_jax.runtime import cluster
 
 COMPILED_FOLDER = "compiled"
@@ -18,8 +19,8 @@ COMPILED_FOLDER = "compiled"
 DRY_RUN = flags.DEFINE_bool(
     "dry_run",
     False,
-    "Say what would be run and how it lies on the mesh, array by array, and stop. Needs no weights "
-    "(see --model) and no devices: --config.mesh.fsdp=16 is laid out on any machine.",
+    "Print what would be run and how each array is split over the mesh, and stop. Needs no weights "
+    "(see --model) and no devices: --config.mesh.fsdp=16 works on any machine.",
 )
 _PROFILE = flags.DEFINE_string(
     "profile_steps",
@@ -29,11 +30,11 @@ _PROFILE = flags.DEFINE_string(
 _CACHE = flags.DEFINE_string(
     "compilation_cache",
     None,
-    "Folder that keeps what was compiled, so that a restart begins sooner; 'none' for none. "
-    f"Default: what JAX_COMPILATION_CACHE_DIR says, or OUTPUT/{COMPILED_FOLDER} on several hosts.",
+    "Folder of compiled programs, so that a restart begins sooner; 'none' for none. "
+    f"Default: JAX_COMPILATION_CACHE_DIR, or on several hosts OUTPUT/{COMPILED_FOLDER}.",
 )
 _ADDRESS = flags.DEFINE_string(
-    "coordinator_address", None, "host:port of process 0; found by itself on a known cluster."
+    "coordinator_address", None, "host:port of process 0; found automatically on a known cluster."
 )
 _PROCESSES = flags.DEFINE_integer(
     "num_processes", None, "Processes in all; 1 ignores any cluster.", lower_bound=1
@@ -48,9 +49,9 @@ _TIMEOUT = flags.DEFINE_integer(
 
 
 def run(config: TrainConfig) -> None:
-    """Trains, on this host or as one of a cluster, and says where the model is.
+    """Trains, on this host or as one of a cluster, and prints where the model is.
 
-    With ``--dry_run`` it says what would be done instead.
+    With `--dry_run` it prints what would be done instead.
     """
     profile = profiled_steps(config)
     if architecture.MODEL.value is not None and not DRY_RUN.value:
@@ -64,12 +65,12 @@ def run(config: TrainConfig) -> None:
         keep_compiled(config)
         result = train(config, profile=profile)
         if cluster.is_main():
-            best = f"validation loss {result.best_loss:.4f} at step {result.best_step}"
+            best = f"validation loss {result.exported_loss:.4f} at step {result.exported_step}"
             print(f"{best}: {result.folder}")
 
 
 def hosts() -> cluster.ClusterConfig:
-    """How the flags say that the others are found.
+    """How the flags describe the cluster.
 
     Raises:
         ValueError: devices that are no numbers.
@@ -87,7 +88,7 @@ def hosts() -> cluster.ClusterConfig:
 
 
 def profiled_steps(config: TrainConfig) -> range:
-    """The steps that ``--profile_steps`` names.
+    """The steps that `--profile_steps` names.
 
     Raises:
         UsageError: no such steps.
@@ -105,10 +106,10 @@ def profiled_steps(config: TrainConfig) -> range:
 
 
 def keep_compiled(config: TrainConfig) -> None:
-    """Tells jax where compiled programs are kept from one start of the run to the next."""
+    """Sets the folder in which jax keeps compiled programs between starts of the run."""
     folder, setting = _CACHE.value, "jax_compilation_cache_dir"
     if folder is None and jax.process_count() > 1 and not getattr(jax.config, setting):
         folder = str(pathlib.Path(config.output) / COMPILED_FOLDER)
     if folder is not None:
-        kept = None if folder == "none" else os.path.abspath(folder)
-        jax.config.update(setting, kept)
+        path = None if folder == "none" else os.path.abspath(folder)
+        jax.config.update(setting, path)

@@ -15,7 +15,10 @@ class LambdaCurriculum:
     Attributes:
         initial: lambda at the start: mostly the teacher.
         final: lambda at the end: teacher and text in balance.
-        warmup_ratio: the share of steps at ``initial``.
+        warmup_ratio: the share of steps at `initial`.
+
+    Raises:
+        ValueError: a number that is not from 0 to 1.
 
     >>> weight = LambdaCurriculum(initial=0.9, final=0.5, warmup_ratio=0.1)
     >>> [round(float(weight(step, 100)), 3) for step in (0, 10, 55, 100)]
@@ -26,8 +29,13 @@ class LambdaCurriculum:
     final: float = 0.5
     warmup_ratio: float = 0.1
 
+    def __post_init__(self) -> None:
+        for name in ("initial", "final", "warmup_ratio"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"curriculum.{name}={getattr(self, name)}; give one from 0 to 1")
+
     def __call__(self, step: jax.Array | int, total_steps: int) -> jax.Array:
-        """Lambda at ``step`` (counted from 0) of ``total_steps``."""
+        """Lambda at `step` (counted from 0) of `total_steps`."""
         warmup = total_steps * self.warmup_ratio  # not rounded, as published
         progress = (step - warmup) / max(total_steps - warmup, 1)
         progress = jnp.clip(progress, 0.0, 1.0)
@@ -58,6 +66,6 @@ class Distance:
             )
 
     def __call__(self, step: jax.Array | int, total_steps: int) -> jax.Array:
-        """Passes at ``step`` (counted from 0) of ``total_steps``, int32."""
+        """Passes at `step` (counted from 0) of `total_steps`, int32."""
         grown = jnp.asarray(step) * (self.final - self.initial + 1) // max(total_steps, 1)
         return jnp.clip(self.initial + grown, self.initial, self.final).astype(jnp.int32)

@@ -1,6 +1,6 @@
-"""How far a student's distribution is from the teacher's: one class a measure.
+"""How far a student's distribution is from the teacher's: one class for each measure.
 
-Each is given both distributions of some positions and returns its value and its gradient at once,
+Each takes both distributions of some positions and returns its value and its gradient at once,
 while the logits are there. Whatever sums over the vocabulary does so along the last axis alone,
 which may be split over devices.
 """
@@ -19,8 +19,8 @@ class Measured(NamedTuple):
     """A divergence of each position.
 
     Attributes:
-        value: ``[rows, 1]`` float32, in nats (total variation: a probability).
-        slope: ``[rows, vocab]`` float32, its gradient with respect to the student's scores, the
+        value: `[rows, 1]` float32, in nats (total variation: a probability).
+        slope: `[rows, vocab]` float32, its gradient with respect to the student's scores, the
             logits over the temperature.
     """
 
@@ -36,7 +36,12 @@ class ForwardKL:
     """
 
     def __call__(self, log_t: jax.Array, log_q: jax.Array) -> Measured:
-        """Of the log-probabilities ``[rows, vocab]`` of teacher and student."""
+        """The divergence of each position.
+
+        Args:
+            log_t: `[rows, vocab]` float32, log-probabilities of the teacher.
+            log_q: `[rows, vocab]` float32, those of the student.
+        """
         t = jnp.exp(log_t)
         value = (t * (log_t - log_q)).sum(axis=1, keepdims=True)
         return Measured(value, jnp.exp(log_q) - t)
@@ -50,7 +55,7 @@ class ReverseKL:
     """
 
     def __call__(self, log_t: jax.Array, log_q: jax.Array) -> Measured:
-        """As :meth:`ForwardKL.__call__`."""
+        """As `ForwardKL.__call__`."""
         q, ratio = jnp.exp(log_q), log_q - log_t
         return Measured((q * ratio).sum(axis=1, keepdims=True), _through_softmax(q, ratio))
 
@@ -60,11 +65,11 @@ class JensenShannon:
     """Both divergences from the mixture of the two, weighted alike; never above log 2.
 
     GKD, 2306.13649, at its beta of a half. Bounded, so that no position outweighs the others:
-    TSD trains on its own states with it where KL collapses.
+    TSD trains on-policy with it where KL collapses.
     """
 
     def __call__(self, log_t: jax.Array, log_q: jax.Array) -> Measured:
-        """As :meth:`ForwardKL.__call__`."""
+        """As `ForwardKL.__call__`."""
         log_m = jnp.logaddexp(log_t, log_q) - math.log(2)
         t, q = jnp.exp(log_t), jnp.exp(log_q)
         value = (t * (log_t - log_m) + q * (log_q - log_m)).sum(axis=1, keepdims=True) / 2
@@ -79,7 +84,7 @@ class TotalVariation:
     """
 
     def __call__(self, log_t: jax.Array, log_q: jax.Array) -> Measured:
-        """As :meth:`ForwardKL.__call__`."""
+        """As `ForwardKL.__call__`."""
         t, q = jnp.exp(log_t), jnp.exp(log_q)
         value = jnp.abs(t - q).sum(axis=1, keepdims=True) / 2
         return Measured(value, _through_softmax(q, jnp.sign(q - t) / 2))
@@ -89,5 +94,10 @@ Divergence = ForwardKL | ReverseKL | JensenShannon | TotalVariation
 
 
 def _through_softmax(q: jax.Array, slope: jax.Array) -> jax.Array:
-    """From the gradient with respect to probabilities to that with respect to their scores."""
+    """The gradient with respect to scores from that with respect to probabilities.
+
+    Args:
+        q: `[rows, vocab]` float32, softmax of the scores.
+        slope: `[rows, vocab]` float32, the gradient with respect to `q`.
+    """
     return q * (slope - (q * slope).sum(axis=1, keepdims=True))

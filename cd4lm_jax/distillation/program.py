@@ -15,8 +15,11 @@ import jax.numpy as jnp
 from jax.sharding import AbstractMesh, Mesh, NamedSharding
 
 from cd4lm_jax.checkpoints.model_folder import abstract_model
-from cd4lm_jax.distillation.batch import Batch
-from cd4lm_jax.distillation.step import Learner, TrainState, placed
+from cd4lm_jax.corruption.views import Batch
+from cd4lm_jax.distillation import validation
+from cd4lm_jax.distillation.learner import Learner
+from cd4lm_jax.distillation.placement import placed_state
+from cd4lm_jax.distillation.state import TrainState
 from cd4lm_jax.models.config import ModelConfig
 from cd4lm_jax.models.transformer import Execution, Transformer
 from cd4lm_jax.runtime.sharding import HostRows, spec
@@ -24,9 +27,9 @@ from cd4lm_jax.runtime.sharding import HostRows, spec
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Program:
-    """The update of a run and what goes with it; call its functions under ``jax.set_mesh``.
+    """The update of a run and what goes with it; call its functions under `jax.set_mesh`.
 
-    Every array of the attributes is a ``jax.ShapeDtypeStruct`` with its sharding.
+    Every array of the attributes is a `jax.ShapeDtypeStruct` with its sharding.
 
     Attributes:
         learner: the static part of the update.
@@ -34,8 +37,8 @@ class Program:
         state: what training changes.
         teacher: frozen; None where the text alone teaches, or the base.
         base: what adapters are of, with LoRA.
-        teacher_is_base: the base teaches with its adapters off. It is handed over once then:
-            XLA would reserve memory for each of two arguments, whatever buffers they are.
+        teacher_is_base: the base teaches with its adapters off. It is one argument then: XLA
+            would reserve memory for each of two, even if they share a buffer.
     """
 
     learner: Learner
@@ -54,7 +57,7 @@ class Program:
         *,
         execution: Execution = Execution(),
         frozen_dtype: str = "float32",
-        teacher: Literal["none", "base", "own"] = "own",
+        teacher: Literal["none", "base", "separate"] = "separate",
     ) -> Program:
         """The program of a model of this architecture.
 
@@ -63,17 +66,17 @@ class Program:
             architecture: of the student, and of the teacher.
             mesh: of devices that may be described only.
             execution: of the student.
-            frozen_dtype: what the weights of teacher and base are held and computed in.
-            teacher: a model of its own, the base of the adapters, or none.
+            frozen_dtype: the dtype of the weights of teacher and base, and of their computation.
+            teacher: a separate model, the base of the adapters, or none.
         """
         model = abstract_model(architecture, execution)
-        held = frozen_execution(execution, frozen_dtype)
-        frozen = abstract_model(architecture, held, dtype=frozen_dtype, mesh=mesh)
+        frozen_run = frozen_execution(execution, frozen_dtype)
+        frozen = abstract_model(architecture, frozen_run, dtype=frozen_dtype, mesh=mesh)
         return cls(
             learner=learner,
             mesh=mesh,
-            state=placed(mesh, jax.eval_shape(learner.init, model)),
-            teacher=frozen if teacher == "own" else None,
+            state=placed_state(mesh, jax.eval_shape(learner.init, model)),
+            teacher=frozen if teacher == "separate" else None,
             base=frozen if learner.lora is not None else None,
             teacher_is_base=teacher == "base",
         )
@@ -85,7 +88,7 @@ class Program:
 
     @functools.cached_property
     def update(self) -> Any:
-        """``update(state, teacher, batch, base)``, which takes the state over."""
+        """`update(state, teacher, batch, base)`, which takes the state over."""
 
         def update(state: TrainState, teacher: Any, batch: Batch, base: Any) -> Any:
             teacher = base if self.teacher_is_base else teacher
@@ -96,17 +99,17 @@ class Program:
 
     @functools.cached_property
     def evaluate(self) -> Any:
-        """``evaluate(trained, teacher, batch, base)``."""
+        """`evaluate(trained, teacher, batch, base)`."""
 
         def evaluate(trained: Any, teacher: Any, batch: Batch, base: Any) -> Any:
             teacher = base if self.teacher_is_base else teacher
-            return self.learner.evaluate(trained, teacher, batch, base)
+            return validation.evaluate(self.learner, trained, teacher, batch, base)
 
         return jax.jit(evaluate)
 
     @functools.cached_property
     def create(self) -> Any:
-        """``create(model)``: a fresh state around it."""
+        """`create(model)`: a fresh state around it."""
         return jax.jit(self.learner.init, out_shardings=self.shardings)
 
     def batch(self, rows: int, length: int) -> Batch:
@@ -137,6 +140,6 @@ class Program:
 
 
 def frozen_execution(execution: Execution, dtype: str) -> Execution:
-    """How a frozen model runs whose weights are held in ``dtype``."""
-    # Weights below float32 cannot be computed with in more than they hold.
+    """How a frozen model with weights in `dtype` runs."""
+    # A computation in more bits than the weights have gains nothing.
     return execution if dtype == "float32" else dataclasses.replace(execution, dtype=dtype)

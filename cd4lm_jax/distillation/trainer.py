@@ -9,33 +9,28 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import logging
+import math
 import operator
 import pathlib
-from typing import Any, Literal
+from typing import Any, NamedTuple
 
 import jax
-from jax.sharding import AbstractMesh, Mesh
+from jax.sharding import Mesh
 
 from cd4lm_jax.checkpoints.array_trees import DamagedError
-from cd4lm_jax.checkpoints.loading import load_config, load_model
 from cd4lm_jax.checkpoints.model_folder import write_model
-from cd4lm_jax.checkpoints.run_checkpoints import RunCheckpoints
-from cd4lm_jax.corruption.masking import Corruption
+from cd4lm_jax.checkpoints.run_checkpoints import Restored, RunCheckpoints
+from cd4lm_jax.corruption.views import Batch
 from cd4lm_jax.data import pipeline
-from cd4lm_jax.data.tokenizer import Tokenizer
-from cd4lm_jax.distillation.batch import Batch
-from cd4lm_jax.distillation.curriculum import Distance, LambdaCurriculum
-from cd4lm_jax.distillation.objective import Objective
-from cd4lm_jax.distillation.optimizer import OptimizerConfig
-from cd4lm_jax.distillation.program import Program, frozen_execution
-from cd4lm_jax.distillation.states import Visited
-from cd4lm_jax.distillation.step import Learner, Trained, TrainState
-from cd4lm_jax.models.config import ModelConfig
-from cd4lm_jax.models.lora import LoraConfig
-from cd4lm_jax.models.transformer import Execution, Transformer
+from cd4lm_jax.distillation import resume, validation
+from cd4lm_jax.distillation.config import TrainConfig, TrainingError
+from cd4lm_jax.distillation.loading import Loaded
+from cd4lm_jax.distillation.placement import placed_batch
+from cd4lm_jax.distillation.state import Trained, TrainState
 from cd4lm_jax.runtime import cluster, files
 from cd4lm_jax.runtime.interrupt import Interrupted, stop_requests
-from cd4lm_jax.runtime.mesh import MeshConfig, make_mesh
+from cd4lm_jax.runtime.mesh import make_mesh
 from cd4lm_jax.runtime.metrics import Writers
 from cd4lm_jax.runtime.profiling import StepTrace
 from cd4lm_jax.runtime.progress import Progress
@@ -46,145 +41,10 @@ from cd4lm_jax.settings.config import config_to_json, to_plain
 CONFIG_FILE = "config.json"
 MODEL_FOLDER = "model"
 PROFILE_FOLDER = "profile"
-_SHOWN = ("loss", "kl", "ce")
-# What a continued run may change: its numbers stay comparable with those before.
-_FREE = frozenset(
-    ("output", "steps", "mesh", "execution", "accumulate", "log_every", "save_every", "patience")
-)
 CHECKPOINTS_FOLDER = "checkpoints"
+_SHOWN = ("loss", "kl", "ce")
 
-
-class TrainingError(ValueError):
-    """Training cannot start or go on; one line that says why and how to mend it."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """One training run.
-
-    Attributes:
-        output: the run's folder: checkpoints, metrics, config, and in the end ``model/``.
-        steps: updates in all.
-        seed: of parameters and masks.
-        init: model folder to start from; None starts afresh from ``model``.
-        model: architecture of a fresh model; None with ``init``.
-        tokenizer: folder of a fresh model's tokenizer; None takes that of ``init``.
-        teacher: model folder of the frozen teacher; None trains on the text alone.
-        teacher_dtype: what the teacher's weights, and with LoRA the base's, are held and computed
-            in.
-        lora: trains adapters of a frozen ``init``; the teacher, if it is the same folder, is the
-            base with its adapters off, so there is no second copy. None trains all parameters.
-        average: the teacher is the student's own moving average, which keeps this share of itself
-            in an update and starts as ``init``; None keeps the teacher frozen.
-        corruption, objective, curriculum, distance, optimizer: how the student learns.
-        data: what it is trained on.
-        validation: what it is judged by.
-        execution: compute dtype, scan, remat.
-        mesh: devices along each axis.
-        accumulate: parts that a batch is worked off in, to save memory; divides the batch size.
-        log_every: steps between two lines of metrics.
-        eval_every: steps between two evaluations, each followed by a checkpoint.
-        save_every: steps between two checkpoints besides, for runs that are often killed; 0 for
-            none.
-        patience: evaluations without a better loss before training stops; 0 never stops early.
-        max_bad_steps: updates in a row that may be skipped for a loss that is not finite.
-    """
-
-    output: str
-    steps: int
-    seed: int = 0
-    init: str | None = None
-    model: ModelConfig | None = None
-    tokenizer: str | None = None
-    teacher: str | None = None
-    teacher_dtype: str = "float32"
-    lora: LoraConfig | None = None
-    average: float | None = None
-    corruption: Corruption | Visited = Corruption()
-    objective: Objective = Objective()
-    curriculum: LambdaCurriculum = LambdaCurriculum()
-    distance: Distance = Distance()
-    optimizer: OptimizerConfig = OptimizerConfig()
-    data: pipeline.DataConfig = pipeline.DataConfig()
-    validation: pipeline.DataConfig = pipeline.DataConfig(split="validation")
-    execution: Execution = Execution()
-    mesh: MeshConfig = MeshConfig()
-    accumulate: int = 1
-    log_every: int = 10
-    eval_every: int = 50
-    save_every: int = 0
-    patience: int = 0
-    max_bad_steps: int = 10
-
-    def __post_init__(self) -> None:
-        if (self.init is None) == (self.model is None):
-            raise TrainingError(
-                "give either init (a model folder to start from) or model (an architecture to "
-                "start afresh), not both and not neither"
-            )
-        if self.model is not None and self.tokenizer is None:
-            raise TrainingError("a fresh model needs tokenizer, the folder of its tokenizer")
-        if self.lora is not None and self.init is None:
-            raise TrainingError(
-                "lora adapts a model that is there: give init, its folder, or lora=none to train a "
-                "fresh model"
-            )
-        if self.average is not None and (self.init is None or self.teacher != self.init):
-            raise TrainingError(
-                f"average={self.average} makes the student's average the teacher, and it starts as "
-                f"the student: give the same folder as init and teacher, not {self.init} and "
-                f"{self.teacher}"
-            )
-        if isinstance(self.corruption, Visited) and self.teacher is None:
-            if self.corruption.by == "teacher":
-                raise TrainingError(
-                    "corruption.by=teacher takes the teacher's passes, and there is none: give "
-                    "teacher, its folder, or corruption.by=student"
-                )
-            if self.corruption.shows == "own":
-                raise TrainingError(
-                    "corruption.shows=own leaves the text, and there is no teacher to go on from "
-                    "what the student said: give teacher, its folder, or corruption.shows=text"
-                )
-        for name in ("steps", "log_every", "eval_every", "max_bad_steps"):
-            if getattr(self, name) < 1:
-                raise TrainingError(f"{name}={getattr(self, name)}; give 1 or more")
-        if self.save_every < 0:
-            raise TrainingError(f"save_every={self.save_every}; give 0 (none besides) or more")
-
-    @property
-    def learner(self) -> Learner:
-        """The static part of the update."""
-        return Learner(
-            corruption=self.corruption,
-            objective=self.objective,
-            curriculum=self.curriculum,
-            optimizer=self.optimizer,
-            total_steps=self.steps,
-            seed=self.seed,
-            distance=self.distance,
-            average=self.average,
-            accumulate=self.accumulate,
-            lora=self.lora,
-        )
-
-    def program(self, architecture: ModelConfig, mesh: Mesh | AbstractMesh) -> Program:
-        """What the run compiles, for a model of the architecture that ``init`` or ``model`` has."""
-        return Program.of(
-            self.learner,
-            architecture,
-            mesh,
-            execution=self.execution,
-            frozen_dtype=self.teacher_dtype,
-            teacher=self.frozen_teacher,
-        )
-
-    @property
-    def frozen_teacher(self) -> Literal["none", "base", "own"]:
-        """What teaches beside the state: nothing, the base with its adapters off, its own model."""
-        if self.teacher is None or self.average is not None:
-            return "none"
-        return "base" if self.lora is not None and self.teacher == self.init else "own"
+_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -192,31 +52,34 @@ class TrainResult:
     """What a run left behind.
 
     Attributes:
-        folder: the exported best model, a model folder.
+        folder: the exported model, a model folder.
         steps: updates made.
-        best_step: the step of the exported model.
-        best_loss: its validation loss.
+        exported_step: the step of the exported model: the best by validation loss where that ranks
+            the steps of the run, else the last.
+        exported_loss: its validation loss.
     """
 
     folder: pathlib.Path
     steps: int
-    best_step: int
-    best_loss: float
+    exported_step: int
+    exported_loss: float
 
 
 def train(config: TrainConfig, *, profile: range = range(0)) -> TrainResult:
-    """Runs or continues a training run and exports its best model.
+    """Runs or continues a training run and exports its model.
 
     A run whose folder holds checkpoints continues from the latest complete one, at the exact
-    next batch; a damaged one is passed over with a warning. The best model is the one of the
-    lowest validation loss. On several hosts all of them call this.
+    next batch; a damaged one is passed over with a warning. Exported is the step of the lowest
+    validation loss, or the last one where that loss does not rank steps, see
+    `TrainConfig.ranked_by_loss`. On several hosts all of them call this.
 
     Args:
         config: the run.
-        profile: numbers of the steps that are traced into ``profile/``, by the main process.
+        profile: numbers of the steps that are traced into `profile/`, by the main process.
 
     Raises:
-        TrainingError: the folder holds another run, or the loss stays not finite.
+        TrainingError: the folder holds another run, the models do not fit each other, or the loss
+            stays not finite.
         InUseError: another run works in the folder.
         CheckpointError: a model that cannot be read, or a checkpoint of another shape.
         Interrupted: SIGTERM or Ctrl-C came; the state after the step is saved.
@@ -226,18 +89,32 @@ def train(config: TrainConfig, *, profile: range = range(0)) -> TrainResult:
         return _Run(config, mesh, profile).run()
 
 
+class _Evaluated(NamedTuple):
+    """What evaluations have found so far.
+
+    Attributes:
+        loss: of the step that would be exported.
+        stale: evaluations since a better one.
+    """
+
+    loss: float = float("inf")
+    stale: int = 0
+
+    def after(self, loss: float, *, ranked: bool) -> _Evaluated:
+        """With one evaluation more; without ranks the last one counts."""
+        if not ranked or loss < self.loss:
+            return _Evaluated(loss)
+        return _Evaluated(self.loss, self.stale + 1)
+
+
 class _Run:
-    """One call of :func:`train`: what is loaded once, and the loop."""
+    """One call of `train`: what is loaded once, and the loop."""
 
     def __init__(self, config: TrainConfig, mesh: Mesh, profile: range = range(0)) -> None:
         self.config, self.mesh, self.profile = config, mesh, profile
         self.output = pathlib.Path(config.output)
-        self.tokenizer = Tokenizer.load(_tokenizer_folder(config))
-        self.base = self._load(config.init or "", config.teacher_dtype) if config.lora else None
-        self.teacher = None
-        if config.teacher is not None and config.frozen_teacher == "own":
-            self.teacher = self._load(config.teacher, config.teacher_dtype)
-        self.program = config.program(config.model or load_config(config.init or ""), mesh)
+        self.loaded = Loaded(config, mesh)
+        self.program = self.loaded.program
 
     def run(self) -> TrainResult:
         config, main = self.config, cluster.is_main()
@@ -246,10 +123,11 @@ class _Run:
             RunCheckpoints(self.output / CHECKPOINTS_FOLDER) as checkpoints,
         ):
             rows = HostRows(self.mesh, config.data.batch_size)
-            batches = iter(pipeline.batches(config.data, self.tokenizer, rows=rows.places))
-            state, best, stale = self._start(checkpoints, batches)
+            batches = iter(pipeline.batches(config.data, self.loaded.tokenizer, rows=rows.places))
+            state, evaluated = self._start(checkpoints, batches)
             if main:
                 files.write_text(self.output / CONFIG_FILE, config_to_json(config))
+            teacher, base = self.loaded.teacher, self.loaded.base
             label = "distill" if config.teacher else "train"
             traced = self.profile if main else range(0)
             with (
@@ -262,13 +140,13 @@ class _Run:
                 shown: dict[str, Any] = {}
                 metrics: dict[str, jax.Array] = {}
                 stopping = cluster.Agreement(lambda: request.number, self.mesh)
-                while step < config.steps and not (config.patience and stale >= config.patience):
+                while step < config.steps and not self._stopped_early(evaluated):
                     stopping.ask()
                     with trace.step(step + 1):
                         read = next(batches)
                         truncated += int(read["truncated"].sum())
-                        batch, previous = _place(read, rows), metrics
-                        state, metrics = self.program.update(state, self.teacher, batch, self.base)
+                        batch, previous = placed_batch(read, rows), metrics
+                        state, metrics = self.program.update(state, teacher, batch, base)
                     step += 1
                     trace.ended(step, metrics)
                     # Waits for the step before: at most two are in flight, so the device stays
@@ -280,23 +158,28 @@ class _Run:
                     shown |= {"skipped": skipped} if skipped or "skipped" in shown else {}
                     # Rows of this host, since it started, whose prompts lost their start.
                     shown |= {"truncated": truncated} if truncated else {}
-                    score = None
-                    if step % config.eval_every == 0 or step == config.steps:
+                    evaluate = step % config.eval_every == 0 or step == config.steps
+                    if evaluate:
                         scores = self._validate(state.model)
                         writers.write(step, {f"eval/{name}": v for name, v in scores.items()})
                         shown["eval"] = scores["loss"]
-                        stale = 0 if scores["loss"] < best else stale + 1
-                        best = min(best, scores["loss"])
-                        score = -scores["loss"]
+                        evaluated = evaluated.after(scores["loss"], ranked=config.ranked_by_loss)
                     stop = stopping.answer()
                     due = config.save_every and step % config.save_every == 0
-                    if score is not None or due or stop:
+                    if evaluate or due or stop:
+                        loss = scores["loss"] if evaluate else None
                         checkpoints.save(
                             step,
                             named_leaves(state),
                             data_state=batches.get_state(),
-                            metadata={"config": to_plain(config), "best": best, "stale": stale},
-                            score=score,
+                            metadata={
+                                "config": to_plain(config),
+                                "frozen": self.loaded.fingerprints,
+                                "loss": loss,
+                                "best": evaluated.loss,
+                                "stale": evaluated.stale,
+                            },
+                            score=None if loss is None or not config.ranked_by_loss else -loss,
                         )
                     progress.update(step, shown)
                     if stop:
@@ -306,66 +189,69 @@ class _Run:
                             f"stopped after step {step} of {config.steps} and saved; the same "
                             "command continues",
                         )
-            return self._export(checkpoints, step, best)
+            return self._export(checkpoints, step)
 
-    def _start(self, checkpoints: RunCheckpoints, batches: Any) -> tuple[TrainState, float, int]:
-        """The state to go on from, the best validation loss so far, evaluations since."""
+    def _stopped_early(self, evaluated: _Evaluated) -> bool:
+        return bool(self.config.patience) and evaluated.stale >= self.config.patience
+
+    def _start(self, checkpoints: RunCheckpoints, batches: Any) -> tuple[TrainState, _Evaluated]:
+        """The state to go on from, and what evaluations have found before."""
         while (latest := checkpoints.latest()) is not None:
             saved = checkpoints.metadata(latest)
-            self._same_run(saved["config"], latest)
-            try:
-                restored = checkpoints.restore(latest, named_leaves(self.program.state))
-            except DamagedError:
-                checkpoints.set_aside(latest)
+            changes = resume.check_settings(saved["config"], self.config, latest)
+            frozen = self.loaded.fingerprints
+            resume.check_frozen(saved.get("frozen", {}), frozen, self.loaded.frozen_folders)
+            restored = self._restore(checkpoints, latest)
+            if restored is None:
                 continue
+            for line in changes if cluster.is_main() else ():
+                _log.warning("%s", line)
             batches.set_state(restored.data_state)
-            return with_leaves(self.program.state, restored.state), saved["best"], saved["stale"]
-        return self.program.create(self._initial_model()), float("inf"), 0
+            state = with_leaves(self.program.state, restored.state)
+            return state, self._evaluated(checkpoints, saved)
+        return self.program.create(self.loaded.initial_model()), _Evaluated()
 
-    def _same_run(self, saved: dict[str, Any], step: int) -> None:
-        """Refuses a folder whose checkpoints are of another run."""
-        mine = to_plain(self.config)
-        different = [name for name in mine if name not in _FREE and mine[name] != saved.get(name)]
-        if different:
-            raise TrainingError(
-                f"{self.output} holds a run of other settings ({', '.join(different)} differ, "
-                f"checkpoint of step {step}); give another output, or remove that folder"
+    def _evaluated(self, checkpoints: RunCheckpoints, saved: dict[str, Any]) -> _Evaluated:
+        """What evaluations have found, by the checkpoints that are still there."""
+        best = checkpoints.best() if self.config.ranked_by_loss else None
+        if best is None:
+            return _Evaluated(stale=saved["stale"])
+        loss = checkpoints.metadata(best)["loss"]
+        if loss > saved["best"]:
+            _log.warning(
+                "%s: the checkpoint of validation loss %.4f is gone; the best is now step %d with "
+                "%.4f",
+                self.output,
+                saved["best"],
+                best,
+                loss,
             )
+        return _Evaluated(loss, saved["stale"])
 
-    def _initial_model(self) -> Transformer:
-        config = self.config
-        if self.base is not None:
-            return self.base
-        if config.init is not None:
-            return self._load(config.init, "float32")
-        assert config.model is not None  # TrainConfig checks
-        make = functools.partial(Transformer, config.model, execution=config.execution)
-        shardings = self.program.shardings.model
-        return jax.jit(make, out_shardings=shardings)(jax.random.key(config.seed))
-
-    def _load(self, folder: str, dtype: str) -> Transformer:
-        execution = frozen_execution(self.config.execution, dtype)
-        return load_model(folder, execution, dtype=dtype, mesh=self.mesh)
+    def _restore(self, checkpoints: RunCheckpoints, step: int) -> Restored | None:
+        """The checkpoint of a step; None if it was damaged, and is set aside."""
+        try:
+            return checkpoints.restore(step, named_leaves(self.program.state))
+        except DamagedError:
+            checkpoints.set_aside(step)
+            return None
 
     def _validate(self, trained: Trained) -> dict[str, float]:
-        """Loss terms over the validation split, each batch weighted by its examples."""
-        totals: dict[str, float] = {}
-        for batch, count in self.validation_batches:
-            terms = self.program.evaluate(trained, self.teacher, batch, self.base)
-            for name, value in terms.items():
-                totals[name] = totals.get(name, 0.0) + count * float(value)
-        examples = sum(count for _, count in self.validation_batches)
-        return {name: total / examples for name, total in totals.items()}
+        """The losses of the validation split."""
+        teacher, base = self.loaded.teacher, self.loaded.base
+        return validation.losses(
+            lambda batch: self.program.evaluate(trained, teacher, batch, base),
+            self.validation_batches,
+        )
 
     @functools.cached_property
-    def validation_batches(self) -> list[tuple[Batch, int]]:
-        """The whole split with examples counted; masks never change, so that losses compare."""
+    def validation_batches(self) -> list[Batch]:
+        """The whole split, on the mesh."""
         rows = HostRows(self.mesh, self.config.validation.batch_size)
         placed = []
-        for batch in pipeline.eval_batches(self.config.validation, self.tokenizer):
-            count = int(batch["answer"].any(axis=1).sum())
+        for batch in pipeline.eval_batches(self.config.validation, self.loaded.tokenizer):
             mine = jax.tree.map(operator.itemgetter(rows.places), batch)
-            placed.append((_place(mine, rows), count))
+            placed.append(placed_batch(mine, rows))
         return placed
 
     def _skipped(self, metrics: dict[str, jax.Array], step: int) -> int:
@@ -374,33 +260,36 @@ class _Run:
         if bad >= self.config.max_bad_steps:
             raise TrainingError(
                 f"loss or gradient was not finite in {bad} updates in a row, up to step {step}; "
-                "lower optimizer.learning_rate or look at the data; the last checkpoint is sound"
+                "start again with a lower optimizer.learning_rate (now "
+                f"{self.config.optimizer.learning_rate:g}), which continues from the last "
+                "checkpoint, or check the data"
             )
         return bad
 
-    def _export(self, checkpoints: RunCheckpoints, step: int, best: float) -> TrainResult:
-        """Writes the best checkpoint's parameters as a model folder."""
-        best_step = checkpoints.best()
-        if best_step is None:
+    def _export(self, checkpoints: RunCheckpoints, step: int) -> TrainResult:
+        """Writes the parameters of the best or the last checkpoint as a model folder.
+
+        Where that is damaged, the next best is taken; setting it aside is a warning.
+        """
+        choose = checkpoints.best if self.config.ranked_by_loss else checkpoints.latest
+        while (chosen := choose()) is not None:
+            restored = self._restore(checkpoints, chosen)
+            if restored is not None:
+                break
+        else:
             raise TrainingError(
-                f"{self.output}: no evaluation gave a finite loss, so there is no model to export"
+                f"{self.output}: no sound checkpoint has a finite validation loss, so there is no "
+                "model to export"
             )
-        restored = checkpoints.restore(best_step, named_leaves(self.program.state))
         state = with_leaves(self.program.state, restored.state)
         folder = self.output / MODEL_FOLDER
-        write_model(folder, self.config.learner.merged(state.model, self.base))
+        write_model(folder, self.config.learner.merged(state.model, self.loaded.base))
         if cluster.is_main():
-            self.tokenizer.save(folder)
-        return TrainResult(folder=folder, steps=step, best_step=best_step, best_loss=best)
-
-
-def _place(batch: pipeline.HostBatch, rows: HostRows) -> Batch:
-    """The global batch of which this host has read its rows."""
-    fields = (field.name for field in dataclasses.fields(Batch))
-    return Batch(**{name: rows.place(batch[name]) for name in fields})  # type: ignore[literal-required]
-
-
-def _tokenizer_folder(config: TrainConfig) -> str:
-    folder = config.tokenizer or config.init
-    assert folder is not None  # TrainConfig checks
-    return folder
+            self.loaded.tokenizer.save(folder)
+        loss = restored.metadata["loss"]  # None where it was saved between evaluations
+        return TrainResult(
+            folder=folder,
+            steps=step,
+            exported_step=chosen,
+            exported_loss=math.nan if loss is None else loss,
+        )

@@ -8,7 +8,7 @@ import math
 import jax
 from jax.sharding import PartitionSpec
 
-from cd4lm_jax.distillation.trainer import TrainConfig
+from cd4lm_jax.distillation.config import TrainConfig
 from cd4lm_jax.models.config import ModelConfig
 from cd4lm_jax.planning.plan import bytes_of
 from cd4lm_jax.runtime.mesh import abstract_mesh

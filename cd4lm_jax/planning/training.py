@@ -7,8 +7,8 @@ import itertools
 import math
 from collections.abc import Iterator
 
-from cd4lm_jax.distillation.objective import chunk_size
-from cd4lm_jax.distillation.trainer import TrainConfig
+from cd4lm_jax.distillation.config import TrainConfig
+from cd4lm_jax.distillation.projection import chunk_size
 from cd4lm_jax.models.config import ModelConfig
 from cd4lm_jax.models.transformer import Remat
 from cd4lm_jax.planning import costs

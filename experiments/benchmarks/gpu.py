@@ -13,7 +13,7 @@ lora_plan_gib        memory that the plan lora_h100_1 predicts, with the CPU's c
 llada_8b_ms_*        a pass of the decoder, see experiments.benchmarks.decode
 attention_ms_*       attention of 16 rows of 512, 32 heads of 128, bfloat16: ours, XLA's, cuDNN's
 
-What the device does not tell (peak memory on CPU), or cannot do, is left out.
+What the device does not report (peak memory on CPU), or cannot do, is left out.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ import jax
 import jax.numpy as jnp
 from absl import app, flags
 
-from cd4lm_jax.corruption.masking import Corruption
-from cd4lm_jax.distillation.batch import Batch
+from cd4lm_jax.corruption.masking import NestedMasks
+from cd4lm_jax.corruption.views import Batch
 from cd4lm_jax.distillation.curriculum import LambdaCurriculum
+from cd4lm_jax.distillation.learner import Learner
 from cd4lm_jax.distillation.objective import Objective
 from cd4lm_jax.distillation.optimizer import OptimizerConfig
 from cd4lm_jax.distillation.program import Program
-from cd4lm_jax.distillation.step import Learner
 from cd4lm_jax.models.attention import attention
 from cd4lm_jax.models.config import ModelConfig, llada_8b
 from cd4lm_jax.models.lora import LoraConfig
@@ -68,7 +68,7 @@ Numbers = dict[str, float]
 def lora_step(config: ModelConfig, metrics: Numbers, spreads: dict[str, Any]) -> None:
     """An update of adapters, the base being the teacher."""
     learner = Learner(
-        corruption=Corruption(),
+        corruption=NestedMasks(),
         objective=Objective(),
         curriculum=LambdaCurriculum(),
         optimizer=OptimizerConfig(learning_rate=1e-4),

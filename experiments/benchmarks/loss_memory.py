@@ -23,8 +23,9 @@ import jax
 import jax.numpy as jnp
 from absl import app
 
-from cd4lm_jax.distillation import objective as objectives
-from cd4lm_jax.distillation.objective import Objective, States
+from cd4lm_jax.distillation import loss as losses
+from cd4lm_jax.distillation.objective import Objective
+from cd4lm_jax.distillation.projection import HiddenStates
 from experiments.benchmarks import results
 
 VOCAB, LENGTH, WIDTH = 126_464, 512, 512
@@ -33,15 +34,19 @@ REPEATS = 5
 LAM = 0.7
 SETTINGS = Objective(temperature=2.0)
 
-Arguments = tuple[States, States, jax.Array, jax.Array]
+Arguments = tuple[HiddenStates, HiddenStates, jax.Array, jax.Array]
 
 
-def chunked(student: States, teacher: States, targets: jax.Array, weight: jax.Array) -> jax.Array:
+def chunked(
+    student: HiddenStates, teacher: HiddenStates, targets: jax.Array, weight: jax.Array
+) -> jax.Array:
     """The loss of the training step."""
-    return objectives.loss(SETTINGS, student, teacher, targets, weight, LAM).total
+    return losses.loss(SETTINGS, student, teacher, targets, weight, LAM).total
 
 
-def dense(student: States, teacher: States, targets: jax.Array, weight: jax.Array) -> jax.Array:
+def dense(
+    student: HiddenStates, teacher: HiddenStates, targets: jax.Array, weight: jax.Array
+) -> jax.Array:
     """The same from all logits at once, as one would write it down."""
     temperature = SETTINGS.temperature
     logits = student.hidden @ student.kernel
@@ -57,8 +62,8 @@ def problem(rows: int) -> Arguments:
     tokens = rows * LENGTH
     keys = jax.random.split(jax.random.key(0), 5)
 
-    def states(hidden: jax.Array, kernel: jax.Array) -> States:
-        return States(
+    def states(hidden: jax.Array, kernel: jax.Array) -> HiddenStates:
+        return HiddenStates(
             jax.random.normal(hidden, (tokens, WIDTH)),
             jax.random.normal(kernel, (WIDTH, VOCAB)) * WIDTH**-0.5,
         )

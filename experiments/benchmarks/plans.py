@@ -28,7 +28,7 @@ from typing import Literal
 from absl import app, flags, logging
 
 from cd4lm_jax.decoding.config import DecodeConfig
-from cd4lm_jax.distillation.trainer import TrainConfig
+from cd4lm_jax.distillation.config import TrainConfig
 from cd4lm_jax.models.config import llada_8b
 from cd4lm_jax.planning import decoding, training
 from cd4lm_jax.planning.plan import Plan

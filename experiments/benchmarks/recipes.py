@@ -4,16 +4,17 @@
 
 Every recipe starts from the demo's distillation (the same teacher, the teacher's own answers as
 text, as many updates of as many rows) and changes what its line below says. Controls learn from the
-text alone: ``cross_entropy`` as the demo with lambda 0, ``plain`` without its certainty term too,
-``sure`` and ``surer`` with three and nine times as much, ``diffusion`` with LLaDA's own loss. Three
-seeds each; of what was only looked at, one. Students are decoded with CAD over thresholds on 500
-*validation* problems, and passes compared at equal accuracy: 99 %, or the highest that a control
-reaches if that is lower; and at the fixed-step teacher's ("top", the same bound), 98 % and 95 %.
+text alone: `cross_entropy` as the demo with lambda 0, `plain` also without its entropy
+regularisation, `entropy_3` and `entropy_9` with three and nine times its weight, `diffusion` with
+LLaDA's loss. Three seeds each; ablations have one. Students are decoded with CAD over thresholds on
+500 *validation* problems, and passes compared at equal accuracy: 99 %, or the highest that a
+control reaches if that is lower; and at the fixed-step teacher's ("top", the same bound), 98 % and
+95 %.
 The recipe with the fewest passes at the first of them is decoded on 500 *test* problems, once, with
 the controls.
 
-Metrics: ``passes_vs_control`` (and ``_low``, ``_high``): the chosen recipe over the better control
-on test; ``validation_NAME`` likewise for every recipe; ``_top``, ``_98`` and ``_95`` at those
+Metrics: `passes_vs_control` (and `_low`, `_high`): the chosen recipe over the better control
+on test; `validation_NAME` likewise for every recipe; `_top`, `_98` and `_95` at those
 accuracies. Runs continue where they stopped.
 """
 
@@ -27,22 +28,22 @@ from typing import Any, NamedTuple
 
 from absl import app
 
+from cd4lm_jax.distillation.config import TrainConfig
 from cd4lm_jax.distillation.curriculum import Distance
 from cd4lm_jax.distillation.divergence import ForwardKL, JensenShannon, ReverseKL
-from cd4lm_jax.distillation.states import Visited
-from cd4lm_jax.distillation.trainer import TrainConfig
+from cd4lm_jax.distillation.rollout import Rollout
 from cd4lm_jax.evaluation.report import plots
 from cd4lm_jax.evaluation.statistics.frontier import PassesRatio
 from cd4lm_jax.runtime import files
 from cd4lm_jax.settings.config import to_plain
-from experiments.benchmarks import arms, results
-from experiments.benchmarks.arms import Change, Sweep
-from experiments.configs.gsm_mini_best import own_words
+from experiments.benchmarks import ablations, results
+from experiments.benchmarks.ablations import Change, Sweep
+from experiments.configs.gsm_mini_best import on_policy
 
 
-def own_states(config: TrainConfig) -> TrainConfig:
-    """States of the student's own CAD."""
-    return dataclasses.replace(config, corruption=Visited(by="student"))
+def rollout(config: TrainConfig) -> TrainConfig:
+    """States of the student's own CAD on the text."""
+    return dataclasses.replace(config, corruption=Rollout(policy="student"), patience=0)
 
 
 def states(config: TrainConfig, **changes: Any) -> TrainConfig:
@@ -56,67 +57,67 @@ def objective(config: TrainConfig, **changes: Any) -> TrainConfig:
 
 
 CONTROLS: dict[str, Change] = {
-    **arms.CONTROLS,
-    "plain": lambda config: objective(arms.text_alone(config), certainty=0.0),
-    "sure": lambda config: objective(arms.text_alone(config), certainty=3.0),
-    "surer": lambda config: objective(arms.text_alone(config), certainty=9.0),
+    **ablations.CONTROLS,
+    "plain": lambda config: objective(ablations.text_alone(config), entropy_weight=0.0),
+    "entropy_3": lambda config: objective(ablations.text_alone(config), entropy_weight=3.0),
+    "entropy_9": lambda config: objective(ablations.text_alone(config), entropy_weight=9.0),
 }
 
 RECIPES: dict[str, Change] = {
-    "dscd": arms.dscd,
-    "own_words": lambda config: own_words(config, ReverseKL(), 3.0),
-    "own_words_forward": lambda config: own_words(config, ForwardKL(), 3.0),
-    "own_words_surer": lambda config: own_words(config, ForwardKL(), 9.0),
+    "dscd": ablations.dscd,
+    "on_policy": lambda config: on_policy(config, ReverseKL(), entropy_weight=3.0),
+    "on_policy_forward": lambda config: on_policy(config, ForwardKL(), entropy_weight=3.0),
+    "on_policy_entropy_9": lambda config: on_policy(config, ForwardKL(), entropy_weight=9.0),
 }
 
-LOOKS: dict[str, Change] = {
-    # Twice the updates: as many forward passes as own_words takes, and then some.
+ABLATIONS: dict[str, Change] = {
+    # Twice the updates: as many forward passes as on_policy takes, and then some.
     "cross_entropy_twice": lambda config: dataclasses.replace(
-        arms.text_alone(config), steps=2 * config.steps
+        ablations.text_alone(config), steps=2 * config.steps
     ),
-    # What own_words is with less certainty, and in the text's words instead of its own (what the
-    # teacher was told is then the text, and learnt as such).
-    "own_words_certainty_1": lambda config: own_words(config, ReverseKL(), 1.0),
-    "own_words_as_text": lambda config: objective(
-        states(own_words(config, ReverseKL(), 3.0), shows="text"), visible="text"
+    # on_policy with a smaller entropy weight, and with the text's tokens instead of the policy's
+    # (what the teacher is shown is then the text, and learned as such).
+    "on_policy_entropy_1": lambda config: on_policy(config, ReverseKL(), entropy_weight=1.0),
+    "on_policy_as_text": lambda config: objective(
+        states(on_policy(config, ReverseKL(), entropy_weight=3.0), tokens="text"), visible="text"
     ),
-    # On-policy states alone: what the student itself leaves open, in the text's words.
-    "own_states": own_states,
-    "own_states_text": lambda config: arms.text_alone(own_states(config)),
+    # On-policy states alone: what the student leaves masked, with the text's tokens.
+    "rollout": rollout,
+    "rollout_text": lambda config: ablations.text_alone(rollout(config)),
     # d3LLM, 2601.07568: the order in which the teacher decodes.
-    "teacher_states": lambda config: dataclasses.replace(
-        config, corruption=Visited(by="teacher", passes=5)
+    "teacher_rollout": lambda config: dataclasses.replace(
+        config, corruption=Rollout(policy="teacher", passes=5)
     ),
     # A teacher that jumps as far as the student could a moment ago, and stands further on later.
     "average": lambda config: dataclasses.replace(
-        own_states(config), average=0.98, distance=Distance(final=2)
+        rollout(config), average=0.98, distance=Distance(final=2)
     ),
-    # A bounded divergence, where the teacher is sure: less of its mistakes.
+    # A bounded divergence, weighted by the teacher's confidence: less of its mistakes.
     "careful": lambda config: objective(
-        own_states(config), divergence=JensenShannon(), confidence=2.0
+        rollout(config), divergence=JensenShannon(), confidence=2.0
     ),
 }
 
-CHANGES = CONTROLS | RECIPES | LOOKS
+CHANGES = CONTROLS | RECIPES | ABLATIONS
 
 
 def cost(config: TrainConfig) -> dict[str, int]:
     """Forward passes of an update, a row each, beside the student's forward and backward pass."""
     taught, states = config.teacher is not None, config.corruption
     student = teacher = 0
-    if isinstance(states, Visited):
+    if isinstance(states, Rollout):
         passes = states.passes - 1 + (config.distance.final if taught else 0)
-        student, teacher = (passes, 0) if states.by == "student" else (0, passes)
+        student, teacher = (passes, 0) if states.policy == "student" else (0, passes)
     return {"teacher_passes": teacher + taught, "student_passes": student}
 
 
 class At(NamedTuple):
-    """All arms at one accuracy; what does not reach it is left out.
+    """All variants at one accuracy; what does not reach it is left out.
 
     Attributes:
         accuracy: the share of right answers.
         control: the control that needs the fewest passes.
-        passes: mean passes of each arm.
+        passes: mean passes of each variant.
         ratios: those over the control's, with intervals over problems.
     """
 
@@ -127,15 +128,15 @@ class At(NamedTuple):
 
 
 def compared(sweeps: Mapping[str, Sweep], teacher: float) -> dict[str, At]:
-    """By suffix of a metric, the arms at each accuracy that some control reaches."""
+    """By suffix of a metric, the variants at each accuracy that some control reaches."""
     highest = max(sweeps[name].highest for name in CONTROLS)
     accuracies = {"": 0.99, "_top": teacher, "_98": 0.98, "_95": 0.95}
     found = {}
     for suffix, wanted in accuracies.items():
         accuracy = min(wanted, highest)
-        passes, control = arms.compare(sweeps, tuple(CONTROLS), accuracy)
+        passes, control = ablations.compare(sweeps, tuple(CONTROLS), accuracy)
         assert control is not None
-        ratios = {name: arms.ratio(sweeps[name], sweeps[control], accuracy) for name in passes}
+        ratios = {name: ablations.ratio(sweeps[name], sweeps[control], accuracy) for name in passes}
         there = {name: ratio for name, ratio in ratios.items() if ratio is not None}
         found[suffix] = At(accuracy, control, passes, there)
     return found
@@ -165,18 +166,20 @@ def named(prefix: str, ratio: PassesRatio) -> dict[str, float]:
 
 
 def judged(names: Iterable[str], split: str, seeds: int) -> tuple[dict[str, Sweep], dict[str, At]]:
-    """Arms beside the controls, what is missing trained and decoded; prints the comparison."""
-    arm = {name: arms.trained(name, CHANGES[name], split, seeds) for name in (*CONTROLS, *names)}
-    found = compared(arm, arms.teacher_accuracy(split))
-    print(f"{split}, {seeds} seed(s)\n{rows(found, arm)}", flush=True)
-    return arm, found
+    """Variants beside the controls, what is missing trained and decoded; prints the comparison."""
+    sweeps = {
+        name: ablations.trained(name, CHANGES[name], split, seeds) for name in (*CONTROLS, *names)
+    }
+    found = compared(sweeps, ablations.teacher_accuracy(split))
+    print(f"{split}, {seeds} seed(s)\n{rows(found, sweeps)}", flush=True)
+    return sweeps, found
 
 
 def entries(names: Iterable[str], seeds: int, **splits: Any) -> list[dict[str, Any]]:
-    """What the results say of each arm, given what :func:`judged` found on splits."""
+    """What the results say of each variant, given what `judged` found on splits."""
     said = []
     for name in names:
-        settings = arms.run(name, CHANGES[name], 0, pathlib.Path())
+        settings = ablations.run(name, CHANGES[name], 0, pathlib.Path())
         entry = {"name": name, "seeds": seeds, "settings": to_plain(settings), **cost(settings)}
         for split, (sweeps, found) in splits.items():
             if name in sweeps:
@@ -189,9 +192,9 @@ def entries(names: Iterable[str], seeds: int, **splits: Any) -> list[dict[str, A
 def main(argv: list[str]) -> None:
     """Trains what is missing, decodes, compares, chooses, tests, writes."""
     del argv
-    seeds, config = arms.SEEDS.value, arms.eval_config()
+    seeds, config = ablations.SEEDS.value, ablations.eval_config()
     sweeps, validation = judged(RECIPES, "validation", seeds)
-    looks = judged(LOOKS, "validation", 1)
+    others = judged(ABLATIONS, "validation", 1)
     chosen = min(RECIPES, key=lambda name: validation[""].passes.get(name, math.inf))
     tested, test = judged([chosen], "test", seeds)
 
@@ -219,15 +222,15 @@ def main(argv: list[str]) -> None:
             *entries(
                 [*CONTROLS, *RECIPES], seeds, validation=(sweeps, validation), test=(tested, test)
             ),
-            *entries(LOOKS, 1, validation=looks),
+            *entries(ABLATIONS, 1, validation=others),
         ],
     )
     print(f"{chosen}: {path}")
 
 
 def write_plot(sweeps: Mapping[str, Sweep], names: Iterable[str]) -> None:
-    """Accuracy against passes on validation, as ``experiments/results/recipes.png``."""
-    thresholds = arms.eval_config().thresholds
+    """Accuracy against passes on validation, as `experiments/results/recipes.png`."""
+    thresholds = ablations.eval_config().thresholds
     drawn = [
         {
             "name": f"{name} {threshold}",

@@ -24,12 +24,12 @@ from typing import Any
 import jax
 from absl import app
 
-from cd4lm_jax.corruption.masking import Corruption
+from cd4lm_jax.corruption.masking import NestedMasks
 from cd4lm_jax.distillation.curriculum import LambdaCurriculum
+from cd4lm_jax.distillation.learner import Learner
 from cd4lm_jax.distillation.objective import Objective
 from cd4lm_jax.distillation.optimizer import OptimizerConfig
 from cd4lm_jax.distillation.program import Program
-from cd4lm_jax.distillation.step import Learner
 from cd4lm_jax.models.config import ModelConfig
 from cd4lm_jax.models.transformer import Execution
 from cd4lm_jax.planning import costs
@@ -53,7 +53,7 @@ MODEL = ModelConfig(
     end_ids=(8190,),
 )
 LEARNER = Learner(
-    corruption=Corruption(),
+    corruption=NestedMasks(),
     objective=Objective(),
     curriculum=LambdaCurriculum(),
     optimizer=OptimizerConfig(),

@@ -17,8 +17,8 @@ import jax
 import jax.numpy as jnp
 from absl import app
 
-from cd4lm_jax.distillation.batch import Batch
-from cd4lm_jax.distillation.trainer import TrainConfig
+from cd4lm_jax.corruption.views import Batch
+from cd4lm_jax.distillation.config import TrainConfig
 from cd4lm_jax.models.transformer import Transformer
 from experiments.benchmarks import results
 from experiments.configs import gsm_mini_teacher
@@ -55,7 +55,7 @@ def step_of(config: TrainConfig) -> tuple[Callable[[], Any], int]:
     model = Transformer(config.model, key, config.execution)
     state = learner.init(model)
     update = jax.jit(lambda state: learner.update(state, None, batch))
-    _, views = learner.views(model, None, batch, jax.random.key(0))
+    views = learner.views(model, None, batch, jax.random.key(0))
     return lambda: update(state), int(views.student.sum())
 
 

@@ -8,11 +8,11 @@ Validation loss 0.0444 at step 3,250, after which it no longer falls; of 200 val
 
 from __future__ import annotations
 
-from cd4lm_jax.corruption.masking import Corruption
+from cd4lm_jax.corruption.masking import DiffusionMasks
 from cd4lm_jax.data.gsm_mini import vocabulary
 from cd4lm_jax.data.pipeline import DataConfig
+from cd4lm_jax.distillation.config import TrainConfig
 from cd4lm_jax.distillation.optimizer import OptimizerConfig
-from cd4lm_jax.distillation.trainer import TrainConfig
 from cd4lm_jax.models.config import gsm_mini
 from cd4lm_jax.models.transformer import Execution
 
@@ -32,7 +32,7 @@ def get_config() -> TrainConfig:
         tokenizer=str(vocabulary.FOLDER),
         # Mostly LLaDA's own noise. A share of the states that block decoding visits, in which all
         # before a position is known and nothing after it, helps a small model to learn order.
-        corruption=Corruption(scheme="diffusion", blockwise=0.2, weighting="mean"),
+        corruption=DiffusionMasks(blockwise=0.2, weighting="mean"),
         optimizer=OptimizerConfig(
             algorithm="muon", learning_rate=3e-3, warmup_steps=100, decay_share=0.6, b2=0.98
         ),

@@ -1,4 +1,4 @@
-r"""LLaDA-8B-Instruct distilled as gsm_mini_best.py distils: on the student's own words.
+r"""LLaDA-8B-Instruct distilled as gsm_mini_best.py distils: on-policy.
 
     cd4lm distill --config=llada_8b_best \
         --config.init=DIR --config.teacher=DIR
@@ -11,14 +11,14 @@ By `cd4lm plan` (batches of 32, mesh fsdp 8 by tensor 2, bfloat16 first moments)
 the 15.75 GiB of each of 16 v5e chips; its time is a lower bound there, with one such pass counted.
 
 Expected: on gsm_mini what experiments/results/recipes.md says; nothing is published of LLaDA-8B.
-Not run by us: no such machine and no weights were at hand.
+Not run by us: we have neither such a machine nor the weights.
 """
 
 from __future__ import annotations
 
 import dataclasses
 
-from cd4lm_jax.distillation.trainer import TrainConfig
+from cd4lm_jax.distillation.config import TrainConfig
 
 from . import llada_8b_gsm8k
 from .gsm_mini_best import recipe

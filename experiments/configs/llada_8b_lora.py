@@ -10,14 +10,14 @@ one accelerator of 80 GB with --config.accumulate=16, or several. Time, by `cd4l
 evaluation not counted: at least 1.85 s an update on one H100, 32 minutes for 1,050
 (experiments/results/plan_lora_h100_1.json).
 
-Expected: nothing is published of it. Not run by us: no weights were at hand.
+Expected: nothing is published of it. Not run by us: we do not have the weights.
 """
 
 from __future__ import annotations
 
 import dataclasses
 
-from cd4lm_jax.distillation.trainer import TrainConfig
+from cd4lm_jax.distillation.config import TrainConfig
 from cd4lm_jax.models.lora import LoraConfig
 
 from . import llada_8b_gsm8k

@@ -5,7 +5,7 @@ r"""The recipe of llada_8b_gsm8k.py on code: LLaDA-8B-Instruct on 200,000 rows o
         --config.validation.source=FILE.jsonl
 
 DIR is a LLaDA-8B-Instruct folder as it comes from its hub. FILE.jsonl holds the data set's first
-200,000 rows, an object a line with ``question`` (its ``input``) and ``answer`` (its ``output``),
+200,000 rows, an object a line with `question` (its `input`) and `answer` (its `output`),
 less those whose answer has more than 767 tokens: such a row is refused by number, since an answer
 is never cut. The first 95 % are trained on, the rest validates; rows have 1,024 tokens.
 
@@ -14,7 +14,7 @@ evaluation every 500 updates is ours, since there are 10,000 rows to evaluate.
 
 Hardware and time, by `cd4lm plan` (--gpus=8 --gpu=h100), loading and evaluation not counted: on one
 host with eight H100 35.5 GiB a chip, at least 0.60 s an update, 5 hours for 29,690. Not run by us:
-no such machine and no weights were at hand, so there is no result to expect.
+we have neither such a machine nor the weights, so there is no result to expect.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from __future__ import annotations
 import dataclasses
 
 from cd4lm_jax.data.pipeline import DataConfig
-from cd4lm_jax.distillation.trainer import TrainConfig
+from cd4lm_jax.distillation.config import TrainConfig
 
 from . import llada_8b_gsm8k
 

@@ -16,8 +16,8 @@
 #
 # You will see why, and then move the trade-off twice:
 #
-# * **CAD** keeps in each pass what the model is sure of, so that passes follow the problem;
-# * **DSCD** distils a student that is sure of more, sooner.
+# * **CAD** keeps in each pass what the model is confident of, so that passes follow the problem;
+# * **DSCD** distils a student that is confident of more, earlier.
 #
 # You need to know some PyTorch or JAX, and nothing about diffusion. Ten minutes on two CPU cores;
 # on Colab any runtime will do. (If Colab asks to restart after the first cell, do, and run it
@@ -85,7 +85,7 @@ for position in range(8):
     print(f"position {position}:  " + "   ".join(guesses))
 
 # %% [markdown]
-# Each line is a distribution of its own. The training text says the same thing in several voices,
+# Each line is a separate distribution. The training text says the same thing in several phrasings,
 # and no position knows which of them the others will choose. So the best tokens, taken all at once,
 # need not be a sentence, let alone the right one:
 
@@ -117,7 +117,7 @@ print(f"{adaptive.nfe[0]} passes")
 adaptive
 
 # %% [markdown]
-# ## A student that is sure sooner
+# ## A student that is confident earlier
 #
 # Look at what came last: not the sums, but the words, of which any would do. What still costs
 # passes is doubt, and doubt can be distilled away. **Discrete-space consistency distillation**
@@ -128,18 +128,19 @@ adaptive
 # %%
 import dataclasses
 
-from cd4lm_jax.corruption.masking import Corruption
+from cd4lm_jax.corruption.views import Batch
 
 recipe = gsm_mini.get_config()
 masks = recipe.corruption
-assert isinstance(masks, Corruption)  # by chance, not what a decoder leaves open
 example = recipe.data.open()[0]
 text = tokenizer.encode(example["answer"])
-views = masks.views(jax.random.key(0), index=jnp.array([3]), answer=jnp.ones((1, len(text)), bool))
+every = jnp.ones((1, len(text)), bool)
+batch = Batch(jnp.array([text]), valid=every, answer=every, index=jnp.array([3]))
+views = masks.views(jax.random.key(0), batch, models=None)
 print(example["question"])
-for who, hidden in {"teacher": views.teacher, "student": views.student}.items():
-    seen = jnp.where(hidden[0], tokenizer.mask_id, jnp.array(text)).tolist()
-    print(f"{who}: {tokenizer.decode(seen, skip_special=False)!r}".replace("<|mdm_mask|>", "░"))
+for who, masked in {"teacher": views.teacher, "student": views.student}.items():
+    shown = jnp.where(masked, tokenizer.mask_id, batch.tokens)[0].tolist()
+    print(f"{who}: {tokenizer.decode(shown, skip_special=False)!r}".replace("<|mdm_mask|>", "░"))
 
 # %% [markdown]
 # Where the student has a mask, the loss is
@@ -147,9 +148,9 @@ for who, hidden in {"teacher": views.teacher, "student": views.student}.items():
 # $$\lambda \, T^2 \, \mathrm{KL}(p_T \,\|\, p_S) + (1 - \lambda) \, \mathrm{CE}(p_S)$$
 #
 # with $p_T$ the teacher's distribution, $p_S$ the student's, and $\lambda$ from 0.9 to 0.5 over
-# training: first the teacher's distribution, then more and more the text. (The recipe adds a term
-# for certainty; its docstring says what each part brought.) Student and teacher start as the same
-# weights.
+# training: first the teacher's distribution, then more and more the text. (The recipe adds
+# entropy regularisation; its docstring says what each part brought.) Student and teacher start as
+# the same weights.
 
 # %%
 from cd4lm_jax.distillation.trainer import train
@@ -159,6 +160,7 @@ recipe = dataclasses.replace(
     output=OUTPUT,
     steps=STEPS,
     eval_every=STEPS,
+    optimizer=dataclasses.replace(recipe.optimizer, warmup_steps=min(20, STEPS)),
     data=dataclasses.replace(recipe.data, batch_size=BATCH),
 )
 result = train(recipe)

@@ -12,7 +12,7 @@ from absl.testing import flagsaver
 
 from cd4lm_jax.commands import common, decode, distill
 from cd4lm_jax.data.prompts import read_prompts
-from cd4lm_jax.distillation.trainer import TrainConfig
+from cd4lm_jax.distillation.config import TrainConfig
 from tests import exported
 from tests.disk import full_beyond
 

@@ -13,7 +13,7 @@ from absl.testing import flagsaver
 
 from cd4lm_jax.commands import common, convert, distill
 from cd4lm_jax.commands.config_files import load_config
-from cd4lm_jax.distillation.trainer import TrainConfig
+from cd4lm_jax.distillation.config import TrainConfig
 from cd4lm_jax.runtime.interrupt import Interrupted
 from tests.conftest import ROOT
 

@@ -11,9 +11,11 @@ pytestmark = pytest.mark.slow
 
 TINY = (
     "--config.distill.steps=2",
+    "--config.distill.optimizer.warmup_steps=1",
     "--config.distill.data.batch_size=4",
     "--config.distill.eval_every=2",
     "--config.best.steps=2",
+    "--config.best.optimizer.warmup_steps=1",
     "--config.best.data.batch_size=4",
     "--config.best.eval_every=2",
     "--config.evaluate.problems=4",

@@ -6,7 +6,7 @@ import pytest
 from absl.testing import flagsaver
 
 from cd4lm_jax.commands import common, distill, pretrain
-from cd4lm_jax.distillation.trainer import TrainConfig
+from cd4lm_jax.distillation.config import TrainConfig
 from cd4lm_jax.models.config import llada_8b
 from cd4lm_jax.planning.layout import layout
 from cd4lm_jax.runtime.mesh import MeshConfig, abstract_mesh
@@ -49,7 +49,7 @@ def test_lays_out_a_model_that_is_not_here_on_devices_that_are_not_here(command:
         "config.optimizer.learning_rate = 5e-06",
         "config.mesh.fsdp = 16",
         "parameters: 8,015,581,184, trained: 8,015,581,184",
-        "mesh: data=1 x fsdp=16 x tensor=1, 16 devices; at hand: 1",
+        "mesh: data=1 x fsdp=16 x tensor=1, 16 devices; here: 1",
         "dry run: nothing was loaded, trained or written",
     ):
         assert line in lines

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cd4lm_jax.commands import common, plan
-from cd4lm_jax.distillation.trainer import TrainConfig
+from cd4lm_jax.distillation.config import TrainConfig
 from cd4lm_jax.planning.costs import Collective, Cost
 from cd4lm_jax.planning.plan import Plan
 from cd4lm_jax.planning.topology import GIB, Topology

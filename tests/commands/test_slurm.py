@@ -14,7 +14,7 @@ import time
 
 import pytest
 
-from cd4lm_jax.distillation.trainer import TrainConfig
+from cd4lm_jax.distillation.config import TrainConfig
 from cd4lm_jax.runtime.mesh import MeshConfig
 from tests import crashes, exported, pens
 from tests.conftest import ROOT

@@ -19,7 +19,7 @@ import yaml
 from kubeflow_trainer_api import models
 
 from cd4lm_jax.commands.config_files import load_config
-from cd4lm_jax.distillation.trainer import TrainConfig
+from cd4lm_jax.distillation.config import TrainConfig
 from cd4lm_jax.runtime.interrupt import EXIT_CODES
 from cd4lm_jax.settings.config import override
 from tests.conftest import ROOT
@@ -197,14 +197,14 @@ def wait_for(file: pathlib.Path, line: str) -> list[str]:
 
 
 def test_runs_on_tpu_vms_until_told_to_stop(home: pathlib.Path) -> None:
-    (started,) = vm(home, "run", "--config.steps=7", "--config.data.source=a b'c.jsonl")
+    (started,) = vm(home, "run", "--config.steps=700", "--config.data.source=a b'c.jsonl")
     assert started[:4] == ["compute", "tpus", "tpu-vm", "ssh"]
     assert "--worker=all" in started
     (log,) = [home / "shared" / "runs" / "llada_8b_gsm8k" / "logs" / f"{os.uname().nodename}.log"]
-    given = wait_for(log, "--config.steps=7")
+    given = wait_for(log, "--config.steps=700")
     assert given[:2] == ["-m", "launch.distill"]
     config = settings(given[2:])
-    assert (config.steps, config.data.source) == (7, "a b'c.jsonl")
+    assert (config.steps, config.data.source) == (700, "a b'c.jsonl")
     assert config.mesh.data * config.mesh.fsdp * config.mesh.tensor == 16
     (stopped,) = vm(home, "stop")
     assert "--worker=0" in stopped

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import pytest
 
-from cd4lm_jax.distillation.trainer import TrainConfig
+from cd4lm_jax.distillation.config import TrainConfig
 from tests import crashes, pens
 from tests.conftest import ROOT
 

@@ -11,14 +11,14 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from cd4lm_jax.checkpoints.model_folder import abstract_model
-from cd4lm_jax.corruption.masking import Corruption
-from cd4lm_jax.distillation.batch import Batch
+from cd4lm_jax.corruption.masking import NestedMasks
+from cd4lm_jax.corruption.views import Batch
 from cd4lm_jax.distillation.curriculum import LambdaCurriculum
+from cd4lm_jax.distillation.learner import Learner
 from cd4lm_jax.distillation.objective import Objective
 from cd4lm_jax.distillation.optimizer import OptimizerConfig
 from cd4lm_jax.distillation.program import Program
-from cd4lm_jax.distillation.states import Visited
-from cd4lm_jax.distillation.step import Learner
+from cd4lm_jax.distillation.rollout import Rollout
 from cd4lm_jax.models.lora import LoraConfig
 from cd4lm_jax.models.transformer import Execution, Transformer
 from cd4lm_jax.runtime.mesh import MeshConfig, make_mesh
@@ -29,7 +29,7 @@ from tests.tiny import TINY, tiny_model
 STEPS = 3
 EXECUTION = Execution(scan_layers=False)
 LEARNER = Learner(
-    corruption=Corruption(),
+    corruption=NestedMasks(),
     objective=Objective(),
     curriculum=LambdaCurriculum(),
     optimizer=OptimizerConfig(learning_rate=1e-2, warmup_steps=1),
@@ -37,7 +37,9 @@ LEARNER = Learner(
     seed=0,
 )
 MOVING = dataclasses.replace(
-    LEARNER, corruption=Visited(block_length=6, shows="own", tell=(0.2, 0.8)), average=0.9
+    LEARNER,
+    corruption=Rollout(block_length=6, tokens="policy", reveal_ratio=(0.2, 0.8)),
+    average=0.9,
 )
 ADAPTED = dataclasses.replace(LEARNER, lora=LoraConfig(rank=4))
 
@@ -65,7 +67,7 @@ def train(mesh: Mesh, learner: Learner) -> dict[str, Any]:
     with jax.set_mesh(mesh):
         rows = batch(mesh)
         model, teacher, losses = placed(mesh, 0), placed(mesh, 1), []
-        shown, views = jax.jit(learner.views)(model, teacher, rows, jax.random.key(3))
+        views = jax.jit(learner.views)(model, teacher, rows, jax.random.key(3))
         base = None if learner.lora is None else placed(mesh, 0)
         state = program.create(model)
         for _ in range(STEPS):
@@ -73,7 +75,7 @@ def train(mesh: Mesh, learner: Learner) -> dict[str, Any]:
             losses.append([float(metrics[name]) for name in ("loss", "kl", "ce")])
     leaves = named_leaves(state.model)
     return {
-        "shown": np.asarray(shown.tokens).tolist(),
+        "shown": np.asarray(views.tokens).tolist(),
         "masks": np.packbits(np.stack([views.student, views.teacher])).tolist(),
         "losses": losses,
         "parameters": {name: np.asarray(leaf).ravel().tolist() for name, leaf in leaves.items()},

@@ -14,20 +14,23 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
-from cd4lm_jax.distillation import objective as objectives
+from cd4lm_jax.distillation import loss as losses
+from cd4lm_jax.distillation import projection
 from cd4lm_jax.distillation.divergence import (
     ForwardKL,
     JensenShannon,
     ReverseKL,
     TotalVariation,
 )
-from cd4lm_jax.distillation.objective import Objective, States
+from cd4lm_jax.distillation.objective import Objective
+from cd4lm_jax.distillation.projection import HiddenStates
+from cd4lm_jax.distillation.proposals import proposals
 from cd4lm_jax.runtime.mesh import MeshConfig, make_mesh
 from cd4lm_jax.runtime.sharding import spec
 
 TOKENS, WIDTH, VOCAB, MASK = 64, 24, 1024, 3
 OBJECTIVES = [
-    Objective(divergence=ForwardKL(), certainty=0.5, visible="text"),
+    Objective(divergence=ForwardKL(), entropy_weight=0.5, visible="text"),
     Objective(divergence=ReverseKL(), confidence=1.0),
     Objective(divergence=JensenShannon()),
     Objective(divergence=TotalVariation()),
@@ -37,9 +40,9 @@ OBJECTIVES = [
 def arguments() -> tuple[Any, ...]:
     rng = np.random.default_rng(0)
 
-    def states() -> States:
+    def states() -> HiddenStates:
         hidden = rng.standard_normal((TOKENS, WIDTH), np.float32)
-        return States(hidden, rng.standard_normal((WIDTH, VOCAB), np.float32))  # type: ignore[arg-type]
+        return HiddenStates(hidden, rng.standard_normal((WIDTH, VOCAB), np.float32))  # type: ignore[arg-type]
 
     # The first positions have no weight, so that devices have unlike numbers of them to compute.
     weight = np.where(np.arange(TOKENS) >= 20, rng.random(TOKENS), 0).astype(np.float32)
@@ -48,17 +51,17 @@ def arguments() -> tuple[Any, ...]:
     return states(), states(), targets, weight, np.float32(0.7), guessed
 
 
-def loss(student: States, teacher: States, *rest: Any) -> Any:
+def loss(student: HiddenStates, teacher: HiddenStates, *rest: Any) -> Any:
     """All objectives in unlike shares; each one's terms, and what the student proposes."""
-    terms = [objectives.loss(objective, student, teacher, *rest) for objective in OBJECTIVES]
-    proposals = objectives.proposals(student, rest[-1], MASK)
+    terms = [losses.loss(objective, student, teacher, *rest) for objective in OBJECTIVES]
+    proposed = proposals(student, rest[-1], MASK)
     total = sum((n + 1) * each.total for n, each in enumerate(terms))
-    return total, (terms, proposals)
+    return total, (terms, proposed)
 
 
 def run(mesh: Mesh) -> dict[str, Any]:
     place = functools.partial(NamedSharding, mesh)
-    states = States(place(spec(("batch",))), place(spec(("embed", "vocab"))))  # type: ignore[arg-type]
+    states = HiddenStates(place(spec(("batch",))), place(spec(("embed", "vocab"))))  # type: ignore[arg-type]
     row = place(spec(("batch",)))
     where = (states, states, row, row, place(spec(())), row)
     with jax.set_mesh(mesh):
@@ -89,5 +92,5 @@ def main() -> None:
 
 if __name__ == "__main__":
     # Chunks smaller than a device's positions, so that it loops.
-    objectives.MAX_CHUNK = 6
+    projection.MAX_CHUNK = 6
     main()

@@ -12,7 +12,8 @@ import pytest
 from cd4lm_jax.checkpoints.model_folder import read_model
 from cd4lm_jax.checkpoints.run_checkpoints import RunCheckpoints
 from cd4lm_jax.distillation import trainer
-from cd4lm_jax.distillation.trainer import TrainConfig, TrainingError, train
+from cd4lm_jax.distillation.config import TrainConfig, TrainingError
+from cd4lm_jax.distillation.trainer import train
 from cd4lm_jax.models import lora
 from cd4lm_jax.models.lora import LoraConfig
 from cd4lm_jax.runtime.mesh import make_mesh
@@ -40,12 +41,12 @@ def test_trains_adapters_alone_and_exports_an_ordinary_model(config: TrainConfig
     with jax.set_mesh(make_mesh(config.mesh)):
         run = trainer._Run(config, make_mesh(config.mesh))
         # One copy of the weights, on the device too: the base teaches.
-        assert run.teacher is None
+        assert run.loaded.teacher is None
         assert run.program.teacher_is_base
         result = run.run()
         # Neither the folder nor what was loaded from it has changed.
-        assert run.base is not None
-        for after in (parameters(run.base), parameters(read_model(config.init or ""))):
+        assert run.loaded.base is not None
+        for after in (parameters(run.loaded.base), parameters(read_model(config.init or ""))):
             assert all(np.array_equal(after[name], leaf) for name, leaf in before.items())
     names = {name.rpartition(".")[2] for name in named_leaves(run.program.state.model)}
     assert names == {"lora_a", "lora_b"}
@@ -53,7 +54,7 @@ def test_trains_adapters_alone_and_exports_an_ordinary_model(config: TrainConfig
     held = sum(leaf.size for leaf in jax.tree.leaves(run.program.state))
     assert held < 0.6 * sum(leaf.size for leaf in before.values())
     checkpoints = RunCheckpoints(pathlib.Path(config.output) / trainer.CHECKPOINTS_FOLDER)
-    saved = checkpoints.restore(result.best_step, named_leaves(run.program.state)).state
+    saved = checkpoints.restore(result.exported_step, named_leaves(run.program.state)).state
     checkpoints.close()
     adapters = {
         name: lora.Adapter(saved[f"model.{name}.lora_a"], saved[f"model.{name}.lora_b"])

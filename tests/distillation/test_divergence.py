@@ -76,7 +76,7 @@ def test_nothing_is_asked_of_a_student_that_equals_its_teacher(divergence: Diver
 def test_jensen_shannon_and_total_variation_are_symmetric_and_bounded(
     divergence: Divergence, most: float
 ) -> None:
-    # Both sure of unlike things: log-probabilities down to about -300.
+    # Both confident of unlike tokens: log-probabilities down to about -300.
     one, other = (scores(seed, sharpness=100.0) for seed in (0, 1))
     value, slope = measure(divergence, one, other)
     np.testing.assert_allclose(value, measure(divergence, other, one)[0], atol=1e-6)
@@ -88,16 +88,18 @@ def test_jensen_shannon_and_total_variation_are_symmetric_and_bounded(
 
 
 def test_reverse_kl_settles_on_what_most_teachers_say() -> None:
-    """A student that cannot tell three teachers apart: two say A, one B, each almost surely."""
-    sure = np.log(np.array([[0.998, 0.001, 0.001], [0.998, 0.001, 0.001], [0.001, 0.998, 0.001]]))
+    """A student that cannot distinguish three teachers: two predict A, one B, each with 99.8 %."""
+    teachers = np.log(
+        np.array([[0.998, 0.001, 0.001], [0.998, 0.001, 0.001], [0.001, 0.998, 0.001]])
+    )
 
     def best(divergence: Divergence) -> np.ndarray:
         student = np.zeros((1, 3))
         for _ in range(4000):
-            student -= 0.2 * measure(divergence, sure, np.repeat(student, 3, axis=0))[1].mean(0)
+            student -= 0.2 * measure(divergence, teachers, np.repeat(student, 3, axis=0))[1].mean(0)
         return softmax(student)[0]
 
     # The mean of the distributions, and the normalised mean of their logarithms.
-    np.testing.assert_allclose(best(ForwardKL()), np.exp(sure).mean(axis=0), atol=1e-3)
-    np.testing.assert_allclose(best(ReverseKL()), softmax(sure.mean(0)[None])[0], atol=1e-3)
+    np.testing.assert_allclose(best(ForwardKL()), np.exp(teachers).mean(axis=0), atol=1e-3)
+    np.testing.assert_allclose(best(ReverseKL()), softmax(teachers.mean(0)[None])[0], atol=1e-3)
     assert best(ReverseKL())[0] > 0.9 > 0.7 > best(ForwardKL())[0]

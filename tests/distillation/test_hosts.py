@@ -12,7 +12,7 @@ import time
 import numpy as np
 import pytest
 
-from cd4lm_jax.distillation.trainer import TrainConfig
+from cd4lm_jax.distillation.config import TrainConfig
 from cd4lm_jax.runtime.mesh import MeshConfig
 from cd4lm_jax.runtime.metrics import read_jsonl
 from tests import crashes, pens

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from cd4lm_jax.checkpoints import huggingface
-from cd4lm_jax.distillation import objective as objectives
+from cd4lm_jax.distillation import loss as losses
+from cd4lm_jax.distillation import projection
 from cd4lm_jax.distillation.divergence import (
     Divergence,
     ForwardKL,
@@ -18,7 +19,10 @@ from cd4lm_jax.distillation.divergence import (
     ReverseKL,
     TotalVariation,
 )
-from cd4lm_jax.distillation.objective import Objective, States, Terms
+from cd4lm_jax.distillation.loss import Terms
+from cd4lm_jax.distillation.objective import Objective
+from cd4lm_jax.distillation.projection import HiddenStates
+from cd4lm_jax.distillation.proposals import proposals
 from cd4lm_jax.models.transformer import Transformer
 from tests.tiny import parameters
 
@@ -26,8 +30,8 @@ TOKENS, WIDTH, VOCAB = 50, 8, 11
 
 
 class Problem(NamedTuple):
-    student: States
-    teacher: States
+    student: HiddenStates
+    teacher: HiddenStates
     targets: jax.Array
     weight: jax.Array
 
@@ -36,7 +40,7 @@ def problem(scale: float = 1.0) -> Problem:
     """Random states; every third position has no weight, the others have different ones."""
     rng = np.random.default_rng(0)
     student, teacher = (
-        States(
+        HiddenStates(
             jnp.asarray(rng.standard_normal((TOKENS, WIDTH), np.float32)),
             jnp.asarray(scale * rng.standard_normal((WIDTH, VOCAB), np.float32)),
         )
@@ -48,7 +52,11 @@ def problem(scale: float = 1.0) -> Problem:
 
 
 def dense(
-    settings: Objective, student: States, teacher: States | None, rest: Problem, lam: float
+    settings: Objective,
+    student: HiddenStates,
+    teacher: HiddenStates | None,
+    rest: Problem,
+    lam: float,
 ) -> Terms:
     """The same loss from all logits at once."""
     t = settings.temperature
@@ -63,7 +71,7 @@ def dense(
     return Terms(lam * kl + (1 - lam) * ce, kl, ce)
 
 
-def dense_of(settings: Objective, p: Problem, student: States, lam: float) -> jax.Array:
+def dense_of(settings: Objective, p: Problem, student: HiddenStates, lam: float) -> jax.Array:
     """The total of any divergence and confidence, from all logits at once."""
     logits, temperature = student.hidden @ student.kernel, settings.temperature
     truth = jnp.take_along_axis(jax.nn.log_softmax(logits), p.targets[:, None], axis=1)[:, 0]
@@ -82,16 +90,16 @@ def dense_of(settings: Objective, p: Problem, student: States, lam: float) -> ja
 
 def graded(
     settings: Objective, p: Problem, lam: float, *, taught: bool = True, plainly: bool = False
-) -> tuple[Terms, tuple[States, States]]:
+) -> tuple[Terms, tuple[HiddenStates, HiddenStates]]:
     """Terms, and gradients with respect to student and teacher."""
 
-    def loss(student: States, teacher: States) -> tuple[jax.Array, Terms]:
+    def loss(student: HiddenStates, teacher: HiddenStates) -> tuple[jax.Array, Terms]:
         if plainly:
             frozen = jax.lax.stop_gradient(teacher) if taught else None
             terms = dense(settings, student, frozen, p, lam)
         else:
             expert = teacher if taught else None
-            terms = objectives.loss(settings, student, expert, p.targets, p.weight, lam)
+            terms = losses.loss(settings, student, expert, p.targets, p.weight, lam)
         return terms.total, terms
 
     run = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))
@@ -105,7 +113,7 @@ def assert_close(one: Any, other: Any) -> None:
 
 @pytest.mark.parametrize("chunk", [7, 25, 1024])
 def test_in_chunks_as_in_one(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(objectives, "MAX_CHUNK", chunk)
+    monkeypatch.setattr(projection, "MAX_CHUNK", chunk)
     ours, plain = (
         graded(Objective(temperature=2.0), problem(), 0.7, plainly=plainly)
         for plainly in (False, True)
@@ -124,24 +132,24 @@ def test_in_chunks_as_in_one(chunk: int, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_every_divergence_in_chunks_as_in_one(
     divergence: Divergence, confidence: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(objectives, "MAX_CHUNK", 7)
+    monkeypatch.setattr(projection, "MAX_CHUNK", 7)
     p, lam = problem(), 0.7
     settings = Objective(divergence=divergence, temperature=1.5, confidence=confidence)
 
     @jax.jit
     @jax.value_and_grad
-    def ours(student: States) -> jax.Array:
-        return objectives.loss(settings, student, p.teacher, p.targets, p.weight, lam).total
+    def ours(student: HiddenStates) -> jax.Array:
+        return losses.loss(settings, student, p.teacher, p.targets, p.weight, lam).total
 
     plain = jax.jit(jax.value_and_grad(lambda student: dense_of(settings, p, student, lam)))
     assert_close(ours(p.student), plain(p.student))
 
 
 def test_proposals_are_the_decoders(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(objectives, "MAX_CHUNK", 7)
+    monkeypatch.setattr(projection, "MAX_CHUNK", 7)
     p, mask_id = problem(scale=2.0), 3
     wanted = p.weight > 0
-    found = jax.jit(objectives.proposals, static_argnums=2)(p.student, wanted, mask_id)
+    found = jax.jit(proposals, static_argnums=2)(p.student, wanted, mask_id)
     logits = np.array(p.student.hidden @ p.student.kernel)
     logits[:, mask_id] = -np.inf
     best = np.asarray(jax.nn.softmax(logits)).max(axis=1)
@@ -151,20 +159,20 @@ def test_proposals_are_the_decoders(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_where_the_teacher_sees_the_token_the_text_is_learnt() -> None:
     p, lam = problem(), 0.7
-    guessed = jnp.asarray(np.random.default_rng(1).random(TOKENS) < 0.5)
+    predicted = jnp.asarray(np.random.default_rng(1).random(TOKENS) < 0.5)
 
     @jax.jit
     @functools.partial(jax.value_and_grad, has_aux=True)
-    def ours(student: States) -> tuple[jax.Array, Terms]:
+    def ours(student: HiddenStates) -> tuple[jax.Array, Terms]:
         settings = Objective(visible="text")
-        terms = objectives.loss(settings, student, p.teacher, p.targets, p.weight, lam, guessed)
+        terms = losses.loss(settings, student, p.teacher, p.targets, p.weight, lam, predicted)
         return terms.total, terms
 
     @jax.jit
     @jax.value_and_grad
-    def plain(student: States) -> jax.Array:
-        blind = p._replace(weight=p.weight * guessed)
-        seen = p._replace(weight=p.weight * ~guessed)
+    def plain(student: HiddenStates) -> jax.Array:
+        blind = p._replace(weight=p.weight * predicted)
+        seen = p._replace(weight=p.weight * ~predicted)
         both = dense(Objective(), student, p.teacher, blind, lam)
         return both.total + dense(Objective(), student, None, seen, lam).total
 
@@ -175,23 +183,23 @@ def test_where_the_teacher_sees_the_token_the_text_is_learnt() -> None:
     assert_close((terms.kl, terms.ce), (everywhere.kl, everywhere.ce))
 
 
-def test_certainty_pushes_down_the_entropy_of_what_is_right() -> None:
-    p, certainty = problem(), 0.3
+def test_entropy_regularisation_pushes_down_the_entropy_of_what_is_right() -> None:
+    p, entropy_weight = problem(), 0.3
 
     @jax.jit
     @jax.value_and_grad
-    def ours(student: States) -> jax.Array:
-        settings = Objective(certainty=certainty)
-        return objectives.loss(settings, student, p.teacher, p.targets, p.weight, 0.7).total
+    def ours(student: HiddenStates) -> jax.Array:
+        settings = Objective(entropy_weight=entropy_weight)
+        return losses.loss(settings, student, p.teacher, p.targets, p.weight, 0.7).total
 
     @jax.jit
     @jax.value_and_grad
-    def plain(student: States) -> jax.Array:
+    def plain(student: HiddenStates) -> jax.Array:
         log_p = jax.nn.log_softmax(student.hidden @ student.kernel)
         entropy = -(jnp.exp(log_p) * log_p).sum(axis=1)
         right = jax.lax.stop_gradient(log_p).argmax(axis=1) == p.targets
         rest = dense(Objective(), student, p.teacher, p, 0.7).total
-        return rest + certainty * jnp.sum(p.weight * right * entropy)
+        return rest + entropy_weight * jnp.sum(p.weight * right * entropy)
 
     assert_close(ours(p.student), plain(p.student))
     without = dense(Objective(), p.student, p.teacher, p, 0.7).total
@@ -216,10 +224,10 @@ def test_no_weight_at_all_is_no_loss_and_no_gradient() -> None:
 
 def test_a_nan_is_not_hidden() -> None:
     p = problem()
-    lost = States(p.student.hidden.at[1, 0].set(jnp.nan), p.student.kernel)
+    lost = HiddenStates(p.student.hidden.at[1, 0].set(jnp.nan), p.student.kernel)
     assert p.weight[1] > 0
     terms = jax.jit(
-        lambda student: objectives.loss(Objective(), student, p.teacher, p.targets, p.weight, 0.5)
+        lambda student: losses.loss(Objective(), student, p.teacher, p.targets, p.weight, 0.5)
     )(lost)
     assert all(np.isnan(term) for term in terms)
 
@@ -233,7 +241,7 @@ def test_the_published_clamp_stops_the_gradient_of_each_term_above_five() -> Non
     assert [float(term) for term in terms] == [5, 5, 5]
     assert all(np.all(array == 0) for array in gradient)
     # A hot KL term is small again, and then it alone is learnt from.
-    own = States(p.student.hidden, 1.05 * p.student.kernel)
+    own = HiddenStates(p.student.hidden, 1.05 * p.student.kernel)
     near = p._replace(teacher=own)
     terms, (gradient, _) = graded(Objective(temperature=1.0, clamp=True), near, 0.5)
     _, (expected, _) = graded(Objective(temperature=1.0), near, 1.0)
@@ -255,7 +263,7 @@ def test_says_what_does_not_fit() -> None:
     with pytest.raises(ValueError, match=r"TotalVariation\(\).* changes; leave"):
         Objective(divergence=TotalVariation(), clamp=True)
     assert Objective(temperature=1.0, clamp=True).clamp
-    for name in ("certainty", "confidence"):
+    for name in ("entropy_weight", "confidence"):
         with pytest.raises(ValueError, match=rf"objective\.{name}=-1; give 0"):
             Objective(**{name: -1})  # type: ignore[arg-type]
 
@@ -274,9 +282,9 @@ def pair(golden: pathlib.Path) -> tuple[Transformer, Transformer]:
 
 
 @jax.jit
-def states(model: Transformer, tokens: jax.Array) -> States:
+def states(model: Transformer, tokens: jax.Array) -> HiddenStates:
     hidden = model.hidden(tokens, jnp.ones(tokens.shape, bool))
-    return States(hidden.reshape(-1, hidden.shape[-1]), model.head_kernel)
+    return HiddenStates(hidden.reshape(-1, hidden.shape[-1]), model.head_kernel)
 
 
 @pytest.mark.slow
@@ -295,19 +303,19 @@ def test_computes_the_terms_and_gradients_of_the_published_code(
     expert = states(teacher, recorded["teacher_input_ids"].astype(np.int32))
 
     @jax.jit
-    def raw(model: Transformer, expert: States, lam: float) -> Any:
+    def raw(model: Transformer, expert: HiddenStates, lam: float) -> Any:
         def loss(model: Transformer) -> tuple[jax.Array, Terms]:
             settings = Objective(temperature=temperature)
-            terms = objectives.loss(settings, states(model, noisy), expert, targets, weight, lam)
+            terms = losses.loss(settings, states(model, noisy), expert, targets, weight, lam)
             return terms.total, terms
 
         (_, terms), gradient = jax.value_and_grad(loss, has_aux=True)(model)
         return terms, gradient
 
     @jax.jit
-    def clamped(student: States, expert: States, lam: float) -> Terms:
+    def clamped(student: HiddenStates, expert: HiddenStates, lam: float) -> Terms:
         settings = Objective(temperature=temperature, clamp=True)
-        return objectives.loss(settings, student, expert, targets, weight, lam)
+        return losses.loss(settings, student, expert, targets, weight, lam)
 
     for lam in (0.9, 0.5):
         case = f"T{temperature}_lam{lam}"

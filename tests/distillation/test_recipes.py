@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from cd4lm_jax.distillation import trainer
+from cd4lm_jax.distillation.config import TrainConfig, TrainingError
 from cd4lm_jax.distillation.curriculum import Distance
 from cd4lm_jax.distillation.divergence import JensenShannon
 from cd4lm_jax.distillation.objective import Objective
-from cd4lm_jax.distillation.states import Visited
-from cd4lm_jax.distillation.trainer import TrainConfig, TrainingError, train
+from cd4lm_jax.distillation.rollout import Rollout
+from cd4lm_jax.distillation.trainer import train
 from cd4lm_jax.models.lora import LoraConfig
 from cd4lm_jax.models.transformer import Execution
 from cd4lm_jax.runtime.metrics import read_jsonl
@@ -40,7 +41,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
         init=start,
         teacher=start,
         average=0.9,
-        corruption=Visited(passes=3, block_length=8, threshold=(0.1, 0.9)),
+        corruption=Rollout(passes=3, block_length=8, threshold=(0.1, 0.9)),
         objective=Objective(divergence=JensenShannon(), visible="text", confidence=1.0),
         distance=Distance(final=2),
         log_every=1,
@@ -85,9 +86,9 @@ def test_a_run_that_was_stopped_and_continued_equals_one_that_was_not(
 
 
 @pytest.mark.parametrize("average", [None, 0.9])
-@pytest.mark.parametrize("by", ["student", "teacher"])
+@pytest.mark.parametrize("policy", ["student", "teacher"])
 def test_adapters_remat_and_parts_go_with_it(
-    config: TrainConfig, tmp_path: pathlib.Path, by: Any, average: float | None
+    config: TrainConfig, tmp_path: pathlib.Path, policy: Any, average: float | None
 ) -> None:
     small = dataclasses.replace(
         config,
@@ -96,7 +97,7 @@ def test_adapters_remat_and_parts_go_with_it(
         lora=LoraConfig(rank=2, alpha=4.0),
         average=average,
         accumulate=2,
-        corruption=Visited(by=by, passes=2, block_length=8),
+        corruption=Rollout(policy=policy, passes=2, block_length=8),
         execution=Execution(remat="full"),
         eval_every=2,
     )
@@ -117,13 +118,19 @@ def test_parts_are_chosen_on_the_command_line(config: TrainConfig) -> None:
     assert type(found.objective.divergence).__name__ == "TotalVariation"
     assert found.corruption == dataclasses.replace(config.corruption, passes=5)  # type: ignore[arg-type]
     assert (found.average, found.distance.final) == (None, 4)
-    assert override(config, {"corruption.kind": "Corruption"}).corruption != config.corruption
+    assert override(config, {"corruption.kind": "NestedMasks"}).corruption != config.corruption
 
 
 def test_says_which_teacher_is_missing(config: TrainConfig) -> None:
     with pytest.raises(TrainingError, match=r"average=0\.9 makes the student's average .*: give"):
         dataclasses.replace(config, teacher=None)
-    with pytest.raises(TrainingError, match=r"corruption\.by=teacher takes the teacher's passes"):
-        dataclasses.replace(config, teacher=None, average=None, corruption=Visited(by="teacher"))
-    with pytest.raises(TrainingError, match=r"corruption\.shows=own leaves the text, and there is"):
-        dataclasses.replace(config, teacher=None, average=None, corruption=Visited(shows="own"))
+    with pytest.raises(
+        TrainingError, match=r"corruption\.policy=teacher takes the teacher's passes"
+    ):
+        dataclasses.replace(
+            config, teacher=None, average=None, corruption=Rollout(policy="teacher")
+        )
+    with pytest.raises(
+        TrainingError, match=r"corruption\.tokens=policy leaves the text, and there"
+    ):
+        dataclasses.replace(config, teacher=None, average=None, corruption=Rollout(tokens="policy"))

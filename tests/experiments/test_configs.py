@@ -7,13 +7,13 @@ import pytest
 
 from cd4lm_jax.checkpoints.model_folder import abstract_model
 from cd4lm_jax.commands.config_files import load_config
-from cd4lm_jax.corruption.masking import Corruption
+from cd4lm_jax.corruption.masking import DiffusionMasks, NestedMasks
+from cd4lm_jax.distillation.config import TrainConfig
 from cd4lm_jax.distillation.objective import Objective
-from cd4lm_jax.distillation.trainer import TrainConfig
 from cd4lm_jax.evaluation.answers import AnswersConfig
 from cd4lm_jax.evaluation.output import EvaluationConfig
 from cd4lm_jax.models.config import llada_8b
-from experiments.benchmarks import arms, dscd_share, train_step
+from experiments.benchmarks import ablations, dscd_share, train_step
 from experiments.configs import gsm_mini, gsm_mini_teacher
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "experiments" / "configs"
@@ -39,16 +39,17 @@ def test_the_bundled_model_is_small_and_llada_8b_has_its_published_size() -> Non
         assert sum(leaf.size for leaf in leaves) == config.num_parameters
 
 
-def test_the_arms_of_dscd_share_cost_the_same_and_differ_in_their_objective(
+def test_the_variants_of_dscd_share_cost_the_same_and_differ_in_their_objective(
     tmp_path: pathlib.Path,
 ) -> None:
     configs = {
-        name: arms.run(name, change, 1, tmp_path) for name, change in dscd_share.ARMS.items()
+        name: ablations.run(name, change, 1, tmp_path)
+        for name, change in dscd_share.VARIANTS.items()
     }
     recipe = gsm_mini.get_config()
-    for arm, config in configs.items():
+    for name, config in configs.items():
         assert config.steps == recipe.steps
-        text = "gsm_mini/distill" if arm == "published" else recipe.data.source
+        text = "gsm_mini/distill" if name == "published" else recipe.data.source
         assert (config.data.source, config.data.seed, config.seed) == (text, 1, 1)
         assert len(config.data.open()) in (7473, 7424)  # asked, answered right
         assert config.data.batch_size == recipe.data.batch_size
@@ -61,10 +62,10 @@ def test_the_arms_of_dscd_share_cost_the_same_and_differ_in_their_objective(
     # As the paper has it.
     published = configs["published"]
     assert published.teacher == recipe.teacher
-    assert published.corruption == Corruption(student_ratio=(0.4, 0.9), blockwise=0)
-    assert published.objective == Objective(temperature=2.0, visible="teacher", certainty=0.0)
+    assert published.corruption == NestedMasks(student_ratio=(0.4, 0.9), blockwise=0)
+    assert published.objective == Objective(temperature=2.0, visible="teacher", entropy_weight=0.0)
     assert (published.curriculum.initial, published.curriculum.final) == (0.9, 0.5)
-    assert configs["diffusion"].corruption == Corruption(scheme="diffusion")
+    assert configs["diffusion"].corruption == DiffusionMasks()
     assert configs["diffusion"].teacher is None
 
 

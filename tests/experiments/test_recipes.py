@@ -5,13 +5,13 @@ import pathlib
 import numpy as np
 import pytest
 
-from cd4lm_jax.distillation.states import Visited
-from experiments.benchmarks import arms, recipes
-from experiments.benchmarks.arms import Sweep
+from cd4lm_jax.distillation.rollout import Rollout
+from experiments.benchmarks import ablations, recipes
+from experiments.benchmarks.ablations import Sweep
 from experiments.configs import gsm_mini
 
 CONFIGS = {
-    name: arms.run(name, change, 2, pathlib.Path("runs"))
+    name: ablations.run(name, change, 2, pathlib.Path("runs"))
     for name, change in recipes.CHANGES.items()
 }
 
@@ -42,7 +42,7 @@ def test_cost_counts_passes_beside_the_students_own() -> None:
     assert recipes.cost(CONFIGS["cross_entropy"]) == {"teacher_passes": 0, "student_passes": 0}
     assert recipes.cost(CONFIGS["dscd"]) == {"teacher_passes": 1, "student_passes": 0}
     for name, config in CONFIGS.items():
-        if isinstance(config.corruption, Visited):
+        if isinstance(config.corruption, Rollout):
             count, taught = recipes.cost(config), config.teacher is not None
             passes = config.corruption.passes - 1 + taught * config.distance.final
             assert sum(count.values()) == passes + taught, name
@@ -55,13 +55,13 @@ def sweep(*points: tuple[float, float], problems: int = 100) -> Sweep:
     return Sweep(np.stack(correct)[None], np.stack(passes)[None])
 
 
-def test_arms_are_compared_with_the_better_control_at_each_accuracy() -> None:
+def test_variants_are_compared_with_the_better_control_at_each_accuracy() -> None:
     sweeps = {
         "cross_entropy": sweep((0.94, 2.0), (0.98, 4.0), (1.0, 8.0)),
         "plain": sweep((0.95, 1.0), (0.97, 3.0)),
         "diffusion": sweep((0.9, 1.0), (1.0, 6.0)),
-        "sure": sweep((0.5, 9.0)),
-        "surer": sweep((0.4, 9.0)),
+        "entropy_3": sweep((0.5, 9.0)),
+        "entropy_9": sweep((0.4, 9.0)),
         "good": sweep((0.96, 1.0), (0.99, 2.0), (1.0, 3.0)),
         "poor": sweep((0.96, 9.0)),
     }
@@ -98,4 +98,4 @@ def test_seeds_are_averaged_threshold_by_threshold() -> None:
     assert [(p.accuracy, p.nfe) for p in both.points] == [(0.85, 1.5), (0.95, 3.5)]
     assert both.highest == 0.95
     assert both.by_seed == [[[0.9, 2.0], [1.0, 4.0]], [[0.8, 1.0], [0.9, 3.0]]]
-    assert arms.compare({"both": both}, (), 0.95).passes == {"both": 3.5}
+    assert ablations.compare({"both": both}, (), 0.95).passes == {"both": 3.5}

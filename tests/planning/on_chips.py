@@ -17,7 +17,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from cd4lm_jax.data.pipeline import DataConfig
 from cd4lm_jax.decoding.cache import Mode
 from cd4lm_jax.decoding.config import DecodeConfig
-from cd4lm_jax.distillation.trainer import TrainConfig
+from cd4lm_jax.distillation.config import TrainConfig
 from cd4lm_jax.models.config import ModelConfig
 from cd4lm_jax.models.lora import LoraConfig
 from cd4lm_jax.models.transformer import Execution

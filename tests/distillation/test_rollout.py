@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 from typing import Any
 
@@ -11,15 +12,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cd4lm_jax.corruption.views import Batch
 from cd4lm_jax.decoding import batching as decoding
 from cd4lm_jax.decoding.config import DecodeConfig
 from cd4lm_jax.decoding.rules import ConfidenceAdaptive
-from cd4lm_jax.distillation.batch import Batch
 from cd4lm_jax.distillation.curriculum import Distance, LambdaCurriculum
+from cd4lm_jax.distillation.learner import Learner
 from cd4lm_jax.distillation.objective import Objective
 from cd4lm_jax.distillation.optimizer import OptimizerConfig
-from cd4lm_jax.distillation.states import Start, State, Visited
-from cd4lm_jax.distillation.step import Learner
+from cd4lm_jax.distillation.rollout import Rollout, Start, State
+from cd4lm_jax.distillation.validation import evaluate
 from cd4lm_jax.models.transformer import Execution
 from tests.tiny import TINY_TALKER, parameters, tiny_model
 
@@ -30,9 +32,9 @@ EXECUTION = Execution(scan_layers=False)
 MODEL = tiny_model(TINY_TALKER, EXECUTION, sharpness=2.5)
 TEACHER = tiny_model(TINY_TALKER, EXECUTION, seed=1, sharpness=2.5)
 KEY = jax.random.key(5)
-VISITED = Visited(passes=4, block_length=BLOCK, threshold=(0.3, 0.8))
+ROLLOUT = Rollout(passes=4, block_length=BLOCK, threshold=(0.3, 0.8))
 LEARNER = Learner(
-    corruption=VISITED,
+    corruption=ROLLOUT,
     objective=Objective(),
     curriculum=LambdaCurriculum(),
     optimizer=OptimizerConfig(learning_rate=1e-2, warmup_steps=1),
@@ -63,27 +65,27 @@ draw = jax.jit(Learner.views, static_argnums=0)
 
 def views(learner: Learner = LEARNER, rows: Batch | None = None, distance: int = 1) -> Any:
     rows = batch() if rows is None else rows
-    return jax.device_get(draw(learner, MODEL, TEACHER, rows, KEY, distance)[1])
+    return jax.device_get(draw(learner, MODEL, TEACHER, rows, KEY, distance))
 
 
 def with_states(**changes: Any) -> Learner:
-    return dataclasses.replace(LEARNER, corruption=dataclasses.replace(VISITED, **changes))
+    return dataclasses.replace(LEARNER, corruption=dataclasses.replace(ROLLOUT, **changes))
 
 
 def start_of(rows: Batch, passes: int, threshold: float) -> Start:
-    """All is hidden, and of so many passes everything is told."""
+    """Everything is masked, and of so many passes everything is revealed."""
     return Start(
-        hidden=rows.answer,
-        behind=jnp.full((ROWS, 1), passes),
+        masked=rows.answer,
+        passes=jnp.full((ROWS, 1), passes),
         threshold=jnp.full((ROWS, 1), threshold, jnp.float32),
-        told=jnp.zeros(rows.answer.shape),
+        reveal=jnp.zeros(rows.answer.shape),
     )
 
 
 def from_the_start(passes: int, threshold: float, rows: Batch) -> np.ndarray:
-    """What is hidden so many passes after all was."""
+    """What is masked so many passes after everything was."""
     start = start_of(rows, passes, threshold)
-    return np.asarray(jax.jit(VISITED.student)(MODEL, rows, start).hidden)
+    return np.asarray(jax.jit(ROLLOUT.student)(MODEL, rows, start).masked)
 
 
 def test_on_its_own_answers_they_are_the_states_of_the_decoder() -> None:
@@ -113,7 +115,7 @@ def test_on_its_own_answers_they_are_the_states_of_the_decoder() -> None:
 
 def test_with_its_own_tokens_they_are_those_states_on_any_text() -> None:
     rows, threshold = batch(), 0.5
-    own = dataclasses.replace(VISITED, shows="own")
+    own = dataclasses.replace(ROLLOUT, tokens="policy")
     options = DecodeConfig(
         rule=ConfidenceAdaptive(threshold=threshold),
         gen_length=ANSWER,
@@ -138,13 +140,13 @@ def test_with_its_own_tokens_they_are_those_states_on_any_text() -> None:
         np.testing.assert_array_equal(tokens[there], decoded.tokens[there])
     assert not hidden.any()
     # An update shows them to the student, and what the teacher sees beyond it is learnt.
-    learner = with_states(shows="own")
-    shown, masks = jax.device_get(draw(learner, MODEL, TEACHER, rows, KEY, 2))
+    learner = with_states(tokens="policy")
+    masks = jax.device_get(draw(learner, MODEL, TEACHER, rows, KEY, 2))
     text = jax.device_get(rows)
-    np.testing.assert_array_equal(shown.tokens[masks.teacher], text.tokens[masks.teacher])
-    told = masks.student & ~masks.teacher
-    assert (shown.tokens[told] != text.tokens[told]).any()
-    np.testing.assert_array_equal(shown.tokens[:, :PROMPT], text.tokens[:, :PROMPT])
+    np.testing.assert_array_equal(masks.tokens[masks.teacher], text.tokens[masks.teacher])
+    revealed = masks.student & ~masks.teacher
+    assert (masks.tokens[revealed] != text.tokens[revealed]).any()
+    np.testing.assert_array_equal(masks.tokens[:, :PROMPT], text.tokens[:, :PROMPT])
 
 
 def test_each_state_holds_the_next_and_the_end_is_never_reached() -> None:
@@ -160,9 +162,9 @@ def test_each_state_holds_the_next_and_the_end_is_never_reached() -> None:
     assert (states[6] != states[7]).any(axis=1).sum() < ROWS
 
 
-@pytest.mark.parametrize("by", ["student", "teacher"])
-def test_a_block_is_open_nothing_before_it_hidden_all_after_it(by: Any) -> None:
-    student, teacher, weight = views(with_states(by=by))
+@pytest.mark.parametrize("policy", ["student", "teacher"])
+def test_a_block_is_open_nothing_before_it_hidden_all_after_it(policy: Any) -> None:
+    _, student, teacher, weight, _ = views(with_states(policy=policy))
     answer = np.asarray(batch().answer)
     assert not (student & ~answer).any()
     assert not (teacher & ~student).any()
@@ -191,10 +193,10 @@ def test_the_teacher_stands_further_on_with_the_distance() -> None:
         assert farther.sum() < nearer.sum()
 
 
-def test_the_teacher_is_told_a_share_of_what_comes_and_the_rest_is_learnt() -> None:
+def test_the_teacher_is_shown_a_share_of_what_comes_and_the_rest_is_learned() -> None:
     whole, part, least = (
-        views(with_states(shows="own", tell=tell), distance=3)
-        for tell in ((1.0, 1.0), (0.4, 0.6), (0.0, 0.0))
+        views(with_states(tokens="policy", reveal_ratio=ratio), distance=3)
+        for ratio in ((1.0, 1.0), (0.4, 0.6), (0.0, 0.0))
     )
     for some in (part, least):
         np.testing.assert_array_equal(some.student, whole.student)
@@ -203,14 +205,14 @@ def test_the_teacher_is_told_a_share_of_what_comes_and_the_rest_is_learnt() -> N
     new = (whole.student & ~whole.teacher).sum(axis=1)
     assert ((part.student & ~part.teacher).sum() / new.sum()) == pytest.approx(0.5, abs=0.15)
     np.testing.assert_array_equal((least.student & ~least.teacher).sum(axis=1), 1)
-    # What the teacher was told is the student's own word.
+    # What the teacher is shown is the student's prediction.
     for some in (whole, part, least):
         assert not some.weight[~some.teacher].any()
         assert some.weight.sum() == pytest.approx(1)
 
 
-def test_whose_passes_they_are_and_how_sure_matters() -> None:
-    own, others = (views(with_states(by=by)).student for by in ("student", "teacher"))
+def test_the_policy_and_the_threshold_matter() -> None:
+    own, others = (views(with_states(policy=policy)).student for policy in ("student", "teacher"))
     assert (own != others).any()
     shy, bold = (views(with_states(threshold=(t, t))).student.sum() for t in (1.0, 0.0))
     assert shy > bold
@@ -232,7 +234,7 @@ def test_in_parts_they_are_the_same() -> None:
 
 def test_a_row_without_an_answer_is_left_alone() -> None:
     rows = dataclasses.replace(batch(), answer=batch().answer.at[2].set(False))
-    student, teacher, weight = views(rows=rows)
+    _, student, teacher, weight, _ = views(rows=rows)
     assert not student[2].any()
     assert not teacher[2].any()
     assert weight[2].sum() == 0
@@ -240,11 +242,10 @@ def test_a_row_without_an_answer_is_left_alone() -> None:
 
 
 def test_validation_does_not_move_with_the_student() -> None:
-    evaluate = jax.jit(LEARNER.evaluate)
-    scores = evaluate(MODEL, TEACHER, batch())
+    scores = jax.jit(functools.partial(evaluate, LEARNER))(MODEL, TEACHER, batch())
     assert scores.keys() == {"loss", "ce"}  # the text alone, in masks that are drawn alone
-    start = VISITED.start(jax.random.fold_in(jax.random.key(0), 2**32 - 1), batch(), (11, 10))
-    fixed = VISITED.views(batch(), start.hidden, start.hidden)
+    start = ROLLOUT.start(jax.random.fold_in(jax.random.key(0), 2**32 - 1), batch(), (11, 10))
+    fixed = ROLLOUT.shown(batch(), batch().tokens, start.masked, start.masked)
     expected = jax.jit(LEARNER.loss)(MODEL, None, batch(), fixed, 0.0).total
     assert scores["loss"] == pytest.approx(float(expected), rel=1e-5)
 
@@ -284,12 +285,12 @@ def test_the_distance_grows_in_equal_stretches() -> None:
 
 def test_says_what_does_not_fit() -> None:
     with pytest.raises(ValueError, match=r"corruption\.passes=0 and .*; give 1 or more of each"):
-        Visited(passes=0)
-    for name in ("threshold", "tell"):
+        Rollout(passes=0)
+    for name in ("threshold", "reveal_ratio"):
         with pytest.raises(
             ValueError, match=rf"corruption\.{name}=\(0\.9, 0\.5\); give two shares"
         ):
-            Visited(**{name: (0.9, 0.5)})  # type: ignore[arg-type]
+            Rollout(**{name: (0.9, 0.5)})  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"distance\.initial=2 and distance\.final=1; give 1"):
         Distance(initial=2)
     with pytest.raises(ValueError, match=r"average=1\.0; give a share of 0 or more and below 1"):

@@ -1,4 +1,4 @@
-"""Arms of a comparison: trained once a seed, decoded with CAD over thresholds, compared in passes.
+"""Ablations: trained once a seed, decoded with CAD over thresholds, compared in passes.
 
 What is trained or decoded already is left as it is, so a benchmark continues where it stopped.
 """
@@ -15,13 +15,14 @@ import numpy as np
 import numpy.typing as npt
 from absl import flags
 
-from cd4lm_jax.corruption.masking import Corruption
+from cd4lm_jax.corruption.masking import DiffusionMasks
 from cd4lm_jax.data.conversations import Example
 from cd4lm_jax.data.sources import open_source
 from cd4lm_jax.decoding.rules import ConfidenceAdaptive
+from cd4lm_jax.distillation.config import TrainConfig
 from cd4lm_jax.distillation.curriculum import LambdaCurriculum
 from cd4lm_jax.distillation.objective import Objective
-from cd4lm_jax.distillation.trainer import TrainConfig, train
+from cd4lm_jax.distillation.trainer import train
 from cd4lm_jax.evaluation.runs.run import execute
 from cd4lm_jax.evaluation.statistics import frontier
 from cd4lm_jax.evaluation.sweep import THRESHOLDS, SweepConfig
@@ -29,15 +30,15 @@ from cd4lm_jax.language_model import LanguageModel, load
 from cd4lm_jax.runtime import files
 from experiments.configs import gsm_mini, gsm_mini_eval
 
-SEEDS = flags.DEFINE_integer("seeds", 3, "Runs of each arm.", lower_bound=1)
-RUNS = flags.DEFINE_string("runs_folder", "runs/arms", "Folder of all arms' runs.")
+SEEDS = flags.DEFINE_integer("seeds", 3, "Runs of each ablation.", lower_bound=1)
+RUNS = flags.DEFINE_string("runs_folder", "runs/ablations", "Folder of the runs of all ablations.")
 
 Change = Callable[[TrainConfig], TrainConfig]
-"""What makes an arm of the demo's distillation."""
+"""What makes an ablation of the demo's distillation."""
 
 
 class Sweep(NamedTuple):
-    """Decodes of one arm, ``[seeds, thresholds, problems]`` each.
+    """Decodes of one ablation, `[seeds, thresholds, problems]` each.
 
     Attributes:
         correct: bool, right answers.
@@ -69,10 +70,10 @@ class Sweep(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """Arms at one accuracy.
+    """Ablations at one accuracy.
 
     Attributes:
-        passes: mean passes of every arm that reaches it.
+        passes: mean passes of every ablation that reaches it.
         control: the control with the fewest, None where none reaches it.
     """
 
@@ -81,9 +82,9 @@ class Comparison(NamedTuple):
 
 
 def run(name: str, change: Change, seed: int, folder: pathlib.Path) -> TrainConfig:
-    """An arm's run with this seed, its last step exported whatever its loss.
+    """An ablation's run with this seed, its last step exported.
 
-    Losses of different objectives do not compare, so none may stop or select early.
+    Losses of different objectives do not compare, so none may select a step.
     """
     config = change(gsm_mini.get_config())
     return dataclasses.replace(
@@ -108,7 +109,7 @@ def text_alone(config: TrainConfig) -> TrainConfig:
 
 def diffusion(config: TrainConfig) -> TrainConfig:
     """The same text by LLaDA's own loss."""
-    masks = Corruption(scheme="diffusion", weighting="elbo")
+    masks = DiffusionMasks(weighting="elbo")
     return dataclasses.replace(config, teacher=None, corruption=masks, objective=Objective())
 
 
@@ -128,7 +129,7 @@ def problems(split: str) -> list[Example]:
 
 
 def decoded(model: LanguageModel, split: str, folder: pathlib.Path) -> Sweep:
-    """A model's sweep (one seed) over a split's problems, kept in ``folder``."""
+    """A model's sweep (one seed) over a split's problems, kept in `folder`."""
     config, asked = eval_config(), problems(split)
     folder.mkdir(parents=True, exist_ok=True)
     found = []
@@ -163,7 +164,7 @@ def _teacher_folder() -> pathlib.Path:
 
 
 def trained(name: str, change: Change, split: str, seeds: int) -> Sweep:
-    """An arm's sweep; runs that are missing are trained, and keep it in their folders."""
+    """An ablation's sweep; missing runs are trained, and keep it in their folders."""
     sweeps = []
     for seed in range(seeds):
         config = run(name, change, seed, pathlib.Path(RUNS.value))
@@ -171,14 +172,14 @@ def trained(name: str, change: Change, split: str, seeds: int) -> Sweep:
     return Sweep(*(np.concatenate(parts) for parts in zip(*sweeps, strict=True)))
 
 
-def compare(arms: Mapping[str, Sweep], controls: tuple[str, ...], accuracy: float) -> Comparison:
-    """Passes of all arms at an accuracy."""
-    found = {arm: frontier.passes_at_accuracy(of.points, accuracy) for arm, of in arms.items()}
-    passes = {arm: value for arm, value in found.items() if value is not None}
+def compare(sweeps: Mapping[str, Sweep], controls: tuple[str, ...], accuracy: float) -> Comparison:
+    """Passes of all ablations at an accuracy."""
+    found = {name: frontier.passes_at_accuracy(s.points, accuracy) for name, s in sweeps.items()}
+    passes = {name: value for name, value in found.items() if value is not None}
     reached = [control for control in controls if control in passes]
     return Comparison(passes, min(reached, key=passes.__getitem__, default=None))
 
 
-def ratio(arm: Sweep, control: Sweep, accuracy: float) -> frontier.PassesRatio | None:
-    """Passes of an arm over a control's at an accuracy, with its interval over problems."""
-    return frontier.passes_ratio_interval(*arm, *control, accuracy=accuracy)
+def ratio(ablation: Sweep, control: Sweep, accuracy: float) -> frontier.PassesRatio | None:
+    """Passes of an ablation over a control's at an accuracy, with its interval over problems."""
+    return frontier.passes_ratio_interval(*ablation, *control, accuracy=accuracy)
