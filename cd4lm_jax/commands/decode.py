@@ -20,13 +20,12 @@ from typing import NoReturn
 from absl import flags
 
 import cd4lm_jax as cd
-from cd4lm_jax.commands import common, output
+from cd4lm_jax.commands import common, decode_flags, output
 from cd4lm_jax.data.prompts import read_prompts
 from cd4lm_jax.decoding.config import DecodeConfig
 from cd4lm_jax.decoding.rule import RULES
 from cd4lm_jax.runtime import files
 from cd4lm_jax.runtime.progress import Progress
-from cd4lm_jax.settings import flags as derived
 from cd4lm_jax.settings.choices import split_call
 
 _CHECKPOINT = flags.DEFINE_string(
@@ -35,7 +34,6 @@ _CHECKPOINT = flags.DEFINE_string(
 _INPUT = flags.DEFINE_string("input", None, "JSONL file of prompts.")
 _HTML = flags.DEFINE_string("html", None, "Page to write that replays the passes.")
 _PLAY = flags.DEFINE_bool("play", False, "Replay the first prompt on the terminal.")
-_DECODE = derived.define(DecodeConfig, module=__name__)
 
 # Older names of the rule and its fields.
 _COMMIT = flags.DEFINE_string("commit", None, "The same as --rule.")
@@ -96,7 +94,7 @@ def chosen() -> DecodeConfig:
         ValueError: values that are none, or do not fit each other.
     """
     try:
-        text = _DECODE.text("rule") or _COMMIT.value or "confidence"
+        text = decode_flags.DECODE.text("rule") or _COMMIT.value or "confidence"
         rule = RULES.find(split_call(text)[0])
         fields = [field.name for field in dataclasses.fields(rule)]
         changes = {
@@ -104,7 +102,7 @@ def chosen() -> DecodeConfig:
             for field, flag in _SHORTHANDS.items()
             if field in fields and flag.value is not None
         }
-        config = _DECODE.chosen(changes={"rule": text, **changes})
+        config = decode_flags.DECODE.chosen(changes={"rule": text, **changes})
     except ValueError as error:
         raise common.UsageError(str(error)) from error
     if not _STOP_SEQUENCES.value:

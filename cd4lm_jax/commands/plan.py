@@ -25,7 +25,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from cd4lm_jax.commands import architecture, common
+from cd4lm_jax.commands import architecture, common, decode_flags
 from cd4lm_jax.decoding.config import DecodeConfig
 from cd4lm_jax.distillation.config import TrainConfig
 from cd4lm_jax.models.config import ModelConfig
@@ -33,7 +33,6 @@ from cd4lm_jax.planning import decoding, training
 from cd4lm_jax.planning.plan import Plan, counts, gib
 from cd4lm_jax.planning.topology import GIB, GPUS, TPUS, Topology
 from cd4lm_jax.runtime import files
-from cd4lm_jax.settings import flags as derived
 
 _TOPOLOGY = flags.DEFINE_string(
     "topology", None, f"TPU slice, such as v5e:4x4 or v5p:2x2x4; of {', '.join(TPUS)}."
@@ -43,7 +42,6 @@ _GPU = flags.DEFINE_string("gpu", "h100", f"What GPUs: {', '.join(GPUS)}.")
 _DECODE = flags.DEFINE_bool(
     "decode", False, "Plan a pass of the decoding loop, tensor parallel over all chips."
 )
-_PLANNED = derived.define(DecodeConfig, leave_out=("seed",), module=__name__)
 _PROMPT = flags.DEFINE_integer("prompt_length", 256, "With --decode: padded.", lower_bound=1)
 _SEARCH = flags.DEFINE_bool("search", False, "Rank meshes, rows a chip and remat policies.")
 _JSON = flags.DEFINE_string("json", None, "File to write the plans to.")
@@ -57,7 +55,7 @@ def main(config: TrainConfig) -> None:
     if _SEARCH.value:
         plans = search(config, model, topology)
     elif _DECODE.value:
-        decode = _PLANNED.chosen(DecodeConfig(gen_length=256, batch_size=1))
+        decode = decode_flags.DECODE.chosen(DecodeConfig(gen_length=256, batch_size=1))
         plans = [decoding.plan(model, decode, topology, prompt_length=_PROMPT.value)]
     else:
         plans = [training.plan(config, model, topology)]

@@ -126,7 +126,7 @@ def test_only_a_whole_run_is_read(tmp_path: pathlib.Path) -> None:
         journal.read(tmp_path)
     opened = Journal(tmp_path, SETTINGS, total=10, chunk=4, environment=HERE)
     opened.append(PROBLEMS[:4], answers(range(4)))
-    with pytest.raises(journal.JournalError, match=r"has 4 of 10 problems; let launch\.evaluate"):
+    with pytest.raises(journal.JournalError, match=r"has 4 of 10 problems; let `cd4lm evaluate`"):
         journal.read(tmp_path)
     (tmp_path / "run.json").write_text("{}")
     with pytest.raises(journal.JournalError, match=r"run\.json is of no run of launch\.evaluate"):
