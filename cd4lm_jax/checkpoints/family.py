@@ -80,7 +80,7 @@ class Family:
             raise HuggingFaceError(f"{where}: {_END_IDS} is {end_ids!r}; give a list of token ids")
         width, heads = fields["embed_dim"], fields["num_heads"]
         head_dim = data.get("head_dim") or width // max(heads, 1)
-        if head_dim * heads != width:
+        if type(head_dim) is not int or head_dim * heads != width:
             raise HuggingFaceError(
                 f"{where}: {heads} heads of {head_dim} in a width of {width}; this port computes "
                 f"{self.title}'s own architecture, whose heads are width / heads wide"

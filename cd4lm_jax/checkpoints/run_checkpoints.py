@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import json
-import logging
 import math
 import os
 import pathlib
@@ -15,6 +13,7 @@ from typing import Any, NamedTuple
 
 import orbax.checkpoint.experimental.v1 as ocp
 
+from cd4lm_jax.checkpoints import damage
 from cd4lm_jax.checkpoints.array_trees import (
     CheckpointError,
     DamagedError,
@@ -26,13 +25,6 @@ from cd4lm_jax.checkpoints.array_trees import (
 )
 from cd4lm_jax.runtime import checksums, cluster
 from cd4lm_jax.runtime.trees import named_leaves
-
-_ASIDE = "damaged-"
-"""Begins the name of a checkpoint that no longer counts."""
-_UNFINISHED = ".orbax-checkpoint-tmp"
-"""Ends the name of a checkpoint that orbax is still writing."""
-_DESCRIPTION = ("_CHECKPOINT_METADATA", "state/_METADATA")
-"""What orbax must be able to read of every checkpoint in a folder."""
 
 
 class Restored(NamedTuple):
@@ -73,6 +65,8 @@ class RunCheckpoints:
         self._folder = pathlib.Path(folder)
         self._keep_latest, self._keep_best = keep_latest, keep_best
         self._pending: Any = None
+        if cluster.is_main():
+            damage.warn_of_strays(self._folder)
         self._quiet = contextlib.ExitStack()
         self._quiet.enter_context(quiet_orbax())  # saves go on in threads of orbax's own
         try:
@@ -144,7 +138,7 @@ class RunCheckpoints:
             # Orbax would raise this again at the next call, and leave the unfinished files.
             with contextlib.suppress(Exception):
                 self._checkpointer.close()
-            for unfinished in self._folder.glob(f"*{_UNFINISHED}"):
+            for unfinished in self._folder.glob(f"*{damage.UNFINISHED}"):
                 shutil.rmtree(unfinished, ignore_errors=True)
             self._checkpointer = self._open()
             raise
@@ -202,7 +196,7 @@ class RunCheckpoints:
         self.wait()
         self._checkpointer.close()
         if cluster.is_main():
-            _set_aside(self._folder / str(step))
+            damage.set_aside(self._folder / str(step))
         self._checkpointer = self._open()
 
     def close(self) -> None:
@@ -234,7 +228,7 @@ class RunCheckpoints:
             )
             keep.append(best)
         if cluster.is_main():
-            self._clear_undescribed()
+            damage.clear(self._folder)
         cluster.wait_for_all("checkpoints opened")
         return ocp.training.Checkpointer(
             self._folder.absolute(),
@@ -242,70 +236,8 @@ class RunCheckpoints:
             cleanup_tmp_directories=True,
         )
 
-    def _clear_undescribed(self) -> None:
-        """Moves what has no sound description out of the way; orbax refuses a folder with one."""
-        paths = [path for path in self._folder.glob("[0-9]*") if path.name.isdecimal()]
-        strays = [path.name for path in self._folder.glob("*") if not _is_ours(path.name)]
-        if strays:
-            logging.getLogger(__name__).warning(
-                "warning: %s has %s, which is no checkpoint; it is left alone",
-                self._folder,
-                ", ".join(sorted(strays)[:3]) + (" and more" if len(strays) > 3 else ""),
-            )
-        described = {int(path.name): _is_described(path) for path in paths}
-        newest = max((step for step, sound in described.items() if sound), default=-1)
-        for path in paths:
-            if described[int(path.name)]:
-                continue
-            # A checkpoint is complete before it has its name: one that lacks files was being
-            # removed for newer ones when the run was killed.
-            if int(path.name) < newest and not all((path / file).exists() for file in _DESCRIPTION):
-                shutil.rmtree(path)
-            else:
-                _set_aside(path)
-
     def _saved_metadata(self, step: int) -> dict[str, Any]:
         steps = self.steps()
         if step not in steps:
             raise CheckpointError(f"no checkpoint of step {step} in {self._folder}; there: {steps}")
         return dict(description(self._folder / str(step)).custom_metadata)
-
-
-def _is_ours(name: str) -> bool:
-    """Whether an entry of the folder is a checkpoint, or one that is damaged or unfinished."""
-    return (
-        (name.isascii() and name.isdecimal())
-        or name.startswith((_ASIDE, "."))
-        or name.endswith(_UNFINISHED)
-    )
-
-
-def _is_described(path: pathlib.Path) -> bool:
-    """Whether what is saved beside a checkpoint's arrays can be read and is as it was saved."""
-    file = path / "metrics" / "metrics"
-    try:
-        notes = dict(description(path).custom_metadata or {})
-        score = json.loads(file.read_text())["score"] if file.exists() else None
-    except (ValueError, KeyError, TypeError, OSError):
-        return False
-    if notes.pop("checksum", None) != checksums.of_json(notes):
-        return False
-    # Checkpoints of earlier versions have neither.
-    return notes.get("score", score) == score and notes.get("step", int(path.name)) == int(
-        path.name
-    )
-
-
-def _set_aside(path: pathlib.Path) -> None:
-    """Renames a damaged checkpoint and says so."""
-    aside = path.with_name(f"{_ASIDE}{path.name}")
-    logging.getLogger(__name__).warning(
-        "warning: checkpoint %s is damaged; it is kept as %s and another one is used",
-        path,
-        aside.name,
-    )
-    if aside.is_dir() and not aside.is_symlink():
-        shutil.rmtree(aside)
-    else:
-        aside.unlink(missing_ok=True)
-    path.rename(aside)

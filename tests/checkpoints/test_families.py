@@ -177,6 +177,8 @@ def test_a_byte_order_mark_is_no_part_of_it(tmp_path: pathlib.Path) -> None:
         ({"rms_norm_eps": float("nan")}, "norm_eps=nan; give a number"),
         ({"n_heads": 0, "n_kv_heads": 1}, "0 heads of 4096 in a width of 4096"),
         ({"n_heads": 33, "n_kv_heads": 33}, "33 heads of 124 in a width of 4096"),
+        ({"head_dim": {}, "n_heads": 31}, "31 heads of 132 in a width of 4096"),
+        ({"head_dim": [128]}, r"32 heads of \[128\] in a width of 4096"),
         ({"head_dim": 64}, "32 heads of 64 in a width of 4096"),
         ({"mlp_hidden_size": None, "mlp_ratio": "4"}, "mlp_hidden_size is '4444.*; expected a who"),
         ({"mlp_hidden_size": None, "mlp_ratio": {}}, "mlp_hidden_size is missing and does not fol"),

@@ -342,17 +342,34 @@ def test_what_is_no_checkpoint_is_left_alone(
     for name, text in strays.items():
         (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
         (tmp_path / name).write_text(text)
-    shutil.copytree(tmp_path / "2", tmp_path / "12")  # under another step's name
+    for copy in ("12", "01"):  # under another step's name, or no step's
+        shutil.copytree(tmp_path / "2", tmp_path / copy)
     with RunCheckpoints(tmp_path) as run:
         assert (run.steps(), run.latest(), run.best()) == ([1, 2], 2, 2)
         run.save(3, TREE, score=0.3)
         assert run.steps() == [2, 3]
-    assert (
-        f"{tmp_path} has 2 (copy), backup, ckpt_7 and more, which is no checkpoint" in caplog.text
+    message = (
+        f"{tmp_path} has files that are no checkpoints (01, 2 (copy), backup and 2 more); they"
     )
+    assert caplog.text.count(message) == 1
     assert "12 is damaged; it is kept as damaged-12" in caplog.text
     assert (tmp_path / "notes.txt").read_text() == "mine"
     assert (tmp_path / "damaged-3").read_text() == "x"  # the latest of that name is kept
+
+
+def test_what_has_the_name_of_an_older_step_is_kept(tmp_path: pathlib.Path) -> None:
+    """A file, a link and a folder of others, where a killed removal leaves parts of its own."""
+    with RunCheckpoints(tmp_path) as run:
+        run.save(9, TREE)
+    (tmp_path / "1").write_text("mine")
+    (tmp_path / "2").symlink_to("nowhere")
+    (tmp_path / "3").mkdir()
+    (tmp_path / "3" / "notes.txt").write_text("mine")
+    (tmp_path / "4" / "state").mkdir(parents=True)
+    with RunCheckpoints(tmp_path) as run:
+        assert run.steps() == [9]
+    assert names(tmp_path) == ["9", "damaged-1", "damaged-2", "damaged-3"]
+    assert (tmp_path / "damaged-3" / "notes.txt").read_text() == "mine"
 
 
 def test_a_log_filter_lasts_no_longer_than_the_run(tmp_path: pathlib.Path) -> None:
