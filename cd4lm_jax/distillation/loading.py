@@ -12,9 +12,8 @@ from cd4lm_jax.data.tokenizer import Tokenizer
 from cd4lm_jax.distillation import compatibility
 from cd4lm_jax.distillation.config import TrainConfig
 from cd4lm_jax.distillation.program import frozen_execution
+from cd4lm_jax.models.fingerprint import fingerprint
 from cd4lm_jax.models.transformer import Transformer
-from cd4lm_jax.runtime import checksums
-from cd4lm_jax.settings.config import to_plain
 
 
 class Loaded:
@@ -69,7 +68,7 @@ class Loaded:
     def fingerprints(self) -> dict[str, str]:
         """Of the frozen models by role: what a continued run compares."""
         frozen = {"teacher": self.teacher, "base": self.base}
-        return {role: _fingerprint(model) for role, model in frozen.items() if model is not None}
+        return {role: fingerprint(model) for role, model in frozen.items() if model is not None}
 
     @property
     def frozen_folders(self) -> dict[str, str]:
@@ -79,9 +78,3 @@ class Loaded:
     def _load(self, folder: str, dtype: str) -> Transformer:
         execution = frozen_execution(self._config.execution, dtype)
         return load_model(folder, execution, dtype=dtype, mesh=self._mesh)
-
-
-def _fingerprint(model: Transformer) -> str:
-    """Of a model's config and arrays."""
-    parts = {"config": to_plain(model.config), "arrays": checksums.of_arrays(model)}
-    return f"{checksums.of_json(parts):08x}"

@@ -16,11 +16,13 @@ def check_finite(model: Transformer, where: str) -> None:
         model: its parameters are read once, on the device.
         where: the folder they come from, for the message.
     """
-    for name, count in _count(named_leaves(model)).items():
+    leaves = named_leaves(model)
+    for name, count in _count(leaves).items():
         if int(count):
             raise ValueError(
-                f"{where}: {name} has {int(count):,} numbers that are not finite; the model is "
-                "damaged, or its training diverged: use an earlier checkpoint"
+                f"{where}: {name} has {int(count):,} numbers that are not finite in "
+                f"{leaves[name].dtype}; the model is damaged or its training diverged (use an "
+                "earlier checkpoint), or the dtype is too narrow (use bfloat16 or float32)"
             )
 
 

@@ -18,10 +18,15 @@ def test_weights_that_are_not_finite_are_found_when_they_are_loaded(
     leaves["blocks.gate"] = leaves["blocks.gate"].copy()
     leaves["blocks.gate"][1, 3, 5:7] = value
     write_model(tmp_path, model_of(TINY, leaves))
-    message = r"blocks.gate has 2 numbers that are not finite; the model is damaged, or its train"
-    with pytest.raises(ValueError, match=message):
-        loading.load_model(tmp_path)
-    with pytest.raises(ValueError, match=message):  # too large for the dtype asked for, likewise
-        loading.load_model(tmp_path, dtype="bfloat16")
-    write_model(tmp_path, tiny_model())
-    loading.load_model(tmp_path)
+    for dtype in ("float32", "bfloat16"):
+        message = rf"blocks.gate has 2 numbers that are not finite in {dtype}; the model is damaged"
+        with pytest.raises(ValueError, match=message):
+            loading.load_model(tmp_path, dtype=dtype)
+
+
+def test_a_dtype_too_narrow_for_the_weights_is_found(tmp_path: pathlib.Path) -> None:
+    leaves = parameters(tiny_model())
+    write_model(tmp_path, model_of(TINY, leaves | {"norm": 1e5 * leaves["norm"]}))
+    loading.load_model(tmp_path, dtype="bfloat16")
+    with pytest.raises(ValueError, match=r"norm has \d+ numbers .* in float16; .* too narrow"):
+        loading.load_model(tmp_path, dtype="float16")

@@ -20,7 +20,7 @@ ABSENT = (
 )
 MODULES = (
     "bundled",
-    "checkpoints.training",
+    "checkpoints.run_checkpoints",
     "checkpoints.conversion",
     "commands.common",
     "commands.convert",
