@@ -40,7 +40,7 @@ def is_checkpoint(folder: str | os.PathLike[str]) -> bool:
         return False
     try:
         described = "model_type" in json.loads(files.read_text(path / CONFIG_FILE))
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         described = False
     return described or weight_files.any_in(path)
 
@@ -60,7 +60,7 @@ def _read_config(folder: str | os.PathLike[str]) -> tuple[Family, ModelConfig]:
         data = json.loads(files.read_text(file))
     except FileNotFoundError:
         raise HuggingFaceError(f"{file} is missing; copy it from the checkpoint's hub") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         reason = getattr(error, "msg", error)
         raise HuggingFaceError(f"{file} is not JSON ({reason}); fetch it again") from None
     if not isinstance(data, dict):

@@ -63,7 +63,7 @@ def check(folder: pathlib.Path) -> None:
         data = json.loads(files.read_text(listed))
         expected = dict(data["files"])
         known = data["algorithm"] == _ALGORITHM and valid(expected)
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         known = False
     if not known:
         raise DamagedFileError(

@@ -138,7 +138,7 @@ def _index(path: pathlib.Path) -> tuple[dict[str, str], dict[str, str]]:
         known = dict((data.get("metadata") or {}).get(DIGESTS) or {})
         sound = all(map(_is_name, listed.values())) and all(map(_is_name, known))
         sound = sound and manifest.valid(known)
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         sound = False
     if not sound:
         raise HuggingFaceError(f"{index} is damaged or no index; fetch it again") from None

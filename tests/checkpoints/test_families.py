@@ -202,10 +202,12 @@ def test_values_that_no_architecture_has_are_named(
     assert "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize("text", ["[]", "3", "null", '"llada"', "{}"])
+@pytest.mark.parametrize("text", ["[]", "3", "null", '"llada"', "{}", "[" * 100_000])
 def test_json_that_is_no_description_is_named(tmp_path: pathlib.Path, text: str) -> None:
     (tmp_path / "config.json").write_text(text)
-    with pytest.raises(HuggingFaceError, match=r"is no JSON object|has no 'model_type'"):
+    with pytest.raises(
+        HuggingFaceError, match=r"is no JSON object|has no 'model_type'|is not JSON"
+    ):
         huggingface.read_config(tmp_path)
 
 
