@@ -1,6 +1,6 @@
 r"""The paper's recipe to the letter (CD4LM, 2601.02236): LLaDA-8B-Instruct distilled on GSM8K.
 
-    python -m launch.distill --config=experiments/configs/llada_8b_paper.py \
+    cd4lm distill --config=llada_8b_paper \
         --config.init=DIR --config.teacher=DIR
 
 DIR is a LLaDA-8B-Instruct folder as it comes from its hub.
@@ -24,7 +24,8 @@ from __future__ import annotations
 import dataclasses
 
 from cd4lm_jax.distillation.config import TrainConfig
-from experiments.configs import llada_8b_gsm8k
+
+from . import llada_8b_gsm8k
 
 
 def get_config() -> TrainConfig:
