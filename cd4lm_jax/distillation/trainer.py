@@ -205,7 +205,7 @@ class _Run:
             if restored is None:
                 continue
             for line in changes if cluster.is_main() else ():
-                _log.warning("%s", line)
+                _log.warning("warning: %s", line)
             batches.set_state(restored.data_state)
             state = with_leaves(self.program.state, restored.state)
             return state, self._evaluated(checkpoints, saved)
@@ -219,8 +219,8 @@ class _Run:
         loss = checkpoints.metadata(best)["loss"]
         if loss > saved["best"]:
             _log.warning(
-                "%s: the checkpoint of validation loss %.4f is gone; the best is now step %d with "
-                "%.4f",
+                "warning: %s: the checkpoint of validation loss %.4f is gone; the best is now step "
+                "%d with %.4f",
                 self.output,
                 saved["best"],
                 best,

@@ -40,6 +40,7 @@ def test_a_tokenizer_of_another_model_is_named(
     assert not pathlib.Path(config.output).exists()
 
 
+@pytest.mark.slow
 def test_a_padded_vocabulary_fits(config: TrainConfig) -> None:
     padded = dataclasses.replace(pens.MODEL, vocab_size=pens.MODEL.vocab_size + 88)
     assert train(dataclasses.replace(config, model=padded, steps=5)).steps == 5

@@ -150,7 +150,7 @@ def test_evaluation_is_the_same_at_any_time_and_counts_no_filling() -> None:
     evaluate = jax.jit(functools.partial(evaluate_batch, LEARNER))
     student, teacher = model(), model(seed=1)
     scores = evaluate(student, teacher, batch())
-    assert scores.keys() == {"loss", "ce", "kl"}
+    assert scores.keys() == {"loss", "ce", "kl", "divisor"}
     assert_same(scores, evaluate(student, teacher, batch()))
     lam = LEARNER.curriculum.final
     assert scores["loss"] == pytest.approx(lam * scores["kl"] + (1 - lam) * scores["ce"])

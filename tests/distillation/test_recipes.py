@@ -94,6 +94,7 @@ def test_adapters_remat_and_parts_go_with_it(
         config,
         output=str(tmp_path / "run"),
         steps=2,
+        optimizer=dataclasses.replace(config.optimizer, warmup_steps=1),
         lora=LoraConfig(rank=2, alpha=4.0),
         average=average,
         accumulate=2,

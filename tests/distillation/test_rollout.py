@@ -243,7 +243,8 @@ def test_a_row_without_an_answer_is_left_alone() -> None:
 
 def test_validation_does_not_move_with_the_student() -> None:
     scores = jax.jit(functools.partial(evaluate, LEARNER))(MODEL, TEACHER, batch())
-    assert scores.keys() == {"loss", "ce"}  # the text alone, in masks that are drawn alone
+    # The text alone, in masks that depend on no model.
+    assert scores.keys() == {"loss", "ce", "divisor"}
     start = ROLLOUT.start(jax.random.fold_in(jax.random.key(0), 2**32 - 1), batch(), (11, 10))
     fixed = ROLLOUT.shown(batch(), batch().tokens, start.masked, start.masked)
     expected = jax.jit(LEARNER.loss)(MODEL, None, batch(), fixed, 0.0).total

@@ -303,7 +303,8 @@ def test_a_missing_teacher_is_an_error_before_anything_is_written(
     config: TrainConfig, tmp_path: pathlib.Path
 ) -> None:
     with pytest.raises(CheckpointError, match=r"no model in .*nowhere"):
-        train(elsewhere(config, tmp_path, teacher=str(tmp_path / "nowhere")))
+        nowhere = str(tmp_path / "nowhere")
+        train(elsewhere(config, tmp_path, teacher=nowhere, corruption=NestedMasks()))
     assert not (tmp_path / "run").exists()
 
 

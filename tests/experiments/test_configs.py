@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 
 import jax
@@ -14,7 +15,7 @@ from cd4lm_jax.evaluation.answers import AnswersConfig
 from cd4lm_jax.evaluation.output import EvaluationConfig
 from cd4lm_jax.models.config import llada_8b
 from experiments.benchmarks import ablations, dscd_share, train_step
-from experiments.configs import gsm_mini, gsm_mini_teacher
+from experiments.configs import gsm_mini, gsm_mini_teacher, llada_8b_gsm8k, llada_8b_paper
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "experiments" / "configs"
 
@@ -67,6 +68,24 @@ def test_the_variants_of_dscd_share_cost_the_same_and_differ_in_their_objective(
     assert (published.curriculum.initial, published.curriculum.final) == (0.9, 0.5)
     assert configs["diffusion"].corruption == DiffusionMasks()
     assert configs["diffusion"].teacher is None
+
+
+def test_the_papers_recipe_differs_from_ours_in_rows_weights_and_warm_up() -> None:
+    ours, paper = llada_8b_gsm8k.get_config(), llada_8b_paper.get_config()
+    assert (ours.data.layout, ours.micro_batch, ours.optimizer.warmup) == ("chat", 0, "linear")
+    assert {paper.data.layout, paper.validation.layout} == {"plain"}
+    assert (paper.micro_batch, paper.optimizer.warmup) == (2, "logarithmic")
+    back = dataclasses.replace(
+        paper,
+        output=ours.output,
+        micro_batch=0,
+        optimizer=ours.optimizer,
+        data=ours.data,
+        validation=ours.validation,
+    )
+    assert back == ours
+    # The rest is the published loss and its masks, by default.
+    assert (paper.corruption, paper.objective) == (NestedMasks(), Objective())
 
 
 def test_step_flops_counts_six_a_parameter_and_token() -> None:
