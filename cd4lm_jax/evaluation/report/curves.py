@@ -93,7 +93,7 @@ def read_evaluation(folder: str | os.PathLike[str], label: str = "") -> list[Cur
     summary = _json(path)
     try:
         rows = row_forms.of(summary)
-    except (AttributeError, ValueError) as error:
+    except ValueError as error:
         raise ValueError(f"{path}: no row of an evaluation ({error})") from error
     points: dict[tuple[str, str], list[CurvePoint]] = {}
     for row in rows:
