@@ -102,12 +102,13 @@ def test_without_a_tokenizer_there_are_ids_only(
 def test_passes_on_a_page_and_on_the_terminal(
     model: cd.LanguageModel, wordless: cd.LanguageModel, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    prompts: list[str | list[int]] = [QUESTIONS[0], model.prompt_ids("Why?")]
+    ids = model.prompt_ids("Why?")
+    prompts: list[str | list[int]] = [QUESTIONS[0], ids]
     out = cd.decode(model, prompts, given=[[], [9]], **SETTINGS)
     shown = pages.replays(out.to_html())
     assert [panel["question"] for panel in shown["panels"]] == [
         QUESTIONS[0],
-        model.tokenizer.decode(prompts[1], skip_special=False),  # type: ignore[union-attr]
+        model.tokenizer.decode(ids, skip_special=False),  # type: ignore[union-attr]
     ]
     assert Page(out._repr_html_()).having("srcdoc")[0]["srcdoc"] == out.to_html()
     # Ids are shown as they are, with the template.
