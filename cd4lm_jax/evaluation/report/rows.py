@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+SUMMARY_FILE = "summary.json"
+
 Row = Mapping[str, Any]
 
 _REQUIRED = ("name", "model", "rule")

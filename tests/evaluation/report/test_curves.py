@@ -144,6 +144,10 @@ def test_says_what_is_wrong_with_published_figures(
     ("text", "message"),
     [
         ("{", "not JSON"),
+        ("[" * 100_000, "not JSON"),
+        ('\ufeff{"rows": []}', "has no rows"),
+        ('{"rows": [7]}', "row 0 is no object"),
+        ('{"rows": 7}', "is no list of runs"),
         ("[]", "expected a JSON object"),
         ('{"rows": []}', "has no rows"),
         ('{"rows": [{"model": "a"}]}', "no row of an evaluation"),
