@@ -231,7 +231,7 @@ def _record(path: str | os.PathLike[str], number: int, line: bytes) -> dict[str,
     except (ValueError, TypeError, RecursionError) as error:
         raise JournalError(
             f"{path}, line {number} holds no problem of an evaluation ({error}); remove that line "
-            "and all after it, and launch.evaluate decodes these problems anew"
+            "and all after it, and `cd4lm evaluate` decodes these problems anew"
         ) from None
     return record
 
@@ -246,7 +246,7 @@ def _run_record(folder: pathlib.Path) -> dict[str, Any]:
         if not isinstance(record["environments"], list):
             raise ValueError(f"environments is {record['environments']!r}")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise JournalError(f"{file} is of no run of launch.evaluate ({error!r})") from None
+        raise JournalError(f"{file} is of no run of `cd4lm evaluate` ({error!r})") from None
     return record
 
 

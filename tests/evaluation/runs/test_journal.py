@@ -128,10 +128,10 @@ def test_only_a_whole_run_is_read(tmp_path: pathlib.Path) -> None:
         journal.read(tmp_path)
     opened = Journal(tmp_path, SETTINGS, total=10, chunk=4, environment=HERE)
     opened.append(PROBLEMS[:4], answers(range(4)))
-    with pytest.raises(journal.JournalError, match=r"has 4 of 10 problems; let launch\.evaluate"):
+    with pytest.raises(journal.JournalError, match=r"has 4 of 10 problems; let `cd4lm evaluate`"):
         journal.read(tmp_path)
     (tmp_path / "run.json").write_text("{}")
-    with pytest.raises(journal.JournalError, match=r"run\.json is of no run of launch\.evaluate"):
+    with pytest.raises(journal.JournalError, match=r"run\.json is of no run of `cd4lm evaluate`"):
         journal.read(tmp_path)
 
 
@@ -208,9 +208,9 @@ def test_lone_surrogates_and_a_byte_order_mark_are_read(tmp_path: pathlib.Path) 
 def test_a_damaged_run_json_is_named(text: str, tmp_path: pathlib.Path) -> None:
     write(tmp_path, range(10))
     (tmp_path / "run.json").write_text(text)
-    with pytest.raises(journal.JournalError, match=r"run\.json is of no run of launch\.evaluate"):
+    with pytest.raises(journal.JournalError, match=r"run\.json is of no run of `cd4lm evaluate`"):
         journal.read(tmp_path)
-    with pytest.raises(journal.JournalError, match=r"run\.json is of no run of launch\.evaluate"):
+    with pytest.raises(journal.JournalError, match=r"run\.json is of no run of `cd4lm evaluate`"):
         Journal(tmp_path, SETTINGS, total=10, chunk=4, environment=HERE)
 
 
