@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import html
 import html.parser
+import json
 import re
+from typing import Any
 
 # Text of a model or a data set that would like to be more.
 EVIL = "</script><script>alert('x')</script>"
@@ -37,6 +40,13 @@ class Page(html.parser.HTMLParser):
 
     def having(self, name: str) -> list[dict[str, str | None]]:
         return [attributes for _, attributes in self.tags if name in attributes]
+
+
+def replays(text: str) -> dict[str, Any]:
+    """What a page of decodes embeds for its script."""
+    (found,) = re.findall(r'<template id="replays">(.*?)</template>', text, re.DOTALL)
+    decoded: dict[str, Any] = json.loads(html.unescape(found))
+    return decoded
 
 
 def loaded(text: str) -> list[str | None]:

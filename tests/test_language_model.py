@@ -8,7 +8,7 @@ import pytest
 
 import cd4lm_jax as cd
 from cd4lm_jax.data.gsm_mini import vocabulary
-from tests import exported
+from tests import exported, pages
 from tests.pages import Page
 
 VOCAB = exported.config().vocab_size
@@ -102,14 +102,19 @@ def test_without_a_tokenizer_there_are_ids_only(
 def test_passes_on_a_page_and_on_the_terminal(
     model: cd.LanguageModel, wordless: cd.LanguageModel, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    prompts: list[str | list[int]] = [QUESTIONS[0], model.prompt_ids("Why?")]
+    ids = model.prompt_ids("Why?")
+    prompts: list[str | list[int]] = [QUESTIONS[0], ids]
     out = cd.decode(model, prompts, given=[[], [9]], **SETTINGS)
-    page = Page(out.to_html())
-    shown = "".join(page.text)
-    assert QUESTIONS[0] in shown
+    shown = pages.replays(out.to_html())
+    assert [panel["question"] for panel in shown["panels"]] == [
+        QUESTIONS[0],
+        model.tokenizer.decode(ids, skip_special=False),  # type: ignore[union-attr]
+    ]
     assert Page(out._repr_html_()).having("srcdoc")[0]["srcdoc"] == out.to_html()
-    assert "Why?<|eot_id|>" in shown  # ids are shown as they are, with the template
-    assert [a["class"] for a in page.having("data-due")].count("t given") == 1
+    # Ids are shown as they are, with the template.
+    assert "Why?<|eot_id|>" in shown["panels"][1]["question"]
+    reasons = [reason for panel in shown["panels"] for reason in panel["replays"][0]["reason"]]
+    assert reasons.count(cd.Reason.GIVEN) == 1
     out.play(1)
     _, state = capsys.readouterr().out.split("pass ")  # the last one alone
     assert state.startswith(f"{out.nfe[1]} of {out.nfe[1]}, ")
@@ -120,7 +125,8 @@ def test_passes_on_a_page_and_on_the_terminal(
     out = cd.decode(wordless, [[7, 8]], **SETTINGS)
     out.play()
     assert capsys.readouterr().out.startswith("7 8\npass ")
-    assert f" {out.trajectory.tokens[0, 0]}" in Page(out.to_html()).text
+    texts = [label for label, *_ in pages.replays(out.to_html())["texts"]]
+    assert f" {out.trajectory.tokens[0, 0]}" in texts
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ def main(config: EvaluationConfig) -> None:
     with interrupt.leaving_at_once(kept):
         summary = _evaluate(config)
         print_table(summary["rows"], chosen=summary["chosen"])
-        for sentence in (*summary["notes"], output.overhead(summary)):
+        for sentence in (summary["judged"], *summary["notes"], output.overhead(summary)):
             if sentence:
                 print(sentence)
         print(f"report: {config.output}/report.html")

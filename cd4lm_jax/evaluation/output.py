@@ -22,6 +22,7 @@ from typing import Any
 
 from cd4lm_jax.decoding.config import DecodeConfig
 from cd4lm_jax.evaluation.report.report import write_report
+from cd4lm_jax.evaluation.report.rows import SUMMARY_FILE
 from cd4lm_jax.evaluation.runs.journal import PROBLEMS_FILE, RUNS_FOLDER
 from cd4lm_jax.evaluation.runs.recorder import Recorder
 from cd4lm_jax.runtime import files, provenance
@@ -30,7 +31,6 @@ from cd4lm_jax.settings.config import config_to_json
 
 CONFIG_FILE = "config.json"
 ENVIRONMENT_FILE = "environment.json"
-SUMMARY_FILE = "summary.json"
 
 
 class OutputError(ValueError):

@@ -17,6 +17,8 @@ from cd4lm_jax.evaluation import output
 from cd4lm_jax.evaluation.runs.recorder import Recorder
 from cd4lm_jax.evaluation.runs.run import Run, execute
 from cd4lm_jax.evaluation.statistics import frontier
+from cd4lm_jax.evaluation.statistics.comparison import compare
+from cd4lm_jax.evaluation.tasks import registry
 from cd4lm_jax.evaluation.tasks.registry import GSM_MINI
 from cd4lm_jax.language_model import LanguageModel, load
 from cd4lm_jax.runtime.metrics import METRICS_FILE, read_jsonl
@@ -102,7 +104,8 @@ def sweep(config: SweepConfig) -> dict[str, Any]:
             "rows": rows,
             "baseline": done[0].name,
             "chosen": fastest.name if fastest else None,
-            "notes": _notes(config, rows, points),
+            "judged": registry.task("gsm_mini").judged,
+            "notes": _notes(config, done, rows, points),
             "batch_size": config.decode.batch_size,
             "gen_length": config.decode.gen_length,
             "block_length": config.decode.block_length,
@@ -164,10 +167,15 @@ def _choose(
 
 
 def _notes(
-    config: SweepConfig, rows: list[dict[str, Any]], chosen: dict[str, frontier.Point | None]
+    config: SweepConfig,
+    done: list[Run],
+    rows: list[dict[str, Any]],
+    chosen: dict[str, frontier.Point | None],
 ) -> list[str]:
     """Sentences under the table, for the report and the terminal."""
-    notes = [note for who, point in chosen.items() for note in _notes_on(config, rows, who, point)]
+    notes = [
+        note for who, point in chosen.items() for note in _notes_on(config, done, rows, who, point)
+    ]
     return [
         *notes,
         "Fixed-step runs fill the whole generation, as published; the others end with the answer. "
@@ -176,7 +184,11 @@ def _notes(
 
 
 def _notes_on(
-    config: SweepConfig, rows: list[dict[str, Any]], who: str, chosen: frontier.Point | None
+    config: SweepConfig,
+    done: list[Run],
+    rows: list[dict[str, Any]],
+    who: str,
+    chosen: frontier.Point | None,
 ) -> Iterator[str]:
     """What a student's chosen run reached."""
     if chosen is None:
@@ -185,13 +197,16 @@ def _notes_on(
             f"{config.selection_problems} validation problems that rules are chosen on."
         )
         return
-    row = next(row for row in rows if row["name"] == chosen.name)
+    run, row = next(pair for pair in zip(done, rows, strict=True) if pair[0].name == chosen.name)
+    # What was chosen on validation problems may lose accuracy on the test problems.
+    loss = compare(run.correct, done[0].correct).loss(run.name, done[0].name)
     # Of runs that different processes measured there is none.
     speed = f", at {row['speedup']:.1f}x the speed" if "speedup" in row else ""
     yield (
         f"{chosen.name} was chosen on {config.selection_problems} validation problems: the fastest "
         "threshold not below the fixed-step teacher's accuracy there. On the test problems it has "
         f"{row['accuracy']:.1%} against {rows[0]['accuracy']:.1%}{speed}."
+        + (f" {loss}" if loss else "")
     )
     floor = min(rows[0]["accuracy"], row["accuracy"])
     ours, teachers = (_passes(rows, model, floor) for model in (who, "teacher"))

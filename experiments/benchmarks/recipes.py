@@ -235,7 +235,7 @@ def write_plot(sweeps: Mapping[str, Sweep], names: Iterable[str]) -> None:
         {
             "name": f"{name} {threshold}",
             "model": name,
-            "commit": f"confidence:{threshold}",
+            "rule": f"confidence:{threshold}",
             "accuracy": point.accuracy,
             "nfe": point.nfe,
         }

@@ -65,6 +65,9 @@ def test_leaves_a_folder_that_says_how_it_was_come_by(config: BenchmarkConfig) -
     assert [row["name"] for row in summary["rows"]] == [f"model {commit}" for commit in commits]
     assert summary["rows"][0]["speedup"] == 1
     assert all(row["problems"] == 16 and row["tps"] > 0 for row in summary["rows"])
+    assert summary["baseline"] == "model fixed:1"
+    assert "accuracy of the baseline, model fixed:1." in (folder / "report.html").read_text()
+    assert summary["judged"] == "Right: the final number is exactly the reference's."
     assert summary["notes"] == [
         "16 problems of gsm8k under the setting llada with other prompt and thresholds and "
         "gen_length and block_length and batch_size and rule, put in the chat template: 16 "

@@ -184,6 +184,25 @@ def test_says_so_when_no_rule_reaches_the_teacher(
     assert (tmp_path / "report.html").is_file()
 
 
+def test_a_chosen_rule_that_loses_accuracy_on_test_is_said_to(
+    config: SweepConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
+) -> None:
+    scored: list[int] = []
+
+    def score(outputs: list[str], answers: list[str]) -> np.ndarray:
+        scored.append(len(outputs))
+        # All are right on validation, where rules are chosen; the teacher alone is on test.
+        return np.full(len(outputs), len(scored) <= 4)
+
+    monkeypatch.setattr(numbers, "score", score)
+    summary = sweep(dataclasses.replace(config, output=str(tmp_path)))
+    note = summary["notes"][0]
+    assert "On the test problems it has 0.0% against 100.0%" in note
+    assert " student confidence:0.5 loses 100.0 points of accuracy against teacher fixed:1 " in note
+    assert note.endswith(": more than chance alone (McNemar p = 0.031).")
+    assert "Right: the final number is exactly" in (tmp_path / "report.html").read_text()
+
+
 def test_wants_no_more_problems_than_there_are(config: SweepConfig, tmp_path: pathlib.Path) -> None:
     with pytest.raises(ValueError, match=r"problems.jsonl test has 6 problems, 7 were asked for"):
         sweep(dataclasses.replace(config, problems=7, output=str(tmp_path)))

@@ -1,10 +1,5 @@
 from __future__ import annotations
 
-import html
-import json
-import re
-from typing import Any
-
 import numpy as np
 import pytest
 
@@ -29,13 +24,6 @@ TRAJECTORY = Trajectory(
 )
 
 
-def data(text: str) -> dict[str, Any]:
-    """What the page embeds for its script."""
-    (found,) = re.findall(r'<template id="replays">(.*?)</template>', text, re.DOTALL)
-    decoded: dict[str, Any] = json.loads(html.unescape(found))
-    return decoded
-
-
 def test_one_self_contained_page_of_all_rows() -> None:
     text = page.of(TRAJECTORY, title="A title")
     parsed = Page(text)
@@ -43,11 +31,11 @@ def test_one_self_contained_page_of_all_rows() -> None:
     assert pages.loaded(text) == ["data:,"]  # the empty icon
     pages.only_our_script_may_run(text)
     assert parsed.text.count("A title") == 2
-    assert [panel["name"] for panel in data(text)["panels"]] == ["1", "2"]
+    assert [panel["name"] for panel in pages.replays(text)["panels"]] == ["1", "2"]
 
 
 def test_without_text_ids_are_shown_and_what_is_not_known_is_left_out() -> None:
-    found = data(page.of(TRAJECTORY))
+    found = pages.replays(page.of(TRAJECTORY))
     labels = [label for label, *_ in found["texts"]]
     assert labels == ["11", "12", "13", "21", "22", "23", "24", "25"]  # 14 and 15 are the tail
     assert [panel["replays"][0]["tail"] for panel in found["panels"]] == [2, 0]
@@ -67,7 +55,7 @@ def test_texts_of_tokens_prompts_and_title_are_text_and_never_markup() -> None:
     pages.only_our_script_may_run(text)
     assert parsed.having("onload") == parsed.having("hidden") == []
     assert parsed.text.count(EVIL) == 2  # the title and the heading
-    found = data(text)
+    found = pages.replays(text)
     assert [panel["question"] for panel in found["panels"]] == [
         f"one {EVIL}",
         "two <b>bold</b> \ud800 </template><p hidden>",

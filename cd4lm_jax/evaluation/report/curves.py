@@ -15,7 +15,6 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cd4lm_jax.evaluation.output import SUMMARY_FILE
 from cd4lm_jax.evaluation.report import rows as row_forms
 from cd4lm_jax.evaluation.statistics import frontier
 from cd4lm_jax.evaluation.statistics.aup import accuracy_under_parallelism
@@ -89,11 +88,11 @@ def read_evaluation(folder: str | os.PathLike[str], label: str = "") -> list[Cur
         ValueError: no evaluation.
         OSError: no such file.
     """
-    path = pathlib.Path(folder) / SUMMARY_FILE
+    path = pathlib.Path(folder) / row_forms.SUMMARY_FILE
     summary = _json(path)
     try:
         rows = row_forms.of(summary)
-    except (AttributeError, ValueError) as error:
+    except ValueError as error:
         raise ValueError(f"{path}: no row of an evaluation ({error})") from error
     points: dict[tuple[str, str], list[CurvePoint]] = {}
     for row in rows:
@@ -199,8 +198,8 @@ def _lengths(summary: Mapping[str, Any]) -> str:
 
 def _json(path: pathlib.Path) -> dict[str, Any]:
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        data = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not JSON ({error})") from error
     if not isinstance(data, dict):
         raise ValueError(f"{path}: expected a JSON object, got a {type(data).__name__}")

@@ -5,8 +5,8 @@ columns instead of records, token texts once in a table, confidences with three 
 it as gzip in base64, which browsers unpack by themselves. Decodes pass by pass are most of it: they
 are kept for the runs that matter until a budget is used up, and the page says for which.
 
-Two runs of 1,319 problems and 256 positions of random text take 4.0 MB of a page,
-a fifth of their problems.jsonl; three more runs 3.4 MB.
+Two runs of 1,319 problems and 256 positions of random text take 4 to 7 MB of a page, a fifth to a
+third of their problems.jsonl.
 """
 
 from __future__ import annotations

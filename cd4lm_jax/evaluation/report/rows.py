@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+SUMMARY_FILE = "summary.json"
+
 Row = Mapping[str, Any]
 
 _REQUIRED = ("name", "model", "rule")
@@ -22,7 +24,10 @@ def of(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     Raises:
         ValueError: rows that `read` refuses, or a baseline that no row is named after.
     """
-    rows = read(summary.get("rows") or ())
+    given = summary.get("rows") or ()
+    if not isinstance(given, Sequence):
+        raise ValueError(f'report: "rows" is no list of runs: {given!r}')
+    rows = read(given)
     if "baseline" not in summary:
         return rows
     name, names = summary["baseline"], [row["name"] for row in rows]
@@ -39,8 +44,12 @@ def read(rows: Iterable[Row]) -> list[dict[str, Any]]:
     """
     found = []
     for number, row in enumerate(rows):
+        if not isinstance(row, Mapping):
+            raise ValueError(
+                f"report: row {number} is no object with {', '.join(_REQUIRED)}: {row!r}"
+            )
         one = {"rule" if key == "commit" else key: value for key, value in row.items()}
-        if missing := [key for key in _REQUIRED if not one.get(key)]:
+        if missing := [key for key in _REQUIRED if not isinstance(one.get(key), str)]:
             raise ValueError(f"report: row {number} lacks {', '.join(missing)}: {dict(row)!r}")
         found.append(one)
     return found

@@ -31,7 +31,13 @@ PROBLEMS_FILE = "problems.jsonl"
 RUN_FILE = "run.json"
 RUNS_FOLDER = "runs"
 """Of an evaluation's folder: what holds a folder a run."""
-_KEYS = ("id", "prompt", "reference", "output", "correct", "nfe", "length", "trajectory")
+_KEYS = {
+    **dict.fromkeys(("id", "prompt", "reference", "output"), str),
+    "correct": bool,
+    "nfe": int,
+    "length": int,
+    "trajectory": dict,
+}
 
 
 class JournalError(ValueError):
@@ -103,7 +109,10 @@ class Journal:
                 _record(problems, number, line) for number, line in enumerate(lines[:whole], 1)
             ]
             file.truncate(sum(len(line) + 1 for line in lines[:whole]))
-        self._earlier = answers_of(found) if found else None
+        try:
+            self._earlier = answers_of(found) if found else None
+        except ValueError as error:
+            raise JournalError(f"{problems} is of no single run ({error})") from None
         self.count = whole
         if whole < total and environment not in self._record["environments"]:
             self._record["environments"].append(dict(environment))
@@ -211,14 +220,18 @@ def read(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
 def _record(path: str | os.PathLike[str], number: int, line: bytes) -> dict[str, Any]:
     """A line of problems.jsonl; an editor may have put a byte-order mark before the first."""
     try:
-        record: dict[str, Any] = json.loads(line.decode("utf-8-sig"))
+        record = json.loads(line.decode("utf-8-sig"))
+        if not isinstance(record, dict):
+            raise ValueError(f"it is a {type(record).__name__}")
         if missing := [key for key in _KEYS if key not in record]:
             raise ValueError(f"it lacks {', '.join(missing)}")
+        if odd := [key for key, kind in _KEYS.items() if not isinstance(record[key], kind)]:
+            raise ValueError(f"{odd[0]} is {record[odd[0]]!r}")
         Trajectory.from_json([{**record["trajectory"], **record}])
     except (ValueError, TypeError, RecursionError) as error:
         raise JournalError(
             f"{path}, line {number} holds no problem of an evaluation ({error}); remove that line "
-            "and all after it, and launch.evaluate decodes these problems anew"
+            "and all after it, and `cd4lm evaluate` decodes these problems anew"
         ) from None
     return record
 
@@ -228,9 +241,12 @@ def _run_record(folder: pathlib.Path) -> dict[str, Any]:
     file = folder / RUN_FILE
     try:
         record: dict[str, Any] = json.loads(file.read_text(encoding="utf-8-sig"))
-        _ = record["settings"]["problems"], record["environments"]
+        if not isinstance(record["settings"]["problems"], int):
+            raise ValueError(f"problems is {record['settings']['problems']!r}")
+        if not isinstance(record["environments"], list):
+            raise ValueError(f"environments is {record['environments']!r}")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise JournalError(f"{file} is of no run of launch.evaluate ({error!r})") from None
+        raise JournalError(f"{file} is of no run of `cd4lm evaluate` ({error!r})") from None
     return record
 
 

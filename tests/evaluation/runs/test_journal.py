@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cd4lm_jax.data.benchmarks import Problem
-from cd4lm_jax.decoding.trajectory import Trajectory
+from cd4lm_jax.decoding.trajectory import POSITION_TYPES, Trajectory
 from cd4lm_jax.evaluation.runs import journal
 from cd4lm_jax.evaluation.runs.journal import Answers, Journal
 from tests.disk import full_beyond
@@ -129,7 +131,7 @@ def test_only_a_whole_run_is_read(tmp_path: pathlib.Path) -> None:
     with pytest.raises(journal.JournalError, match=r"has 4 of 10 problems; let `cd4lm evaluate`"):
         journal.read(tmp_path)
     (tmp_path / "run.json").write_text("{}")
-    with pytest.raises(journal.JournalError, match=r"run\.json is of no run of launch\.evaluate"):
+    with pytest.raises(journal.JournalError, match=r"run\.json is of no run of `cd4lm evaluate`"):
         journal.read(tmp_path)
 
 
@@ -158,7 +160,8 @@ def test_a_damaged_line_is_named_by_file_and_number(tmp_path: pathlib.Path) -> N
         json.dumps(
             cut | {"trajectory": cut["trajectory"] | {"reason": [1]}}
         ).encode(): "one length",
-        json.dumps(cut | {"trajectory": None}).encode(): "NoneType",
+        json.dumps(cut | {"trajectory": None}).encode(): "trajectory is None",
+        json.dumps(cut | {"correct": []}).encode(): r"correct is \[\]",
         json.dumps(cut | {"nfe": -1}).encode(): "nfe is -1",
     }
     for damage, what in damages.items():
@@ -190,11 +193,66 @@ def test_lone_surrogates_and_a_byte_order_mark_are_read(tmp_path: pathlib.Path) 
     assert earlier.outputs == odd.outputs
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"settings": 1}', "\x00", "[" * 100_000])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "[]",
+        '{"settings": 1}',
+        '{"settings": {"problems": "many"}, "environments": []}',
+        '{"settings": {"problems": 10}, "environments": 1}',
+        "\x00",
+        "[" * 100_000,
+    ],
+)
 def test_a_damaged_run_json_is_named(text: str, tmp_path: pathlib.Path) -> None:
     write(tmp_path, range(10))
     (tmp_path / "run.json").write_text(text)
-    with pytest.raises(journal.JournalError, match=r"run\.json is of no run of launch\.evaluate"):
+    with pytest.raises(journal.JournalError, match=r"run\.json is of no run of `cd4lm evaluate`"):
         journal.read(tmp_path)
-    with pytest.raises(journal.JournalError, match=r"run\.json is of no run of launch\.evaluate"):
+    with pytest.raises(journal.JournalError, match=r"run\.json is of no run of `cd4lm evaluate`"):
         Journal(tmp_path, SETTINGS, total=10, chunk=4, environment=HERE)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=4,
+)
+LINE = {
+    "id": "0",
+    "prompt": "?",
+    "reference": "#### 1",
+    "output": "#### 1",
+    "correct": True,
+    "nfe": 1,
+    "length": 1,
+    "trajectory": {"tokens": [1], "committed_at": [1], "confidence": [0.5], "reason": [1]},
+}
+
+
+@given(
+    line=st.binary(max_size=20)
+    | JSON.map(lambda value: json.dumps(value).encode())
+    | st.tuples(st.sampled_from([*LINE]), JSON).map(
+        lambda pair: json.dumps(LINE | dict([pair])).encode()
+    )
+    | st.tuples(st.sampled_from([*POSITION_TYPES]), JSON).map(
+        lambda pair: json.dumps(
+            LINE | {"trajectory": LINE["trajectory"] | dict([pair])}  # type: ignore[operator]
+        ).encode()
+    )
+)
+def test_any_line_is_read_or_refused_by_its_number(
+    line: bytes, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    file = tmp_path_factory.mktemp("fuzz") / "problems.jsonl"
+    file.write_bytes(json.dumps(LINE).encode() + b"\n" + line.replace(b"\n", b" ") + b"\n")
+    try:
+        found = [record for _, record in journal.records(file)]
+    except journal.JournalError as refused:
+        message = str(refused)
+    else:
+        message = ""
+        assert len(journal.answers_of(found).outputs) == 2
+    assert not message or message.startswith(f"{file}, line 2 holds no problem")

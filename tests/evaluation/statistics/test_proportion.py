@@ -29,7 +29,7 @@ def test_equals_the_published_interval(right: int, total: int, low: float, high:
     assert proportion.wilson(right, total) == pytest.approx((low, high), abs=5e-5)
 
 
-def test_all_right_of_few_is_no_certainty() -> None:
+def test_all_right_of_few_leaves_room_for_wrong_ones() -> None:
     assert proportion.accuracy(np.ones(16, bool)).interval != [1.0, 1.0]
     assert proportion.accuracy(np.ones(16, bool)).low < 0.85
     assert proportion.accuracy(np.zeros(16, bool)).high > 0.15
