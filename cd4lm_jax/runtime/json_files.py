@@ -80,11 +80,14 @@ def parse(text: str, where: str) -> Any:
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:
-        raise JsonFileError(f"{where}: not JSON ({error})") from error
+        line = f"line {error.lineno}, " if error.lineno > 1 else ""
+        raise JsonFileError(
+            f"{where}: not JSON: {error.msg} ({line}column {error.colno})"
+        ) from error
     except RecursionError as error:
-        raise JsonFileError(f"{where}: not JSON (nested too deeply)") from error
+        raise JsonFileError(f"{where}: not JSON: nested too deeply") from error
     except ValueError as error:  # a number of more digits than Python converts
-        raise JsonFileError(f"{where}: not JSON ({str(error).split(';')[0]})") from error
+        raise JsonFileError(f"{where}: not JSON: {str(error).split(';')[0]}") from error
     if _SURROGATE.search(text):
         _check_surrogates(value, where)
     return value
