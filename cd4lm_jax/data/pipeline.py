@@ -230,16 +230,21 @@ def eval_batches(config: DataConfig, tokenizer: Tokenizer) -> Iterator[HostBatch
         yield batch
 
 
-def check(config: DataConfig, validation: DataConfig, tokenizer: Tokenizer) -> None:
-    """Checks the rows of a run before its first update; training rows in validation are a warning.
+def check_validation(config: DataConfig, training: DataConfig, tokenizer: Tokenizer) -> None:
+    """Checks validation rows before the first update; trained prompts among them are a warning.
+
+    Args:
+        config: the validation rows.
+        training: the rows that are trained on; `batches` checks them.
+        tokenizer: the model's tokenizer.
 
     Raises:
         DataError: an answer does not fit its row.
         SourceError: a source cannot be opened.
     """
-    (rows, _), (judged, _) = (_open(one, tokenizer) for one in (config, validation))
-    if not checks.disjoint(config.source, config.split, validation.source, validation.split):
-        checks.warn_of_overlap(rows, judged)
+    rows, _ = _open(config, tokenizer)
+    if not checks.disjoint(training.source, training.split, config.source, config.split):
+        checks.warn_of_overlap(training.open(), rows)
 
 
 def _open(config: DataConfig, tokenizer: Tokenizer) -> tuple[Source, np.ndarray]:

@@ -228,17 +228,19 @@ def test_training_rows_in_validation_are_said(
     path = json_lines(*((f"q {n}", f"a {n}") for n in range(10)))
     base = {"source": path, "answer_length": 8, "max_length": 40, "batch_size": 2}
     train = DataConfig(**base, split="train[:6]")  # type: ignore[arg-type]
-    pipeline.check(train, DataConfig(**base, split="train[6:]"), tokenizer)  # type: ignore[arg-type]
+    after = DataConfig(**base, split="train[6:]")  # type: ignore[arg-type]
+    pipeline.check_validation(after, train, tokenizer)
     assert not caplog.records
-    pipeline.check(train, DataConfig(**base, split="train[4:]"), tokenizer)  # type: ignore[arg-type]
+    across = DataConfig(**base, split="train[4:]")  # type: ignore[arg-type]
+    pipeline.check_validation(across, train, tokenizer)
     (record,) = caplog.records
     assert "2 of 6 validation rows have a prompt that is trained on" in record.message
     assert f"{path}, line 5" in record.message
     caplog.clear()
     generated = {"source": "gsm_mini/distill", "data_dir": data_dir}
-    pipeline.check(
-        DataConfig(**generated, split="test[:20]"),  # type: ignore[arg-type]
+    pipeline.check_validation(
         DataConfig(**generated, split="test[10:30]"),  # type: ignore[arg-type]
+        DataConfig(**generated, split="test[:20]"),  # type: ignore[arg-type]
         tokenizer,
     )
     assert "10 of 20 validation rows" in caplog.text
