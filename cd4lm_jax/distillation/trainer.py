@@ -122,7 +122,7 @@ class _Run:
             files.locked(self.output) if main else contextlib.nullcontext(),
             RunCheckpoints(self.output / CHECKPOINTS_FOLDER) as checkpoints,
         ):
-            pipeline.check_validation(config.validation, config.data, self.tokenizer)
+            pipeline.check_validation(config.validation, config.data, self.loaded.tokenizer)
             rows = HostRows(self.mesh, config.data.batch_size)
             batches = iter(pipeline.batches(config.data, self.loaded.tokenizer, rows=rows.places))
             state, evaluated = self._start(checkpoints, batches)
