@@ -114,7 +114,7 @@ def records(path: str | os.PathLike[str], *, unfinished: bool = True) -> Iterato
         JsonFileError: an unreadable file, or a `.json` file that holds no list.
     """
     text = read_text(path)
-    if Path(path).suffix == ".json":
+    if os.fspath(path).removesuffix(".gz").endswith(".json"):
         yield from _entries(text, path)
         return
     # Not splitlines(): that also breaks at characters JSON strings may hold.
@@ -135,7 +135,7 @@ def kind(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, (int, float)):
-        return f"the number {value}"
+        return f"the number {str(value)[:20]}"
     if isinstance(value, str):
         return "a text"
     return "a list" if isinstance(value, list) else "an object"
