@@ -85,7 +85,7 @@ def warn_of_overlap(training: Source, validation: Source) -> int:
     if shared:
         logging.getLogger(__name__).warning(
             "%d of %d validation rows have a prompt that is trained on (the first: %s): the "
-            "validation loss then measures memory; give rows of their own",
+            "validation loss then measures memorisation; give rows of their own",
             len(shared),
             len(validation),
             validation.where(shared[0]),

@@ -176,8 +176,8 @@ ANY = st.recursive(
     ),
     max_leaves=6,
 )
-FIELDS = ("messages", "conversations", "system", "history", "input", "prompt", "completion")
-FIELDS += ("question", "answer", "instruction", "output")
+FIELDS = ["messages", "conversations", "system", "history", "input", "prompt", "completion"]
+FIELDS += ["question", "answer", "instruction", "output"]
 
 
 @given(row=st.dictionaries(st.sampled_from(FIELDS), ANY) | ANY)
