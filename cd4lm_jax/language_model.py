@@ -30,8 +30,8 @@ Prompt = str | Sequence[Mapping[str, Any]] | Sequence[int]
 
 A conversation is a list of messages, each with `role` and `content`.
 """
-Prompts = str | Sequence[Prompt]
-"""Prompts, or a single question."""
+Prompts = str | Sequence[Prompt] | Sequence[Mapping[str, Any]]
+"""Prompts, or a single question or conversation."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,8 +204,8 @@ def decode(
     Args:
         model: from `load`.
         prompts: questions or conversations (put in the chat template), or lists of token ids
-            (taken as they are); a single question may stand alone. A conversation is a list of
-            messages, each with `role` and `content`.
+            (taken as they are); a single question or conversation may stand alone. A conversation
+            is a list of messages, each with `role` and `content`.
         config: how; the defaults if None.
         given: infilling: for each prompt its generation positions from the first, a token id where
             it is fixed and None where it is to be decoded; the rest is to be decoded.
@@ -268,4 +268,7 @@ def _config(config: DecodeConfig | None, options: dict[str, Any]) -> DecodeConfi
 
 
 def _listed(prompts: Prompts) -> Sequence[Prompt]:
-    return [prompts] if isinstance(prompts, str) else prompts
+    """The prompts; a question or a conversation that stands alone is the only one."""
+    if isinstance(prompts, str) or any(isinstance(turn, Mapping) for turn in prompts):
+        return [cast(Prompt, prompts)]
+    return cast(Sequence[Prompt], prompts)

@@ -34,10 +34,10 @@ def fitting(source: Source, layout: Layout, name: str, overlong: str) -> np.ndar
         DataError: an answer does not fit and `overlong` is `error`, or none is left.
     """
     every = np.arange(len(source), dtype=np.int32)
-    longest = source.longest_answers()
+    longest = source.longest_answers() if layout.counts_answers_alone else None
     if longest is not None:
         known = [Example(question="", answer=answer) for answer in longest]
-        if max(layout.sizes(known)) <= layout.room and layout.counts_answers_alone:
+        if max(layout.sizes(known)) <= layout.room:
             return every
     sizes = np.concatenate(
         [
@@ -85,7 +85,7 @@ def warn_of_overlap(training: Source, validation: Source) -> int:
     if shared:
         logging.getLogger(__name__).warning(
             "%d of %d validation rows have a prompt that is trained on (the first: %s): the "
-            "validation loss then measures memory; give rows of their own",
+            "validation loss then measures memorisation; give rows of their own",
             len(shared),
             len(validation),
             validation.where(shared[0]),

@@ -188,7 +188,10 @@ def _system(row: Mapping[str, Any]) -> list[Message]:
 def _history(row: Mapping[str, Any]) -> list[Message]:
     """Earlier turns of an Alpaca row: pairs of texts."""
     found: list[Message] = []
-    for number, pair in enumerate(row.get("history") or [], 1):
+    history = row.get("history") or []
+    if not isinstance(history, list):
+        raise RowError(f'"history" is {kind(history)}; expected a list of pairs of texts')
+    for number, pair in enumerate(history, 1):
         if not isinstance(pair, Sequence) or isinstance(pair, str) or len(pair) != 2:
             raise RowError(f"pair {number} of history: expected two texts, found {kind(pair)}")
         for role, said in zip(("user", "assistant"), pair, strict=True):
@@ -205,7 +208,9 @@ def _message(turn: Any, where: str) -> Message:
         raise RowError(f"{where}: expected role and content, found {sorted(map(str, turn))}")
     role = turn[named]
     if not isinstance(role, str) or role.strip().lower() not in _ROLES:
-        raise RowError(f"{where}: {named} is {role!r}; expected one of {', '.join(_ROLES)}")
+        raise RowError(
+            f"{where}: {named} is {str(role)[:40]!r}; expected one of {', '.join(_ROLES)}"
+        )
     return Message(role=_ROLES[role.strip().lower()], content=_content(turn, said, where))
 
 
@@ -222,4 +227,4 @@ def _part(part: Any, where: str) -> str:
     if isinstance(part, dict) and part.get("type") == "text":
         return as_text(part.get("text"), f"{where}: a part of content")
     found = part.get("type") if isinstance(part, dict) else kind(part)
-    raise RowError(f"{where}: a part of content is {found!r}; only texts can be read")
+    raise RowError(f"{where}: a part of content is {str(found)[:40]!r}; only texts can be read")

@@ -4,8 +4,9 @@
 a fixed length and all of it is trained, the EOS tail included: that is how a model learns to end.
 
 `plain`, the rows that CD4LM (2601.02236) published (its `src/data/collator.py`): question, space
-and answer as one text, no template and no end token; the answer is what follows the tokens of the
-question and its space, so a first word that merges with that space belongs to the prompt.
+and answer as one text, no template and no end token, before it the BOS where the tokenizer adds
+one. The answer is what follows as many tokens as the question and its space have, so a first word
+that merges with that space belongs to the prompt.
 """
 
 from __future__ import annotations
@@ -122,13 +123,13 @@ class PlainLayout:
     def sizes(self, examples: Sequence[Example]) -> list[int]:
         """Tokens of each whole text."""
         texts = [f"{_asked(example)} {example['answer']}" for example in examples]
-        return [len(tokens) for tokens in self.tokenizer.encode_all(texts)]
+        return [len(self.tokenizer.encode_framed(text)) for text in texts]
 
     def row(self, example: Example) -> Row:
         """The row of an example; one without an answer left has an empty region."""
         asked = f"{_asked(example)} "
-        tokens = self.tokenizer.encode(asked + example["answer"])[: self.max_length]
-        prompt = min(len(self.tokenizer.encode(asked)), len(tokens))
+        tokens = self.tokenizer.encode_framed(asked + example["answer"])[: self.max_length]
+        prompt = min(len(self.tokenizer.encode_framed(asked)), len(tokens))
         return Row(np.array(tokens, np.int32), prompt, len(tokens), False)
 
 

@@ -174,6 +174,7 @@ def batches(
     *,
     rows: np.ndarray | None = None,
     epochs: int | None = None,
+    validation: DataConfig | None = None,
 ) -> grain.IterDataset[HostBatch]:
     """Shuffled batches for training; `iter` of it can save and restore its position.
 
@@ -184,12 +185,18 @@ def batches(
             all of them.
         epochs: passes over the data, each in another order; None for endless. Batches run across
             the ends of passes, and what is left over at the very end is dropped.
+        validation: the rows that the run is judged by, which are checked here too, so that nothing
+            is found out at the first evaluation. Prompts that both have are a warning.
 
     Raises:
         DataError: the data do not fill one batch, or an answer does not fit its row.
-        SourceError: the source cannot be opened.
+        SourceError: a source cannot be opened.
     """
     source, examples = _open(config, tokenizer)
+    if validation is not None:
+        judged, _ = _open(validation, tokenizer)
+        if not checks.disjoint(config.source, config.split, validation.source, validation.split):
+            checks.warn_of_overlap(source, judged)
     if epochs is not None and epochs * len(examples) < config.batch_size:
         raise DataError(
             f"{config.source} {config.split} has {len(examples)} examples: expected enough for a "
@@ -228,18 +235,6 @@ def eval_batches(config: DataConfig, tokenizer: Tokenizer) -> Iterator[HostBatch
         batch = make(examples[np.minimum(places, len(examples) - 1)])
         batch["answer"][places >= len(examples)] = False
         yield batch
-
-
-def check(config: DataConfig, validation: DataConfig, tokenizer: Tokenizer) -> None:
-    """Checks the rows of a run before its first update; training rows in validation are a warning.
-
-    Raises:
-        DataError: an answer does not fit its row.
-        SourceError: a source cannot be opened.
-    """
-    (rows, _), (judged, _) = (_open(one, tokenizer) for one in (config, validation))
-    if not checks.disjoint(config.source, config.split, validation.source, validation.split):
-        checks.warn_of_overlap(rows, judged)
 
 
 def _open(config: DataConfig, tokenizer: Tokenizer) -> tuple[Source, np.ndarray]:

@@ -125,6 +125,13 @@ class Tokenizer:
             ) from error
         return [list(encoding.ids) for encoding in found]
 
+    def encode_framed(self, text: str) -> list[int]:
+        """The ids of a text and of what the folder's tokenizer adds to one, LLaDA's a BOS.
+
+        It is what Hugging Face tokenizers give when they are called.
+        """
+        return list(self._text_encoder.encode(text, add_special_tokens=True).ids)
+
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
         """The text of token ids."""
         return self._template_encoder.decode(

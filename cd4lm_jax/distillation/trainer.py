@@ -123,7 +123,13 @@ class _Run:
             RunCheckpoints(self.output / CHECKPOINTS_FOLDER) as checkpoints,
         ):
             rows = HostRows(self.mesh, config.data.batch_size)
-            batches = iter(pipeline.batches(config.data, self.loaded.tokenizer, rows=rows.places))
+            made = pipeline.batches(
+                config.data,
+                self.loaded.tokenizer,
+                rows=rows.places,
+                validation=config.validation,
+            )
+            batches = iter(made)
             state, evaluated = self._start(checkpoints, batches)
             if main:
                 files.write_text(self.output / CONFIG_FILE, config_to_json(config))

@@ -23,7 +23,8 @@ from cd4lm_jax.decoding.config import DecodeConfig
 from cd4lm_jax.decoding.rules import ConfidenceAdaptive
 from cd4lm_jax.evaluation.runs.journal import RUNS_FOLDER
 from cd4lm_jax.evaluation.runs.recorder import Recorder
-from cd4lm_jax.evaluation.runs.run import Run, execute
+from cd4lm_jax.evaluation.runs.run import Run, execute, score_numbers
+from cd4lm_jax.evaluation.tasks import references
 from cd4lm_jax.evaluation.tasks.registry import GSM_MINI
 from cd4lm_jax.language_model import load
 from cd4lm_jax.runtime import files, provenance
@@ -113,6 +114,7 @@ def _asked(config: AnswersConfig) -> dict[str, list[Problem]]:
     found: dict[str, list[Problem]] = {}
     for split in config.splits:
         problems = word_problems(config.source, split)[: config.problems]
+        references.check(problems, score_numbers)
         for other, rows in found.items():
             if problems == rows:
                 raise AnswersError(

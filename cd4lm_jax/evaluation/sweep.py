@@ -15,10 +15,10 @@ from cd4lm_jax.decoding.rule import Rule
 from cd4lm_jax.decoding.rules import ConfidenceAdaptive
 from cd4lm_jax.evaluation import output
 from cd4lm_jax.evaluation.runs.recorder import Recorder
-from cd4lm_jax.evaluation.runs.run import Run, execute
+from cd4lm_jax.evaluation.runs.run import Run, execute, score_numbers
 from cd4lm_jax.evaluation.statistics import frontier
 from cd4lm_jax.evaluation.statistics.comparison import compare
-from cd4lm_jax.evaluation.tasks import registry
+from cd4lm_jax.evaluation.tasks import references, registry
 from cd4lm_jax.evaluation.tasks.registry import GSM_MINI
 from cd4lm_jax.language_model import LanguageModel, load
 from cd4lm_jax.runtime.metrics import METRICS_FILE, read_jsonl
@@ -119,6 +119,7 @@ def _problems(source: str, split: str, count: int) -> list[Problem]:
     problems = benchmarks.word_problems(source, split)
     if count > len(problems):
         raise ValueError(f"{source} {split} has {len(problems)} problems, {count} were asked for")
+    references.check(problems[:count], score_numbers)
     return problems[:count]
 
 

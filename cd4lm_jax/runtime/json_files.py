@@ -80,11 +80,14 @@ def parse(text: str, where: str) -> Any:
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:
-        raise JsonFileError(f"{where}: not JSON ({error})") from error
+        line = f"line {error.lineno}, " if error.lineno > 1 else ""
+        raise JsonFileError(
+            f"{where}: not JSON: {error.msg} ({line}column {error.colno})"
+        ) from error
     except RecursionError as error:
-        raise JsonFileError(f"{where}: not JSON (nested too deeply)") from error
+        raise JsonFileError(f"{where}: not JSON: nested too deeply") from error
     except ValueError as error:  # a number of more digits than Python converts
-        raise JsonFileError(f"{where}: not JSON ({str(error).split(';')[0]})") from error
+        raise JsonFileError(f"{where}: not JSON: {str(error).split(';')[0]}") from error
     if _SURROGATE.search(text):
         _check_surrogates(value, where)
     return value
@@ -111,7 +114,7 @@ def records(path: str | os.PathLike[str], *, unfinished: bool = True) -> Iterato
         JsonFileError: an unreadable file, or a `.json` file that holds no list.
     """
     text = read_text(path)
-    if Path(path).suffix == ".json":
+    if os.fspath(path).removesuffix(".gz").endswith(".json"):
         yield from _entries(text, path)
         return
     # Not splitlines(): that also breaks at characters JSON strings may hold.
@@ -132,7 +135,7 @@ def kind(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, (int, float)):
-        return f"the number {value}"
+        return f"the number {str(value)[:20]}"
     if isinstance(value, str):
         return "a text"
     return "a list" if isinstance(value, list) else "an object"

@@ -32,7 +32,7 @@ def json_lines(tmp_path: Path) -> JsonLines:
 
     def write(*examples: tuple[str, str]) -> str:
         path = tmp_path / "examples.jsonl"
-        rows = [json.dumps({"question": asked, "answer": told}) for asked, told in examples]
+        rows = [json.dumps({"question": asked, "answer": answer}) for asked, answer in examples]
         path.write_text("\n".join(rows) + "\n")
         return str(path)
 

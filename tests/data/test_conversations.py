@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cd4lm_jax.data.conversations import RowError, conversation, turns
 from cd4lm_jax.data.pipeline import DataConfig, eval_batches
@@ -166,6 +168,32 @@ def test_other_rows_are_named_as_what_they_are(row: object, message: str) -> Non
         turns(row)
 
 
+ANY = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=4) | st.just(float("nan")),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["role", "content", "from", "value", "type"]), inner)
+    ),
+    max_leaves=6,
+)
+FIELDS = ["messages", "conversations", "system", "history", "input", "prompt", "completion"]
+FIELDS += ["question", "answer", "instruction", "output"]
+
+
+@given(row=st.dictionaries(st.sampled_from(FIELDS), ANY) | ANY)
+def test_any_row_is_read_or_refused_in_one_line(row: object) -> None:
+    try:
+        found = turns(row)
+    except RowError as error:
+        message = str(error)
+    else:
+        message = ""
+        assert found.examples or found.skipped
+        assert all(isinstance(example["answer"], str) for example in found.examples)
+    assert "\n" not in message
+    assert len(message) < 300
+
+
 def test_a_file_without_any_answer_is_named(
     tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -228,18 +256,20 @@ def test_training_rows_in_validation_are_said(
     path = json_lines(*((f"q {n}", f"a {n}") for n in range(10)))
     base = {"source": path, "answer_length": 8, "max_length": 40, "batch_size": 2}
     train = DataConfig(**base, split="train[:6]")  # type: ignore[arg-type]
-    pipeline.check(train, DataConfig(**base, split="train[6:]"), tokenizer)  # type: ignore[arg-type]
+    after = DataConfig(**base, split="train[6:]")  # type: ignore[arg-type]
+    pipeline.batches(train, tokenizer, validation=after)
     assert not caplog.records
-    pipeline.check(train, DataConfig(**base, split="train[4:]"), tokenizer)  # type: ignore[arg-type]
+    across = DataConfig(**base, split="train[4:]")  # type: ignore[arg-type]
+    pipeline.batches(train, tokenizer, validation=across)
     (record,) = caplog.records
     assert "2 of 6 validation rows have a prompt that is trained on" in record.message
     assert f"{path}, line 5" in record.message
     caplog.clear()
     generated = {"source": "gsm_mini/distill", "data_dir": data_dir}
-    pipeline.check(
+    pipeline.batches(
         DataConfig(**generated, split="test[:20]"),  # type: ignore[arg-type]
-        DataConfig(**generated, split="test[10:30]"),  # type: ignore[arg-type]
         tokenizer,
+        validation=DataConfig(**generated, split="test[10:30]"),  # type: ignore[arg-type]
     )
     assert "10 of 20 validation rows" in caplog.text
 

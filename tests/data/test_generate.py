@@ -89,9 +89,9 @@ def test_every_answer_follows_from_its_own_text(problems: Problems) -> None:
 def test_question_tells_start_and_operands(problems: Problems) -> None:
     words = {"doubles": 2, "twice": 2, "half": 2, "triples": 3}
     for row in _every(problems)[::7]:
-        told = re.findall(r"\d+|" + "|".join(words), row.question)
+        written = re.findall(r"\d+|" + "|".join(words), row.question)
         expected = [row.start, *(operand for _, operand in row.operations)]
-        assert [words.get(word) or int(word) for word in told] == expected
+        assert [words.get(word) or int(word) for word in written] == expected
 
 
 def test_chains_are_varied(problems: Problems) -> None:

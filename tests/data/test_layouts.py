@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Literal
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 
 from cd4lm_jax.data.checks import DataError
+from cd4lm_jax.data.gsm_mini import vocabulary
 from cd4lm_jax.data.pipeline import DataConfig, eval_batches
 from cd4lm_jax.data.tokenizer import Tokenizer
 
@@ -27,6 +29,28 @@ def test_plain_rows_are_question_space_answer(
         assert np.flatnonzero(batch["valid"][row]).tolist() == list(range(len(tokens)))
         assert tokenizer.eot_id not in tokens
     assert not batch["truncated"].any()
+
+
+def test_plain_rows_begin_as_the_tokenizer_begins_texts(
+    json_lines: Callable[..., str], tokenizer: Tokenizer
+) -> None:
+    definition = json.loads((vocabulary.FOLDER / "tokenizer.json").read_text())
+    bos = "<|startoftext|>"
+    definition["post_processor"] = {  # LLaDA's
+        "type": "TemplateProcessing",
+        "single": [
+            {"SpecialToken": {"id": bos, "type_id": 0}},
+            {"Sequence": {"id": "A", "type_id": 0}},
+        ],
+        "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {bos: {"id": bos, "ids": [tokenizer.bos_id], "tokens": [bos]}},
+    }
+    llada = Tokenizer(json.dumps(definition), tokenizer.config)
+    config = DataConfig(source=json_lines(("q <|mdm_mask|>", "5")), layout="plain", batch_size=1)
+    (batch,) = eval_batches(config, llada)
+    tokens = [tokenizer.bos_id, *tokenizer.encode("q <|mdm_mask|> 5")]
+    assert batch["tokens"][0][batch["valid"][0]].tolist() == tokens
+    assert batch["tokens"][0][batch["answer"][0]].tolist() == tokenizer.encode("5")
 
 
 def test_plain_rows_are_checked_as_a_whole(

@@ -88,12 +88,12 @@ def test_each_epoch_has_every_example_once_in_another_order(
 
 
 def test_rows_do_not_depend_on_the_epoch(toy: DataConfig, tokenizer: Tokenizer) -> None:
-    seen: dict[int, list[int]] = {}
+    rows_of: dict[int, list[int]] = {}
     for batch in batches(toy, tokenizer, epochs=6):
         for index, tokens in zip(batch["index"], batch["tokens"], strict=True):
-            assert seen.setdefault(int(index), tokens.tolist()) == tokens.tolist()
+            assert rows_of.setdefault(int(index), tokens.tolist()) == tokens.tolist()
             assert tokenizer.decode(tokens).count(f"What is {index}") == 1
-    assert len(seen) == 10
+    assert len(rows_of) == 10
 
 
 @pytest.mark.parametrize("done", [0, 1, 5])

@@ -6,10 +6,12 @@ import pathlib
 
 import pytest
 
+import cd4lm_jax as cd
 from cd4lm_jax.data.gsm_mini import vocabulary
 from cd4lm_jax.data.prompts import PromptRecord, read_prompts
 from cd4lm_jax.data.sources import SourceError
-from cd4lm_jax.language_model import LanguageModel
+from cd4lm_jax.language_model import LanguageModel, Prompt
+from tests import exported
 from tests.tiny import tiny_model
 
 CASES = pathlib.Path(__file__).parent.parent / "cases"
@@ -75,3 +77,17 @@ def test_faulty_lines_are_named(line: str, message: str, tmp_path: pathlib.Path)
     path.write_text(line)
     with pytest.raises(SourceError, match=message):
         read_prompts(path)
+
+
+@pytest.mark.slow
+def test_conversations_are_decoded_as_the_template_renders_them() -> None:
+    tokenizer = vocabulary.load()
+    model = LanguageModel(tiny_model(exported.config()), tokenizer)
+    config = cd.DecodeConfig(gen_length=8, block_length=8)
+    prompts: list[Prompt] = [TURNS, "q"]
+    found = cd.decode(model, prompts, config)
+    ids = cd.decode(model, [tokenizer.prompt(TURNS), tokenizer.prompt("q")], config)
+    assert found.trajectory.tokens.tolist() == ids.trajectory.tokens.tolist()
+    assert "user: Amy has 5 pens. How many?" in found.to_html()
+    alone = cd.decode(model, TURNS, config)
+    assert alone.trajectory.tokens.tolist() == ids.trajectory.tokens[:1].tolist()

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cd4lm_jax.data.gsm_mini import vocabulary
-from cd4lm_jax.data.special_tokens import LLADA
+from cd4lm_jax.data.special_tokens import FAMILIES, LLADA, SpecialTokens
 from cd4lm_jax.data.tokenizer import Tokenizer
 from cd4lm_jax.data.tokenizer_files import TokenizerError
 
@@ -273,3 +273,50 @@ def test_dream_folder_that_does_not_fit(dream_folder: Path) -> None:
     (dream_folder / "merges.txt").unlink()
     with pytest.raises(TokenizerError, match=r"cannot read vocab\.json and merges\.txt in "):
         Tokenizer.load(dream_folder)
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.family)
+def test_families_by_their_special_tokens(family: SpecialTokens) -> None:
+    definition = _read("tokenizer.json")
+    plain = [word for word in definition["model"]["vocab"] if word not in LLADA.names]
+    words = [*plain, *family.names]
+    definition["model"]["vocab"] = {word: place for place, word in enumerate(words)}
+    definition["added_tokens"] = [
+        {**definition["added_tokens"][0], "content": name, "id": words.index(name)}
+        for name in family.names
+    ]
+    loaded = Tokenizer(json.dumps(definition), {"chat_template": "{{ messages[0].content }}"})
+    assert loaded.special_tokens == family
+    assert loaded.mask_id == words.index(family.mask)
+    assert loaded.bos_id == words.index(family.bos or family.eos)
+    assert loaded.mask_id not in loaded.prompt(f"a {family.mask} b")
+    assert loaded.decode(loaded.prompt(f"a {family.mask} b")) == f"a {family.mask} b"
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5) | st.just("{{ messages }}"),
+    lambda inner: (
+        st.lists(inner, max_size=2)
+        | st.dictionaries(
+            st.sampled_from(["content", "special", "name", "template", "1", "600", "default"]),
+            inner,
+        )
+    ),
+    max_leaves=5,
+)
+KEYS = st.sampled_from(["chat_template", "added_tokens_decoder", "bos_token", "eos_token", "x"])
+
+
+@given(config=st.dictionaries(KEYS, VALUES), added=st.none() | VALUES)
+def test_any_settings_are_taken_or_refused_in_one_line(
+    config: dict[str, Any], added: object, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = _write(tmp_path_factory.mktemp("any"), _read("tokenizer.json"), config)
+    if added is not None:
+        (folder / "added_tokens.json").write_text(json.dumps(added))
+    message = ""
+    try:
+        Tokenizer.load(folder)
+    except TokenizerError as error:
+        message = str(error)
+    assert "\n" not in message

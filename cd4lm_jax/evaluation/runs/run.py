@@ -121,7 +121,7 @@ def execute(
         seconds += decoded.seconds
         part = Answers(
             outputs=decoded.text,
-            correct=(judge or _number)(decoded.text, chunk),
+            correct=(judge or score_numbers)(decoded.text, chunk),
             trajectory=decoded.trajectory,
         )
         parts.append(part)
@@ -176,5 +176,6 @@ def _settings(
     }
 
 
-def _number(outputs: Sequence[str], problems: Sequence[Any]) -> npt.NDArray[np.bool_]:
+def score_numbers(outputs: Sequence[str], problems: Sequence[Any]) -> npt.NDArray[np.bool_]:
+    """The judge of answers in GSM8K's form, bool `[problems]`."""
     return numbers.score(outputs, [problem["answer"] for problem in problems])

@@ -26,6 +26,7 @@ from cd4lm_jax.data.benchmarks import Problem
 from cd4lm_jax.decoding.config import DecodeConfig
 from cd4lm_jax.decoding.rules import ConfidenceAdaptive
 from cd4lm_jax.evaluation.judges import code, formulas, numbers
+from cd4lm_jax.evaluation.tasks import references
 from cd4lm_jax.language_model import LanguageModel
 from cd4lm_jax.settings.choices import nearest
 
@@ -90,6 +91,7 @@ class Task:
         Raises:
             TaskError: no source was given where one is needed, or too few problems.
             SourceError: the source cannot be read.
+            ValueError: a reference cannot be read; its place is named.
         """
         source = source or self.source
         if source is None:
@@ -99,6 +101,8 @@ class Task:
             raise TaskError(
                 f"{count} problems of {self.name} were asked for; {source} has {len(found)}"
             )
+        if not self.runs_code:
+            references.check(found[:count], self.score)
         return found[:count]
 
     def setting(self, name: str) -> Setting:
