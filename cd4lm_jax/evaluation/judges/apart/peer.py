@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import builtins
 import collections
+import sys
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,14 +20,16 @@ class Peer:
     """One side of a channel.
 
     A request is `{"ask": operation, "of": [arguments]}`. Its reply has `value`, or `raised`: the
-    name of a built-in exception and its arguments; and `after`, by position, the arguments that
-    the operation changed.
+    classes of an exception by name, nearest first, and its arguments; `after`, by position, the
+    arguments that the operation changed; `same`, the position of the argument that it returned; and
+    `printed`.
 
     Attributes:
         channel: to the other side.
         tag: of references to this side's objects.
         operations: what the other side may ask for.
         wrap: what stands for the other side's object of a number.
+        printed: what this side printed since it was last asked.
     """
 
     def __init__(
@@ -34,11 +38,14 @@ class Peer:
         tag: str,
         operations: Mapping[str, Callable[..., Any]],
         wrap: Callable[[Peer, int], Any],
+        printed: Callable[[], str],
     ) -> None:
         self.channel, self.tag = channel, tag
-        self.operations, self.wrap = operations, wrap
+        self.operations, self.wrap, self.printed = operations, wrap, printed
+        self._lock = threading.RLock()  # threads of an answer may call a test's function
         self._objects: list[Any] = []
         self._numbers: dict[int, int] = {}  # of objects by id
+        self.exceptions: dict[str, type[BaseException]] = {}  # the other side's, by name
 
     def encode(self, value: Any) -> Any:
         """A value as JSON; an object that is no plain data as a reference to it."""
@@ -60,20 +67,16 @@ class Peer:
             BaseException: what it raised, as the nearest built-in exception.
             WireError: the other side broke the protocol, or is gone.
         """
-        self.channel.send({"ask": operation, "of": [self.encode(value) for value in arguments]})
-        while True:
-            message = self.channel.receive()
-            if not isinstance(message, dict):
-                raise wire.WireError("a message that is neither a request nor a reply")
-            if "ask" in message:
+        request = {"ask": operation, "of": [self.encode(value) for value in arguments]}
+        with self._lock:
+            self.channel.send(request)
+            while True:
+                message = self.channel.receive()
+                if not isinstance(message, dict):
+                    raise wire.WireError("a message that is neither a request nor a reply")
+                if "ask" not in message:
+                    return self._result(message, arguments)
                 self.channel.send(self.reply(message))
-                continue
-            after = message.get("after") or {}
-            for place, changed in after.items():
-                _change(arguments[int(place)], self.decode(changed))
-            if "raised" in message:
-                raise _exception(*self.decode(message["raised"]))
-            return self.decode(message.get("value"))
 
     def serve(self) -> None:
         """Answers requests until the other side is gone.
@@ -93,7 +96,12 @@ class Peer:
         arguments = [self.decode(message) for message in before]
         reply: dict[str, Any] = {}
         try:
-            reply["value"] = self.encode(operation(*arguments))
+            value = operation(*arguments)
+            same = [place for place, given in enumerate(arguments) if given is value]
+            if same and isinstance(value, _MUTABLE):
+                reply["same"] = same[0]
+            else:
+                reply["value"] = self.encode(value)
         except wire.WireError:
             raise
         except BaseException as error:
@@ -103,12 +111,43 @@ class Peer:
             for place, value in enumerate(arguments)
             if isinstance(value, _MUTABLE) and (after := self.encode(value)) != before[place]
         }
+        reply["printed"] = self.printed()
         return reply
+
+    def _result(self, reply: dict[str, Any], arguments: tuple[Any, ...]) -> Any:
+        for place, changed in (reply.get("after") or {}).items():
+            _change(arguments[int(place)], self.decode(changed))
+        sys.stdout.write(str(reply.get("printed") or ""))
+        if "raised" in reply:
+            raise self._exception(*self.decode(reply["raised"]))
+        return arguments[reply["same"]] if "same" in reply else self.decode(reply.get("value"))
+
+    def _exception(self, names: list[str], arguments: list[Any]) -> BaseException:
+        kinds = (self.exceptions.get(name) or getattr(builtins, name, None) for name in names)
+        for kind in kinds:
+            if isinstance(kind, type) and issubclass(kind, BaseException):
+                try:
+                    return kind(*arguments)
+                except TypeError:
+                    return RuntimeError(*arguments)
+        raise wire.WireError(f"{names} are no exceptions")
+
+    def _exception_class(self, name: str, *bases: str) -> type[BaseException]:
+        """A class of this side for one of the other, below its nearest built-in one."""
+        if name not in self.exceptions:
+            found = [self.exceptions.get(base) or getattr(builtins, base, None) for base in bases]
+            kinds = [kind for kind in found if isinstance(kind, type)]
+            if not kinds or not issubclass(kinds[0], BaseException):
+                raise wire.WireError(f"{name!r} is no exception")
+            self.exceptions[name] = type(name, (kinds[0],), {})
+        return self.exceptions[name]
 
     def _refer(self, value: Any) -> Any:
         number = getattr(value, "_peer_number", None) if isinstance(value, Reference) else None
         if number is not None:
             return {"yours": number}
+        if isinstance(value, type) and issubclass(value, BaseException):
+            return {"exception": _classes(value)}
         if id(value) not in self._numbers:
             self._numbers[id(value)] = len(self._objects)
             self._objects.append(value)
@@ -117,6 +156,8 @@ class Peer:
     def _resolve(self, message: dict[str, Any]) -> Any:
         if "yours" in message:
             return self._objects[message["yours"]]
+        if "exception" in message:
+            return self._exception_class(*message["exception"])
         (number,) = message.values()
         if not isinstance(number, int):
             raise TypeError("a reference without a number")
@@ -152,17 +193,10 @@ def _change(value: Any, changed: Any) -> None:
 
 
 def _raised(error: BaseException) -> list[Any]:
-    """The nearest built-in exception by name, and its arguments or its text."""
-    kinds = (kind.__name__ for kind in type(error).__mro__ if kind.__module__ == "builtins")
+    """The classes of an exception by name, and its arguments or its text."""
     plain = all(item is None or isinstance(item, (bool, int, str)) for item in error.args)
-    return [next(kinds), list(error.args) if plain else [str(error)]]
+    return [_classes(type(error)), list(error.args) if plain else [str(error)]]
 
 
-def _exception(name: str, arguments: list[Any]) -> BaseException:
-    kind = getattr(builtins, name, None)
-    if not isinstance(kind, type) or not issubclass(kind, BaseException):
-        raise wire.WireError(f"{name!r} is no exception")
-    try:
-        return kind(*arguments)
-    except TypeError:
-        return RuntimeError(*arguments)
+def _classes(kind: type[BaseException]) -> list[str]:
+    return [base.__name__ for base in kind.__mro__ if base is not object]
