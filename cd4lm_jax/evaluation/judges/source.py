@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import ast
 import builtins
+import contextlib
 import re
 import sys
 import textwrap
+import threading
 import warnings
 from collections.abc import Iterator
 
@@ -18,12 +20,24 @@ _MOST_CHARACTERS = 200_000
 _MOST_CUTS = 50
 
 
+# Parsing in several threads at once fails by chance (CPython issue 106905), and so does the change
+# of filters for warnings.
+_LOCK = threading.RLock()
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """One thread at a time, without warnings about the text."""
+    with _LOCK, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
 def parse(text: str) -> ast.Module | None:
     """The syntax tree of a program; None where it is none."""
     if len(text) > _MOST_CHARACTERS:
         return None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with _alone():
         try:
             return ast.parse(text)
         except (SyntaxError, ValueError, RecursionError, MemoryError):
@@ -34,8 +48,7 @@ def runs(text: str) -> bool:
     """Whether text is a program: `return` outside a function, for one, is none."""
     if len(text) > _MOST_CHARACTERS:
         return False
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with _alone():
         try:
             compile(text, "<answer>", "exec")
         except (SyntaxError, ValueError, RecursionError, MemoryError):
@@ -180,8 +193,7 @@ def _longest(lines: list[str], before: str) -> str | None:
 
 def _wrong_line(text: str) -> int | None:
     """The line of the first error, from 1; None where there is none."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with _alone():
         try:
             compile(text, "<answer>", "exec")
         except SyntaxError as error:

