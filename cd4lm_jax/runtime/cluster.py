@@ -37,7 +37,17 @@ _abandoned = False
 
 
 class ClusterError(ValueError):
-    """The hosts cannot be joined; one line."""
+    """The settings of a cluster are wrong; one line."""
+
+
+class UnreachableError(ClusterError):
+    """The other hosts cannot be reached.
+
+    Attributes:
+        exit_code: of a command; they may be reached at the next start.
+    """
+
+    exit_code = 1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -75,7 +85,8 @@ def joined(config: ClusterConfig = ClusterConfig()) -> Iterator[None]:
     error the process must end with :func:`leave`.
 
     Raises:
-        ClusterError: the settings do not fit each other or the others cannot be reached.
+        ClusterError: the settings do not fit each other.
+        UnreachableError: the others cannot be reached.
     """
     if not _start(config):
         yield
@@ -101,6 +112,20 @@ def joined(config: ClusterConfig = ClusterConfig()) -> Iterator[None]:
         raise
     watch.stop()
     jax.distributed.shutdown()
+
+
+def tasks_of_node() -> int | None:
+    """How many tasks of this Slurm step run on this node; None outside Slurm."""
+    try:
+        groups = os.environ["SLURM_STEP_TASKS_PER_NODE"].split(",")  # such as 2(x3),1
+        node = int(os.environ["SLURM_NODEID"])
+    except KeyError:
+        return None
+    counts: list[int] = []
+    for group in groups:
+        tasks, _, nodes = group.rstrip(")").partition("(x")
+        counts += [int(tasks)] * int(nodes or 1)
+    return counts[node]
 
 
 def leave(code: int) -> NoReturn:
@@ -184,13 +209,18 @@ def _start(config: ClusterConfig) -> bool:
             heartbeat_timeout_seconds=2 * config.timeout,
             shutdown_timeout_seconds=2 * config.timeout,
         )
+        # jax gives each task of Slurm one GPU. A task that is alone on its node takes all of them.
+        if config.local_device_ids is None and tasks_of_node() == 1:
+            jax.config.update("jax_cuda_visible_devices", "all")
+            jax.config.update("jax_rocm_visible_devices", "all")
     except (ValueError, TypeError, RuntimeError) as error:
         # The second: jax is in use already, as in a notebook, which is no host of a cluster.
         reasons = ("coordinator_address should be defined", "must be called before any JAX")
         alone = any(reason in str(error) for reason in reasons)
         if alone and all(value is None for value in given.values()):
             return False
-        raise ClusterError(
+        unreachable = isinstance(error, RuntimeError)
+        raise (UnreachableError if unreachable else ClusterError)(
             f"cannot join a cluster: {str(error).splitlines()[0]} Give coordinator_address "
             "(host:port of process 0), num_processes and process_id, or num_processes=1 to run "
             "on this host alone"
