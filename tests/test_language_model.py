@@ -58,7 +58,8 @@ def test_answers_in_the_order_of_the_questions(model: cd.LanguageModel) -> None:
     # Batches are filled by length, whatever the order; text and its ids are the same prompt.
     order = [2, 0, 1]
     ids = [tokenizer.prompt(QUESTIONS[row]) for row in order]
-    again = cd.decode(model, [QUESTIONS[2], ids[1], ids[2]], **SETTINGS)
+    mixed: list[str | list[int]] = [QUESTIONS[2], ids[1], ids[2]]
+    again = cd.decode(model, mixed, **SETTINGS)
     assert again.text == [out.text[row] for row in order]
     np.testing.assert_array_equal(again.nfe, out.nfe[order])
     np.testing.assert_array_equal(again.trajectory.committed_at, out.trajectory.committed_at[order])

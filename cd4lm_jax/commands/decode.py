@@ -20,9 +20,10 @@ from typing import NoReturn
 from absl import flags
 
 import cd4lm_jax as cd
+from cd4lm_jax import bundled
 from cd4lm_jax.checkpoints.loading import load_config
 from cd4lm_jax.commands import common, decode_flags, output
-from cd4lm_jax.data.prompts import read_prompts
+from cd4lm_jax.data.prompts import PromptRecord, read_prompts
 from cd4lm_jax.decoding.config import DecodeConfig
 from cd4lm_jax.decoding.rule import RULES
 from cd4lm_jax.runtime import devices, files
@@ -30,9 +31,12 @@ from cd4lm_jax.runtime.progress import Progress
 from cd4lm_jax.settings.choices import split_call
 
 _CHECKPOINT = flags.DEFINE_string(
-    "checkpoint", None, "Model folder: exported by training, or a LLaDA Hugging Face checkpoint."
+    "checkpoint",
+    None,
+    "Model folder: exported by training, or a Hugging Face one; the bundled teacher by default.",
 )
 _INPUT = flags.DEFINE_string("input", None, "JSONL file of prompts.")
+_PROMPT = flags.DEFINE_string("prompt", None, "A question to answer, in place of --input.")
 _HTML = flags.DEFINE_string("html", None, "Page to write that replays the passes.")
 _PLAY = flags.DEFINE_bool("play", False, "Replay the first prompt on the terminal.")
 
@@ -56,9 +60,9 @@ _STOP_SEQUENCES = flags.DEFINE_multi_string(
 
 def main() -> None:
     """Reads, decodes, writes; the output appears only when it is complete."""
-    checkpoint, source, target = map(common.given, (_CHECKPOINT, _INPUT, output.OUTPUT))
     config = chosen()
-    rows = read_prompts(source)
+    rows, target = _asked()
+    checkpoint = _CHECKPOINT.value or bundled.teacher()
     devices.announce(dtype="float32", parameters=load_config(checkpoint).num_parameters)
     model = cd.load(checkpoint)
     with Progress(len(rows), label="decode", unit="prompt") as progress:
@@ -76,17 +80,30 @@ def main() -> None:
             line["text"] = decoded.text[number]
         line |= {name: record[name] for name in ("nfe", "committed_at", "confidence", "reason")}
         lines.append(json.dumps(line, ensure_ascii=False))
-    files.write_text(target, "\n".join(lines) + "\n")
-    print(
-        f"{len(rows)} prompts, {decoded.nfe.mean():.1f} passes each, {decoded.seconds:.2f} s: "
-        f"{target}"
-    )
+    if target is None:
+        answer = decoded.text[0] if model.tokenizer is not None else decoded.trajectory.tokens[0]
+        print(f"{answer}\n({decoded.nfe[0]} passes, {decoded.seconds:.2f} s)")
+    else:
+        files.write_text(target, "\n".join(lines) + "\n")
+        passes = f"{decoded.nfe.mean():.1f} passes each, {decoded.seconds:.2f} s"
+        print(f"{len(rows)} prompts, {passes}: {target}")
     if _HTML.value is not None:
         # A lone surrogate in a prompt must not cost the page.
         files.write_bytes(_HTML.value, decoded.to_html().encode("utf-8", errors="replace"))
         print(f"passes: {_HTML.value}")
     if _PLAY.value:
         decoded.play()
+
+
+def _asked() -> tuple[list[PromptRecord], str | None]:
+    """The prompts, and the file to write; None where the answer to one question is printed."""
+    if _PROMPT.value is None:
+        if _INPUT.value is None:
+            raise common.UsageError("give --input=PROMPTS.jsonl or --prompt='a question'")
+        return read_prompts(_INPUT.value), common.given(output.OUTPUT)
+    if _INPUT.value is not None:
+        raise common.UsageError("give either --input or --prompt")
+    return [PromptRecord(id=0, prompt=_PROMPT.value)], output.OUTPUT.value
 
 
 def chosen() -> DecodeConfig:

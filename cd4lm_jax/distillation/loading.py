@@ -8,7 +8,6 @@ import jax
 from jax.sharding import Mesh
 
 from cd4lm_jax.checkpoints.loading import load_config, load_model
-from cd4lm_jax.data import pipeline
 from cd4lm_jax.data.tokenizer import Tokenizer
 from cd4lm_jax.distillation import compatibility
 from cd4lm_jax.distillation.config import TrainConfig
@@ -47,7 +46,6 @@ class Loaded:
         for model in models:
             compatibility.check_length(config.data, model, "data")
             compatibility.check_length(config.validation, model, "validation")
-        pipeline.check(config.data, config.validation, self.tokenizer)
         self.program = config.program(architecture, mesh)
         self.base = self.teacher = None
         if config.lora is not None:

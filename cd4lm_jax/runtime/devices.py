@@ -67,14 +67,19 @@ def available() -> list[jax.Device]:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).partition(" (set JAX_PLATFORMS")[0] or "its plugin is not installed"
         raise DeviceError(
-            f"JAX_PLATFORMS={jax.config.jax_platforms}, and jax cannot use such a device here: "
+            f"JAX_PLATFORMS={_platforms()}, and jax cannot use such a device here: "
             f"{reason}; install jax for it, such as 'cd4lm_jax[cuda]', or set JAX_PLATFORMS=cpu"
         ) from error
 
 
+def _platforms() -> str:
+    """What `JAX_PLATFORMS` says, or a program that set the same."""
+    return jax.config.read("jax_platforms") or ""
+
+
 def _warnings(devices: list[jax.Device], used: int, *, has_mesh: bool) -> list[str]:
     found = []
-    if devices[0].platform == "cpu" and jax.config.jax_platforms != "cpu" and (gpus := _gpus()):
+    if devices[0].platform == "cpu" and _platforms() != "cpu" and (gpus := _gpus()):
         found.append(
             f"warning: this machine has {gpus} NVIDIA GPU{'s' * (gpus > 1)} that jax cannot use; "
             "this runs on the CPU: install 'cd4lm_jax[cuda]', or set JAX_PLATFORMS=cpu"

@@ -212,7 +212,8 @@ def test_decode_without_an_input_says_so(capsys: pytest.CaptureFixture[str]) -> 
     with flagsaver.flagsaver(), pytest.raises(SystemExit) as raised:
         common.run(decode.main, argv=["decode", "--checkpoint=somewhere"])
     assert raised.value.code != 0
-    assert capsys.readouterr().err == "error: give --input; --help tells what it is\n"
+    error = "error: give --input=PROMPTS.jsonl or --prompt='a question'\n"
+    assert capsys.readouterr().err == error
 
 
 def test_debug_shows_where_an_error_came_from(
