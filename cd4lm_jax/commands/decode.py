@@ -1,5 +1,6 @@
-r"""Answers the prompts of a JSONL file.
+r"""Answers a question, or the prompts of a JSONL file.
 
+    cd4lm decode --prompt="Amy has 5 pens. She buys 3. How many pens now?"
     cd4lm decode --checkpoint=experiments/checkpoints/gsm_mini_teacher \
         --input=prompts.jsonl --output=out.jsonl --gen_length=64 --block_length=32 --threshold=0.9
 
@@ -121,7 +122,9 @@ def chosen() -> DecodeConfig:
             for field, flag in _SHORTHANDS.items()
             if field in fields and flag.value is not None
         }
-        config = decode_flags.DECODE.chosen(changes={"rule": text, **changes})
+        # The bundled teacher was trained for answers of these lengths.
+        base = DecodeConfig(gen_length=64) if _CHECKPOINT.value is None else DecodeConfig()
+        config = decode_flags.DECODE.chosen(base, {"rule": text, **changes})
     except ValueError as error:
         raise common.UsageError(str(error)) from error
     if not _STOP_SEQUENCES.value:

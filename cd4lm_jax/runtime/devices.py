@@ -25,6 +25,9 @@ class DeviceError(ValueError):
     exit_code = 1
 
 
+SETTING = "jax_platforms"  # jax makes its attribute at run time
+
+
 def announce(
     *, dtype: str | None = None, parameters: int | None = None, mesh: Mesh | None = None
 ) -> None:
@@ -74,7 +77,7 @@ def available() -> list[jax.Device]:
 
 def _platforms() -> str:
     """What `JAX_PLATFORMS` says, or a program that set the same."""
-    return jax.config.read("jax_platforms") or ""
+    return getattr(jax.config, SETTING) or ""
 
 
 def _warnings(devices: list[jax.Device], used: int, *, has_mesh: bool) -> list[str]:
