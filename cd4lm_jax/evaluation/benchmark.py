@@ -128,7 +128,7 @@ def benchmark(config: BenchmarkConfig, *, allow_code_execution: bool = False) ->
             "rows": [run.row(run.seconds_of(baseline) if baseline else None) for run in done],
             "baseline": name_of(config.label, runs[0]) if baseline else None,
             "chosen": None,
-            "judged": task.judged,
+            "judged": task.meaning(problems),
             "notes": _notes(config, model, len(asked), truncated),
             "task": config.task,
             "setting": config.setting,

