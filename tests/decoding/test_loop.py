@@ -145,7 +145,7 @@ def test_equals_the_plain_loop_and_keeps_its_bounds(kind: str, options: DecodeCo
 
 
 def within_bounds(found: Trajectory, commit: CommitRule) -> None:
-    """Every pass commits from `min_tokens` (or all that is left) to `max_tokens` of one block."""
+    """Every pass commits from `min_tokens` (or all that is left) to `max_tokens` (0: the block) of one block."""
     assert isinstance(commit, ConfidenceAdaptive | NegativeEntropy | Margin)
     for row, passes in zip(found.committed_at, found.nfe, strict=True):
         left = [BLOCK] * (GEN // BLOCK)
@@ -153,7 +153,7 @@ def within_bounds(found: Trajectory, commit: CommitRule) -> None:
             blocks = np.flatnonzero(row == number) // BLOCK
             block, count = int(blocks[0]), len(blocks)
             assert (blocks == block).all()
-            assert min(commit.min_tokens, left[block]) <= count <= commit.max_tokens
+            assert min(commit.min_tokens, left[block]) <= count <= (commit.max_tokens or BLOCK)
             left[block] -= count
 
 
