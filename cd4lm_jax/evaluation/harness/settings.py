@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from cd4lm_jax.decoding.config import DecodeConfig
-from cd4lm_jax.decoding.rules import ConfidenceAdaptive, FixedStep
+from cd4lm_jax.decoding.rules import ConfidenceAdaptive
 from cd4lm_jax.settings.choices import nearest
 from cd4lm_jax.settings.config import override
 
@@ -79,17 +79,22 @@ def of_request(base: DecodeConfig, settings: Mapping[str, Any], *, sample: bool 
         _settle_sampling(given, base, settings.get("do_sample"))
     lengths = [given.pop(name) for name in _LENGTHS if name in given]
     limit = next((_whole("max_new_tokens", value) for value in lengths if value is not None), None)
-    config = base
-    if "threshold" in given:
-        config = _with_threshold(base, given.pop("threshold"), given)
+    threshold = given.pop("threshold", None)
     known = [field.name for field in dataclasses.fields(DecodeConfig)]
     for name in given:
         if name not in known:
             names = [*known, "threshold", *_LENGTHS]
             raise ValueError(f"cd4lm has no setting {name!r}; {nearest(name, names)}")
-    config = _override(config, given)
+    if base == base.fixed() and "rule" not in given:  # it stays the baseline at other lengths
+        threshold = 0 if threshold is None else threshold
+        fields = ("rule", "stop_at_eos", "eos_gate_ratio")
+        changes = {name: getattr(DEFAULT, name) for name in fields}
+        base = dataclasses.replace(base, **changes)
+    config = _override(base, given)
     if limit is not None and not sample and "gen_length" not in given:
         config = _with_length(config, limit)
+    if threshold is not None:
+        config = _with_threshold(config, threshold, given)
     return Asked(config, limit)
 
 
@@ -116,9 +121,6 @@ def _with_threshold(base: DecodeConfig, value: Any, others: Mapping[str, Any]) -
         raise ValueError(f"threshold={value!r}: expected a number") from None
     if not threshold:
         return base.fixed()
-    if isinstance(base.rule, FixedStep) and not base.stop_at_eos:  # the baseline
-        gate = DEFAULT.eos_gate_ratio
-        base = dataclasses.replace(base, stop_at_eos=True, eos_gate_ratio=gate)
     rule = base.rule if isinstance(base.rule, ConfidenceAdaptive) else ConfidenceAdaptive()
     return dataclasses.replace(base, rule=dataclasses.replace(rule, threshold=threshold))
 

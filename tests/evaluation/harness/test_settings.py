@@ -93,6 +93,13 @@ def test_requests(given: dict[str, Any], fields: dict[str, Any], limit: int | No
     assert of_request(DEFAULT, given) == (_changed(**fields), limit)
 
 
+def test_the_baseline_stays_one_at_other_lengths() -> None:
+    base = of_model({"threshold": 0})
+    for given, length in (({"gen_length": 64}, 64), ({"max_new_tokens": 300}, 320)):
+        found, _ = of_request(base, given)
+        assert found == cd.DecodeConfig(gen_length=length).fixed()
+
+
 def test_a_threshold_ends_the_baseline() -> None:
     base = of_model({"threshold": 0})
     assert base == cd.DecodeConfig(gen_length=256).fixed()
