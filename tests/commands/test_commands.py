@@ -13,7 +13,7 @@ from absl.testing import flagsaver
 from cd4lm_jax.commands import common, decode, distill
 from cd4lm_jax.data.prompts import read_prompts
 from cd4lm_jax.distillation.config import TrainConfig
-from tests import exported
+from tests import exported, pages
 from tests.disk import full_beyond
 
 RunPython = Callable[..., subprocess.CompletedProcess[str]]
@@ -126,8 +126,9 @@ def test_decode_writes_a_page_and_replays_the_first_prompt(
     nfe = json.loads((tmp_path / "out.jsonl").read_text().splitlines()[0])["nfe"]
     assert state.startswith(f"pass {nfe} of {nfe}, ")  # no terminal: the last state alone
     text = page.read_text(encoding="utf-8")
-    assert text.count("<article") == 2
-    assert "How many?" in text
+    shown = pages.replays(text)
+    assert json.dumps(shown).count("committed_at") == 2
+    assert "How many?" in json.dumps(shown)
 
 
 @pytest.mark.slow

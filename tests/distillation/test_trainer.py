@@ -257,7 +257,7 @@ def test_without_a_finite_evaluation_nothing_is_exported(
 
 def test_stops_when_the_loss_stays_not_finite(config: TrainConfig, tmp_path: pathlib.Path) -> None:
     leaves = parameters(tiny_model(MODEL))
-    leaves["norm"] = np.full_like(leaves["norm"], np.nan)
+    leaves["norm"] = np.full_like(leaves["norm"], 3e38)
     write_model(tmp_path / "lost", model_of(MODEL, leaves))
     config = elsewhere(
         config, tmp_path, init=str(tmp_path / "lost"), model=None, log_every=1, max_bad_steps=3

@@ -104,7 +104,7 @@ def test_prompts_hold_the_question_once() -> None:
             assert "{question}" not in prompt
             assert "WHAT" not in prompt
     asked = registry.task("humaneval").setting("cd4lm").ask(problem)
-    assert "implementation of the NAME function" in asked
+    assert "implementation  of the NAME function" in asked  # as published
     assert "\\boxed{...}" in registry.task("gsm8k").setting("cd4lm").ask(problem)
     assert registry.task("gsm_mini").setting("demo").ask(problem) == problem["question"]
 
