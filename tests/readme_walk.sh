@@ -4,7 +4,7 @@
 #
 #   tests/readme_walk.sh                 all but what takes an hour; needs PyPI, git, make, python3
 #   tests/readme_walk.sh --all           that too
-#   tests/readme_walk.sh 'make demo' api only these, by how they begin (api: the Python block)
+#   tests/readme_walk.sh 'make demo'   only these, by how they begin
 #   tests/readme_walk.sh --list [FILE]   what would be done with each command of FILE (README.md)
 #
 # The working tree must be committed: what is walked through is a clone of HEAD. Exits with 1 where
@@ -12,10 +12,9 @@
 set -euo pipefail
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-API='python api.py' # how the walk runs the Python block
-
 # What is done with a command: `run MINUTES PATTERN...`, each an extended regular expression that a
-# line of its output must match, or `skip REASON`. The first that fits counts.
+# line of its output must match, or `skip REASON`. The first that fits counts. Python blocks are
+# `python block-N.py`, numbered in the order of the text.
 decide() {
   case $1 in
     'make demo'*)
@@ -26,57 +25,42 @@ decide() {
       ;;
     'make test'*) run 12 '[0-9]+ passed' ;;
     '. .venv/bin/activate'*) run 0 ;;
-    "$API") run 1 '^#### 4$' '^[0-9]+ \[' 'pass [0-9]+ of [0-9]+' ;;
-    'python -m launch.decode --checkpoint=DIR '*) run 1 '"text": ".*#### 5' ;;
-    'python -m launch.evaluate '* | 'python -m launch.compare '*)
-      skip 'needs a file of GSM8K; tests/launch/test_evaluate.py, test_compare.py'
-      ;;
-    'python -m launch.frontier '*) skip 'needs two evaluations; tests/evaluation/report/test_overlay.py' ;;
-    'python -m launch.pretrain '*) run 60 'validation loss [0-9.]+ at step' ;;
-    "pip install 'jax[tpu]'"*) run 2 ;;
-    'python -m launch.plan '*) run 5 'GiB' ;;
-    'python -m experiments.benchmarks.dscd_share') skip 'twelve trainings, an hour' ;;
-    'python -m experiments.benchmarks.recipes') skip 'some thirty trainings, two hours' ;;
-    'python -m experiments.benchmarks.plans') skip 'seven compilations of 8B, an hour' ;;
-    'python -m launch.convert '* | 'python -m launch.distill '* | *=runs/llada_8b_gsm8k/*)
-      skip 'needs the weights of LLaDA-8B'
-      ;;
-    'python -m launch.lm_eval '*) skip 'the start of a command; tests/evaluation/harness/test_adapter.py' ;;
-    'pip install .['*) skip 'other machines; tests/test_packaging.py builds and installs the wheel' ;;
+    'python block-1.py' | *LLaDA-8B-Instruct*) skip 'needs the weights of LLaDA-8B' ;;
+    'python block-2.py') run 1 '^#### 4$' '^[0-9]+ \[' 'pass [0-9]+ of [0-9]+' ;;
+    'python block-3.py') run 5 ;;
+    'cd4lm distill --config=gsm_mini') skip 'what the last Python block does' ;;
     'make docs') run 1 'build/docs/index\.html' ;;
-    'make setup') skip 'the first half of make demo' ;;
     *) return 1 ;;
   esac
 }
 
-# Where prompts are needed, or a folder that README calls DIR.
+# The Python blocks as files.
 prepare() {
-  ln -s experiments/checkpoints/gsm_mini_teacher DIR
-  echo '{"id": 1, "prompt": "Tom has 2 cups. He buys 3. How many cups now?"}' >prompts.jsonl
-  awk '/^```/ { inside = $0 == "```python"; next } inside' README.md >api.py
-}
-
-# What a command leaves behind and does not print.
-result_of() {
-  case $1 in 'python -m launch.decode '*) cat out.jsonl ;; esac
+  awk '
+    /^```/ { inside = !inside && $0 == "```python"; if (inside) number++; next }
+    inside { print > ("block-" number ".py") }' README.md
 }
 
 # The commands of a file, one a line in the order of the text (a continued line as one): those of
-# sh blocks, the Python block, and those within a sentence.
+# sh blocks, the Python blocks, and those within a sentence.
 commands() {
-  awk -v api="$API" '
-    function tell(command, name) {
+  awk '
+    function add(command, name) {
       gsub(/ +/, " ", command); name = command; sub(/ #.*/, "", name)
-      if (name != "" && !told[name]++) print command
+      if (name != "" && !added[name]++) print command
     }
-    /^```/ { kind = kind ? "" : substr($0, 4); if (kind == "python") tell(api); next }
-    kind == "sh" { held = held $0; if (!sub(/\\$/, "", held)) { tell(held); held = "" }; next }
+    /^```/ {
+      kind = kind ? "" : substr($0, 4)
+      if (kind == "python") add("python block-" ++blocks ".py")
+      next
+    }
+    kind == "sh" { line = line $0; if (!sub(/\\$/, "", line)) { add(line); line = "" }; next }
     kind { next }
     {
       text = rest $0; rest = ""
       while (match(text, /`[^`]*`/)) {
         span = substr(text, RSTART + 1, RLENGTH - 2); text = substr(text, RSTART + RLENGTH)
-        if (span ~ /^(make|python -m|pip install) /) tell(span)
+        if (span ~ /^(make|cd4lm|python -m|pip install) /) add(span)
       }
       if (text ~ /`/ && $0 != "") rest = text " "
     }' "$1"
@@ -123,7 +107,6 @@ walk() {
       failed=1
       continue
     fi
-    result_of "$command" >>output.txt
     for pattern in "${patterns[@]}"; do
       if ! grep -qE -e "$pattern" output.txt; then
         echo "   FAILED: no line matches $pattern; the last ones:"
@@ -139,7 +122,7 @@ walk() {
 is_wanted() {
   local beginning
   ((${#WANTED[@]})) || return 0
-  for beginning in '. .venv/bin/activate' "${WANTED[@]/#api/$API}"; do
+  for beginning in '. .venv/bin/activate' "${WANTED[@]}"; do
     [[ $1 == "$beginning"* ]] && return 0
   done
   return 1
