@@ -2,8 +2,8 @@
 
     python -m tests.soak_crash
 
-Not collected by pytest: it takes about ten minutes. Metrics: ``kills``, ``recovered`` (kills
-after which the next start went on without losing a complete checkpoint) and ``bit_exact`` (1 if
+Not collected by pytest: it takes about ten minutes. Metrics: `kills`, `recovered` (kills
+after which the next start went on without losing a complete checkpoint) and `bit_exact` (1 if
 every run ended with exactly the uninterrupted run's parameters).
 """
 

@@ -1,7 +1,7 @@
 """From one layout of model folders to the other, streamed: a chunk of one tensor at a time.
 
 The new folder is written beside its name, as `NAME.unfinished`, and renamed when it is complete.
-Whatever ends a conversion earlier, the same call goes on from what is there.
+Whatever ends a conversion earlier, the same call continues from what is there.
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ class RunCheckpoints:
         if cluster.is_main():
             damage.warn_of_strays(self._folder)
         self._quiet = contextlib.ExitStack()
-        self._quiet.enter_context(quiet_orbax())  # saves go on in threads of orbax's own
+        self._quiet.enter_context(quiet_orbax())  # orbax saves in its threads, also later
         try:
             self._checkpointer = self._open()
         except BaseException:

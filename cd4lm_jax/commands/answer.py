@@ -1,4 +1,4 @@
-"""Writes a model's own right answers to the questions of a dataset, to distil on.
+"""Writes a model's correct answers to the questions of a dataset, to distil on.
 
     cd4lm answer --config=gsm_mini_answers
 

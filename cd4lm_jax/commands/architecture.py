@@ -1,4 +1,4 @@
-"""The flag of plans and dry runs that tells an architecture whose folder is not at hand."""
+"""The flag of plans and dry runs that names an architecture whose folder is not present."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from cd4lm_jax.models.config import ModelConfig, dream_7b, llada_8b
 
 _PRESETS = {"llada_8b": llada_8b, "dream_7b": dream_7b}
 MODEL = flags.DEFINE_enum(
-    "model", None, list(_PRESETS), "Architecture, where the folder of config.init is not at hand."
+    "model", None, list(_PRESETS), "Architecture, where the folder of config.init is not present."
 )
 
 
 def chosen(config: TrainConfig) -> ModelConfig:
-    """What is trained: the preset that ``--model`` names, or what the config does.
+    """What is trained: the preset that `--model` names, or what the config does.
 
     Raises:
         ValueError: neither, or a folder that holds no model.

@@ -56,7 +56,7 @@ class UsageError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class NoSettings:
-    """Of a command that is told everything by plain flags."""
+    """For a command that has plain flags only."""
 
 
 def run(
@@ -71,10 +71,10 @@ def run(
     traceback.
 
     Args:
-      main: the command; what it returns is the exit code, None for 0.
-      config_class: what `get_config()` must return and `main` is called with. Without `--config`
-        its defaults serve, if every field has one. With `NoSettings`, `main` takes nothing.
-      argv: the command line, `sys.argv` when None.
+        main: the command; what it returns is the exit code, None for 0.
+        config_class: what `get_config()` must return and `main` is called with. Without `--config`
+          its defaults serve, if every field has one. With `NoSettings`, `main` takes nothing.
+        argv: the command line, `sys.argv` when None.
     """
     argv = list(sys.argv if argv is None else argv)
     try:
@@ -113,10 +113,10 @@ def given(flag: flags.FlagHolder[str | None]) -> str:
     """The value of a flag that has no default.
 
     Raises:
-      UsageError: it was not given.
+        UsageError: it was not given.
     """
     if flag.value is None:
-        raise UsageError(f"give --{flag.name}; --help tells what it is")
+        raise UsageError(f"give --{flag.name}; --help says what it is")
     return flag.value
 
 

@@ -1,11 +1,11 @@
-r"""Converts a model between a Hugging Face layout and this project's own.
+r"""Converts a model between a Hugging Face layout and this project's.
 
     cd4lm convert --source=checkpoints/LLaDA-8B-Instruct --target=checkpoints/llada_8b
 
-What lies in the source tells the direction. Parameters keep their dtype unless --dtype is given,
+The layout of the source decides the direction. Parameters keep their dtype unless --dtype is given,
 so that there and back again is bit-exact; tokenizer, generation settings and modelling code are
 copied. The model is streamed: that takes less than 1 GiB of memory, whatever its size. Interrupted,
-the same command goes on from what it finds in TARGET.unfinished.
+the same command continues from what it finds in TARGET.unfinished.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ _ALLOW_CODE = flags.DEFINE_bool(
 def main(config: EvaluationConfig) -> None:
     """Decodes, prints the table, says where the report is."""
     devices.announce(dtype=getattr(config, "dtype", "float32"))
-    kept = f"stopped; what was answered is in {config.output}, the same command goes on"
+    kept = f"stopped; what was answered is in {config.output}, the same command continues"
     with interrupt.leaving_at_once(kept):
         summary = _evaluate(config)
         print_table(summary["rows"], chosen=summary["chosen"])

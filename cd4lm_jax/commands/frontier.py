@@ -28,7 +28,7 @@ def main() -> None:
     """Reads, prints, writes."""
     target = common.given(output.OUTPUT)
     if not _RUNS.value and not _PEERS.value:
-        raise common.UsageError("give --runs or --peers; --help tells what they are")
+        raise common.UsageError("give --runs or --peers; --help says what they are")
     found = []
     for folder, label in zip(_RUNS.value, _labels(_RUNS.value), strict=True):
         found += curves.read_evaluation(folder, label)
@@ -40,7 +40,7 @@ def main() -> None:
 
 
 def _labels(folders: list[str]) -> list[str]:
-    """What tells evaluations apart: nothing for a single one, else their folders' names."""
+    """What distinguishes evaluations: nothing for a single one, else their folders' names."""
     if len(folders) == 1:
         return [""]
     names = [pathlib.Path(folder).name for folder in folders]

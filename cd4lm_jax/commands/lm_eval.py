@@ -1,4 +1,4 @@
-r"""lm-evaluation-harness's own command, with this project's models under the name cd4lm.
+r"""The command of lm-evaluation-harness, with this project's models under the name cd4lm.
 
     cd4lm lm_eval --model cd4lm \
         --model_args pretrained=experiments/checkpoints/gsm_mini_teacher,gen_length=64 \

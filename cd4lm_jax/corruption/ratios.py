@@ -78,7 +78,7 @@ def cosine_ratio(time: jax.Array, horizon: int) -> jax.Array:
 
 
 def uniform_ratio(draw: jax.Array, floor: float = 1e-3) -> jax.Array:
-    """Masked share of LLaDA's own training: uniform in `[floor, 1]` (2502.09992, appendix B).
+    """Masked share of LLaDA's training: uniform in `[floor, 1]` (2502.09992, appendix B).
 
     Args:
         draw: uniform numbers in [0, 1).

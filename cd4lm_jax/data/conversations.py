@@ -23,7 +23,7 @@ PAIRS = (
     ("problem", "solution"),
     ("input", "output"),
 )
-"""Fields of a text and its answer, in the order they are looked for."""
+"""Fields of a text and its answer, in the order in which they are tried."""
 
 _ROLES = {
     "system": "system",

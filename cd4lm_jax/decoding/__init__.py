@@ -1,1 +1,1 @@
-"""How text is produced."""
+"""Decoding: its description, commit rules, the compiled loop, caches, and what it records."""

@@ -94,8 +94,8 @@ def decode(
         given: for infilling, see `Given`; None decodes every position.
         first: number of the first prompt, where a list is decoded in parts: each part draws what
             it would draw within the whole.
-        report: told every few passes how many prompts are finished; between two calls Ctrl-C is
-            heard, which a decode in one piece does not.
+        report: called every few passes with the number of finished prompts. Ctrl-C takes effect
+            between two calls; without `report` it does when the decode has ended.
 
     Raises:
         ValueError: no prompts, an empty prompt, one that leaves no room for the generation, or

@@ -1,6 +1,6 @@
 """The canvas: prompt and generation region of a batch, and what is still masked.
 
-Rows are ``[left padding | prompt | generation]``, so the block windows of ragged prompts line
+Rows are `[left padding | prompt | generation]`, so the block windows of ragged prompts line
 up. Which generation positions are masked is an array of its own, never a comparison with the
 mask token: a prompt may contain that token as text.
 """
@@ -27,15 +27,15 @@ class Canvas(NamedTuple):
     """The loop's state; B rows of T = P + G positions, P the padded prompt.
 
     Attributes:
-        tokens: ``[B, T]`` int32.
-        masked: ``[B, G]`` bool, generation positions not yet committed.
-        committed_at: ``[B, G]`` int32, the row's pass that committed a position, 0 before.
-        confidence: ``[B, G]`` float32, probability of the committed token, 0 before.
-        reason: ``[B, G]`` int32, a :class:`cd4lm_jax.decoding.trajectory.Reason`.
-        block: ``[B]`` int32, the active block.
-        step: ``[B]`` int32, passes spent in the active block.
-        nfe: ``[B]`` int32, passes spent while the row was unfinished.
-        done: ``[B]`` bool.
+        tokens: `[B, T]` int32.
+        masked: `[B, G]` bool, generation positions not yet committed.
+        committed_at: `[B, G]` int32, the row's pass that committed a position, 0 before.
+        confidence: `[B, G]` float32, probability of the committed token, 0 before.
+        reason: `[B, G]` int32, a `cd4lm_jax.decoding.trajectory.Reason`.
+        block: `[B]` int32, the active block.
+        step: `[B]` int32, passes spent in the active block.
+        nfe: `[B]` int32, passes spent while the row was unfinished.
+        done: `[B]` bool.
     """
 
     tokens: jax.Array
@@ -55,9 +55,9 @@ class Canvas(NamedTuple):
         """A canvas before its first pass.
 
         Args:
-            tokens: ``[B, T]``, the mask token wherever ``masked``.
-            masked: ``[B, G]``, what is to be decoded; the rest is given.
-            done: ``[B]``, slots that no prompt is left for.
+            tokens: `[B, T]`, the mask token wherever `masked`.
+            masked: `[B, G]`, what is to be decoded; the rest is given.
+            done: `[B]`, slots that no prompt is left for.
             block_length: positions that are decoded together.
         """
         zero = jnp.zeros(masked.shape, jnp.int32)
@@ -76,7 +76,7 @@ class Canvas(NamedTuple):
 
 
 def next_block(masked: jax.Array, block: jax.Array, block_length: int) -> jax.Array:
-    """``[B]``: the first block after ``block`` with something to decode; one past the last."""
+    """`[B]`: the first block after `block` with something to decode; one past the last."""
     blocks = masked.reshape(len(masked), -1, block_length).any(axis=2)
     count = blocks.shape[1]
     later = blocks & (jnp.arange(count) > block[:, None])
@@ -87,11 +87,11 @@ class Queue(NamedTuple):
     """Prompts that are waiting; N rows of T = P + G positions.
 
     Attributes:
-        tokens: ``[N, T]`` int32, the mask token wherever ``masked``.
-        valid: ``[N, T]`` bool, False on padding.
-        masked: ``[N, G]`` bool, what is to be decoded; other generation positions are given.
-        budget: ``[N]`` int32, most passes of each row.
-        keys: ``[N]`` typed keys, what is random in each row.
+        tokens: `[N, T]` int32, the mask token wherever `masked`.
+        valid: `[N, T]` bool, False on padding.
+        masked: `[N, G]` bool, what is to be decoded; other generation positions are given.
+        budget: `[N]` int32, most passes of each row.
+        keys: `[N]` typed keys, what is random in each row.
         pending: int32, how many rows are to be decoded, from the first.
     """
 
@@ -121,7 +121,7 @@ class State(NamedTuple):
 
     Attributes:
         canvas: the B rows that are being decoded.
-        row: ``[B]`` int32, whose place in the queue each is; past its end for an idle slot.
+        row: `[B]` int32, whose place in the queue each is; past its end for an idle slot.
         upcoming: int32, the next in the queue.
         results: of the rows that have ended.
         cache: keys and values of the rows, where a cache is kept.
@@ -137,7 +137,7 @@ class State(NamedTuple):
     def start(
         cls, queue: Queue, slots: int, block_length: int, cache: KeyValueCache | None
     ) -> State:
-        """The first ``slots`` prompts of a queue, before their first pass."""
+        """The first `slots` prompts of a queue, before their first pass."""
         region = queue.masked.shape
         row = jnp.arange(slots, dtype=jnp.int32)
         results = Results(
@@ -150,11 +150,11 @@ class State(NamedTuple):
         return cls(canvas, row, jnp.int32(slots), results, cache)
 
     def ended(self, queue: Queue) -> jax.Array:
-        """``[B]``, slots whose row is finished and not yet handed over."""
+        """`[B]`, slots whose row is finished and not yet handed over."""
         return self.canvas.done & (self.row < queue.pending)
 
-    def filed(self, queue: Queue, eos_id: int, which: jax.Array) -> Results:
-        """The results with the slots of ``which [B]`` as they are now, EOS for what is masked."""
+    def results_with(self, queue: Queue, eos_id: int, which: jax.Array) -> Results:
+        """The results with the slots of `which [B]` as they are now, EOS for what is masked."""
         canvas = self.canvas
         gen_length = canvas.masked.shape[1]
         generated = jnp.where(canvas.masked, eos_id, canvas.tokens[:, -gen_length:])
@@ -167,7 +167,7 @@ class State(NamedTuple):
 
 
 def hand_over(queue: Queue, eos_id: int, block_length: int, state: State) -> State:
-    """Files the rows that have ended under results and gives their slots to the next prompts."""
+    """Writes the rows that have ended to the results and gives their slots to the next prompts."""
     ended = state.ended(queue)
     row = jnp.where(ended, state.upcoming + jnp.cumsum(ended) - 1, state.row)
     place = jnp.minimum(row, len(queue.tokens) - 1)
@@ -182,7 +182,7 @@ def hand_over(queue: Queue, eos_id: int, block_length: int, state: State) -> Sta
         canvas=jax.tree.map(pick, fresh, state.canvas),
         row=row,
         upcoming=state.upcoming + ended.sum(),
-        results=state.filed(queue, eos_id, ended),
+        results=state.results_with(queue, eos_id, ended),
     )
 
 
@@ -194,9 +194,9 @@ def layout(
     gen_length: int,
     mask_id: int,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Tokens ``[N, T]``, valid ``[N, T]`` and masked ``[N, G]``; prompts end where answers begin.
+    """Tokens `[N, T]`, valid `[N, T]` and masked `[N, G]`; prompts end where answers begin.
 
-    ``given`` has, for each prompt, the generation positions from the first: a token that is fixed,
+    `given` has, for each prompt, the generation positions from the first: a token that is fixed,
     None for one to decode; what it does not reach is to be decoded.
     """
     total = prompt_length + gen_length

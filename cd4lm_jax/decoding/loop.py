@@ -59,7 +59,7 @@ def run(
 
 @functools.partial(jax.jit, static_argnames=("shape", "slots"))
 def begin(model: Transformer, queue: Queue, *, shape: Shape, slots: int) -> State:
-    """The state before the first pass, for :func:`advance_by`."""
+    """The state before the first pass, for `advance_by`."""
     cache = None
     if shape.cache != "none":
         rows = slots * (2 if shape.guided else 1)
@@ -78,7 +78,7 @@ def advance_by(
     *,
     shape: Shape,
 ) -> tuple[State, Results, jax.Array]:
-    """As :func:`run`, so many passes from a state on (fewer where all rows end before).
+    """As `run`, so many passes from a state on (fewer where all rows end before).
 
     Returns:
         The state; results with unfinished rows as they stand; and `[N]` bool, finished rows.
@@ -94,7 +94,7 @@ def advance_by(
     number = jnp.arange(len(queue.tokens))
     started = number < jnp.minimum(state.upcoming, queue.pending)
     finished = started.at[place].set(False, mode="drop")
-    return state, state.filed(queue, model.config.eos_id, busy), finished
+    return state, state.results_with(queue, model.config.eos_id, busy), finished
 
 
 def _unfinished(queue: Queue, state: State) -> jax.Array:
@@ -151,7 +151,7 @@ def advance(
 ) -> tuple[Canvas, KeyValueCache | None]:
     """One forward pass and what it commits. Finished rows stay as they are."""
     size, prompt_length = shape.window_length, canvas.tokens.shape[1] - shape.gen_length
-    # A finished row's block lies past the end; it looks at the last one and changes nothing.
+    # A finished row's block is past the end; it computes the last one and changes nothing.
     start = jnp.minimum(canvas.block * shape.block_length, shape.gen_length - size)
     window = Window(start=prompt_length + start, length=size)
     logits, cache = _logits(model, canvas, slots.valid, window, limits, shape, cache)

@@ -31,12 +31,12 @@ class Ends:
         """Where answers end, and whether that is certain.
 
         Args:
-            generated: ``[batch, gen]`` tokens of the generation region.
-            masked: ``[batch, gen]`` bool, positions not yet committed.
-            given: ``[batch, gen]`` bool, fixed from the start; nothing before one is an end.
+            generated: `[batch, gen]` tokens of the generation region.
+            masked: `[batch, gen]` bool, positions not yet committed.
+            given: `[batch, gen]` bool, fixed from the start; nothing before one is an end.
 
         Returns:
-            ``[batch, gen]`` bool, positions at which an end begins; and ``[batch, gen]`` bool,
+            `[batch, gen]` bool, positions at which an end begins; and `[batch, gen]` bool,
             those of them that are committed, as is everything before them.
         """
         length = generated.shape[1]
@@ -58,7 +58,7 @@ class Ends:
 
 
 def is_any_of(tokens: jax.Array, ids: tuple[int, ...]) -> jax.Array:
-    """Where ``tokens`` is one of ``ids``; bool of the same shape."""
+    """Where `tokens` is one of `ids`; bool of the same shape."""
     found = jnp.zeros(tokens.shape, bool)
     for token in ids:
         found |= tokens == token
@@ -67,6 +67,6 @@ def is_any_of(tokens: jax.Array, ids: tuple[int, ...]) -> jax.Array:
 
 @functools.partial(jax.jit, static_argnames="ends")
 def answer_length(generated: jax.Array, given: jax.Array, ends: Ends) -> jax.Array:
-    """``[batch]`` int32: tokens before the first end, all of them where there is none."""
+    """`[batch]` int32: tokens before the first end, all of them where there is none."""
     begins, _ = ends.found(generated, jnp.zeros(generated.shape, bool), given)
     return (jnp.cumsum(begins, axis=1) == 0).sum(axis=1)

@@ -201,7 +201,7 @@ class _Run:
         return bool(self.config.patience) and evaluated.stale >= self.config.patience
 
     def _start(self, checkpoints: RunCheckpoints, batches: Any) -> tuple[TrainState, _Evaluated]:
-        """The state to go on from, and what evaluations have found before."""
+        """The state to continue from, and what evaluations have found before."""
         while (latest := checkpoints.latest()) is not None:
             saved = checkpoints.metadata(latest)
             changes = resume.check_settings(saved["config"], self.config, latest)

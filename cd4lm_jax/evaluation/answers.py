@@ -1,4 +1,4 @@
-"""A model's own right answers to the questions of a dataset, as text to distil on.
+"""A model's correct answers to the questions of a dataset, as text to distil on.
 
 What a model would say is what its student can learn to say in fewer passes: where a text has
 several right forms, a reference's choice among them is chance to the model, its own is not.

@@ -42,7 +42,7 @@ class EvaluationConfig:
     """What every evaluation has.
 
     Attributes:
-        output: its folder. An evaluation that was interrupted goes on there.
+        output: its folder. An evaluation that was interrupted continues there.
         chunk: problems that are decoded together and then written: what an interruption can lose.
             Within a chunk a problem that ends leaves its place in the batch to the next, so a
             large one is faster.
@@ -69,7 +69,7 @@ def check_distinct(decodes: Sequence[DecodeConfig]) -> None:
 
 
 class Evaluation:
-    """An evaluation that is under way; made by :func:`opened`."""
+    """An evaluation that is under way; made by `opened`."""
 
     def __init__(self, config: EvaluationConfig, progress: Progress, start: float) -> None:
         self.folder = pathlib.Path(config.output)

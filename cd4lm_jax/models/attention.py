@@ -55,7 +55,7 @@ def attention(
     batch, queries, heads, head_dim = q.shape
     kv_heads = k.shape[2]
     group = heads // kv_heads
-    # One batched matmul over (batch, kv_heads): the query heads of a group lie along the rows.
+    # One batched matmul over (batch, kv_heads): the query heads of a group are rows.
     q = q.reshape(batch, queries, kv_heads, group, head_dim).transpose(0, 2, 3, 1, 4)
     q = q.reshape(batch, kv_heads, group * queries, head_dim) * head_dim**-0.5
     bias = jnp.where(attention_mask, 0.0, jnp.finfo(jnp.float32).min)

@@ -102,7 +102,7 @@ class Program:
         return made.operands[place] if made.opcode == "tuple" else name
 
     def _constant(self, computation: str, name: str) -> int | None:
-        """The value of a scalar, looked for through copies."""
+        """The value of a scalar, found through copies."""
         made = self.computations[computation][name]
         while made.opcode in ("copy", "bitcast", "convert"):
             made = self.computations[computation][made.operands[0]]

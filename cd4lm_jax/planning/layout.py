@@ -63,7 +63,7 @@ class Layout:
 
 
 def layout(config: TrainConfig, architecture: ModelConfig, *, devices: int) -> Layout:
-    """Lays out a run on its mesh, which may be larger than any machine at hand.
+    """Lays out a run on its mesh, which may be larger than any machine present.
 
     Args:
         config: the run.

@@ -39,7 +39,7 @@ class Replay(Positions[Sequence[Any]]):
             )
         if not all(0 <= at <= self.nfe for at in self.committed_at):
             raise ValueError(
-                f"{self._name}: committed_at must lie between 0 and nfe={self.nfe}, got "
+                f"{self._name}: committed_at must be between 0 and nfe={self.nfe}, got "
                 f"{min(self.committed_at)} to {max(self.committed_at)}"
             )
         if unknown := [why for why in self.reason if why not in [*Reason]]:

@@ -54,7 +54,7 @@ class UnreachableError(ClusterError):
 class ClusterConfig:
     """How this process finds the others; what is None is found in the environment.
 
-    Slurm, Kubernetes (with the `kubernetes` package) and Cloud TPU tell all of it.
+    Slurm, Kubernetes (with the `kubernetes` package) and Cloud TPU provide all of it.
 
     Attributes:
         coordinator_address: `host:port` of process 0, the port a free one.
@@ -78,7 +78,7 @@ class ClusterConfig:
 
 @contextlib.contextmanager
 def joined(config: ClusterConfig = ClusterConfig()) -> Iterator[None]:
-    """Within it this process is one of a cluster, if it was told so or runs in one.
+    """Within it this process is one of a cluster, if the settings say so or it runs in one.
 
     To be entered before jax has looked for devices. A host that dies, hangs up or fails ends the
     others: within the timeout each says in one line which it was and exits with 1. After an
@@ -105,7 +105,7 @@ def joined(config: ClusterConfig = ClusterConfig()) -> Iterator[None]:
         if _STATUS.match(str(error)):
             # A broken connection, of which the watch will know more, in words that say whose.
             time.sleep(config.timeout + 3 * BEAT_SECONDS)
-        watch.tell(str(error) or type(error).__name__)
+        watch.report(str(error) or type(error).__name__)
         if not isinstance(error, ValueError | OSError | KeyboardInterrupt):
             traceback.print_exc()
             leave(1)
@@ -170,8 +170,8 @@ class Agreement:
         """Prepares the question.
 
         Args:
-          says: what this host has to say, 0 or more.
-          mesh: the devices of all hosts.
+            says: what this host has to say, 0 or more.
+            mesh: the devices of all hosts.
         """
         self._says = says
         self._sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
@@ -254,7 +254,7 @@ class _Watch:
         self._thread.join()
         self._client.key_value_set(f"{_FAILED}{self._me}", "", allow_overwrite=True)
 
-    def tell(self, message: str) -> None:
+    def report(self, message: str) -> None:
         """Lets the other hosts end, with this reason."""
         self._stopping.set()
         line = message.splitlines()[0]

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from types import FrameType
 
 EXIT_CODES = {
-    # "Try again later" of sysexits.h: tells a scheduler apart from 143, killed with nothing saved.
+    # "Try again later" of sysexits.h: distinguishes it from 143, killed with nothing saved.
     signal.SIGTERM: 75,
     signal.SIGINT: 130,
 }
@@ -40,7 +40,7 @@ class StopRequest:
     """Which signal asked to stop.
 
     Attributes:
-      number: the signal's; 0 while there was none.
+        number: the signal's; 0 while there was none.
     """
 
     number = 0
@@ -81,12 +81,12 @@ def leaving_at_once(message: str) -> Iterator[None]:
     """Within it SIGTERM and Ctrl-C end the process with their codes and one line, at once.
 
     Python's handlers wait for compiled code to return, and a decode may take many minutes, more
-    than a scheduler waits before it kills. So a thread listens, whom the system tells.
+    than a scheduler waits before it kills. So a thread waits for the signal.
 
     Outside the main thread, where Python allows no handlers, signals do what they did before.
 
     Args:
-      message: what the line says after the signal's name.
+        message: what the line says after the signal's name.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -109,7 +109,7 @@ def leaving_at_once(message: str) -> Iterator[None]:
 
 
 def _listen(told: socket.socket, message: str) -> None:
-    """Leaves when a signal of `EXIT_CODES` is told, returns when nothing more can be."""
+    """Leaves when a signal of `EXIT_CODES` arrives, returns when none can arrive any more."""
     while numbers := told.recv(1):
         for number in numbers:
             if number in EXIT_CODES:

@@ -18,9 +18,9 @@ class MeshConfig:
     """How many devices each mesh axis has; at most one axis may be -1, "all the rest".
 
     Attributes:
-      data: copies of the model, each with a slice of the batch.
-      fsdp: slices of the batch among which the parameters are split too.
-      tensor: slices of the matrices within a layer.
+        data: copies of the model, each with a slice of the batch.
+        fsdp: slices of the batch among which the parameters are split too.
+        tensor: slices of the matrices within a layer.
     """
 
     data: int = 1
@@ -42,11 +42,11 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     """A mesh with Auto axes over the first devices that `config` asks for.
 
     Args:
-      config: the sizes of the axes.
-      devices: what to choose from; all devices of all hosts when None.
+        config: the sizes of the axes.
+        devices: what to choose from; all devices of all hosts when None.
 
     Raises:
-      ValueError: the sizes do not fit the devices, or leave some host without a part.
+        ValueError: the sizes do not fit the devices, or leave some host without a part.
     """
     devices = jax.devices() if devices is None else devices
     sizes = _sizes(config, len(devices))
@@ -69,11 +69,11 @@ def abstract_mesh(config: MeshConfig, devices: int) -> AbstractMesh:
     """The mesh's shape alone, of any number of devices: enough to say how arrays would be split.
 
     Args:
-      config: the sizes of the axes.
-      devices: what an axis of -1 takes the rest of.
+        config: the sizes of the axes.
+        devices: what an axis of -1 takes the rest of.
 
     Raises:
-      ValueError: the fixed sizes do not divide ``devices``, and the rest is asked for.
+        ValueError: the fixed sizes do not divide `devices`, and the rest is asked for.
     """
     return AbstractMesh(tuple(_sizes(config, devices)), AXES, axis_types=_AXIS_TYPES)
 

@@ -48,7 +48,7 @@ class JsonlWriter:
         """Appends one line.
 
         Raises:
-          OSError: the disk is full.
+            OSError: the disk is full.
         """
         line: dict[str, Any] = {"step": int(step)}
         for name, value in metrics.items():
@@ -83,7 +83,7 @@ class TensorBoardWriter:
         """Appends one event with all scalars.
 
         Raises:
-          OSError: the disk is full.
+            OSError: the disk is full.
         """
         values = [
             self._summary.Value(tag=name, simple_value=float(value))
@@ -142,7 +142,7 @@ def read_jsonl(path: str | os.PathLike[str]) -> list[dict[str, float]]:
     An unfinished last line (the run was killed, or is writing) is left out.
 
     Raises:
-      ValueError: no such file, or a line that is not a JSON object, named by file and line.
+        ValueError: no such file, or a line that is not a JSON object, named by file and line.
     """
     rows = []
     for record in json_files.records(path, unfinished=False):

@@ -21,7 +21,7 @@ class StepTrace:
             trace.ended(number, result)
     ```
 
-    ``FOLDER/plugins/profile/TIME/HOST.xplane.pb`` then shows what host and devices did, each step
+    `FOLDER/plugins/profile/TIME/HOST.xplane.pb` then shows what host and devices did, each step
     under its number: `xprof --logdir=FOLDER`.
     """
 
@@ -29,8 +29,8 @@ class StepTrace:
         """Prepares the trace.
 
         Args:
-          folder: where it goes.
-          steps: numbers of the steps to trace, one after the other; none of them: no trace.
+            folder: where it goes.
+            steps: numbers of the steps to trace, one after the other; none of them: no trace.
         """
         self._folder, self._steps, self._tracing = os.fspath(folder), steps, False
 

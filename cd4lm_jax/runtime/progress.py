@@ -41,13 +41,13 @@ class Progress:
         """Prepares the display; nothing is shown before the first update.
 
         Args:
-          total: steps in all.
-          label: what is going on, in a word.
-          unit: what a step is called, in the singular.
-          log_seconds: between two lines where there is no terminal.
-          quiet: show nothing: of several hosts one shows progress for all.
-          stream: where to show it, stderr when None.
-          clock: seconds from any fixed moment.
+            total: steps in all.
+            label: what is going on, in a word.
+            unit: what a step is called, in the singular.
+            log_seconds: between two lines where there is no terminal.
+            quiet: show nothing: of several hosts one shows progress for all.
+            stream: where to show it, stderr when None.
+            clock: seconds from any fixed moment.
         """
         self._total, self._label, self._unit = total, label, unit
         self._stream = sys.stderr if stream is None else stream
@@ -63,9 +63,9 @@ class Progress:
         """Tells that `step` steps of the total are done.
 
         Args:
-          step: steps done, not the index of the last one.
-          terms: numbers to show. They are read only when something is shown, so arrays that a
-            device still computes are not waited for at every step.
+            step: steps done, not the index of the last one.
+            terms: numbers to show. They are read only when something is shown, so arrays that a
+              device still computes are not waited for at every step.
         """
         if self._quiet:
             return

@@ -44,9 +44,9 @@ def device() -> str:
 
 @functools.cache
 def commit() -> str:
-    """The short commit of this code, marked ``+changes`` where the tree holds others beside it.
+    """The short commit of this code, marked `+changes` where the tree holds others beside it.
 
-    ``unknown`` where the code lies in no checkout of its own: of an installed package, the folder
+    `unknown` where the code is in no checkout of its own: of an installed package, the folder
     around it may be anybody's repository.
     """
     if not _git("ls-files", "cd4lm_jax/__init__.py"):

@@ -50,7 +50,7 @@ def spec(axes: LogicalAxes, rules: ShardingRules = RULES) -> PartitionSpec:
     """The PartitionSpec of an array with these logical axes.
 
     Raises:
-      ValueError: a name that the table lacks, or two dimensions split over one mesh axis.
+        ValueError: a name that the table lacks, or two dimensions split over one mesh axis.
     """
     known = [field.name for field in dataclasses.fields(rules)]
     entries: list[MeshAxes] = []
@@ -91,14 +91,14 @@ class HostRows:
     and where the mesh follows the wiring of the devices a host's rows need not be consecutive.
 
     Attributes:
-      places: int ``[rows]``, places in the global batch, ascending.
+        places: int `[rows]`, places in the global batch, ascending.
     """
 
     def __init__(self, mesh: Mesh, batch_size: int) -> None:
         """Finds out the places.
 
         Raises:
-          ValueError: the mesh cannot split a batch of this size.
+            ValueError: the mesh cannot split a batch of this size.
         """
         self.check(mesh, batch_size)
         self._mesh, self._size = mesh, batch_size
@@ -118,7 +118,7 @@ class HostRows:
             )
 
     def place(self, array: np.ndarray) -> jax.Array:
-        """The global array ``[batch, ...]`` of which this host has its rows ``[rows, ...]``."""
+        """The global array `[batch, ...]` of which this host has its rows `[rows, ...]`."""
         axes = ("batch",) + (None,) * (array.ndim - 1)
 
         def part(index: Any) -> np.ndarray:

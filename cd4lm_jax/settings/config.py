@@ -48,7 +48,7 @@ def from_plain(kind: type[C], data: Mapping[str, Any], where: str = "config") ->
     """The inverse of `to_plain`; fields that `data` lacks take their defaults.
 
     Raises:
-      ConfigError: an unknown, missing or ill-typed field, named with `where` in front.
+        ConfigError: an unknown, missing or ill-typed field, named with `where` in front.
     """
     return _build(kind, None, data, where, _from_plain_value)
 
@@ -57,15 +57,15 @@ def override(config: C, changes: Mapping[str, str], where: str = "config") -> C:
     """A copy of `config` with fields set from text, as given on a command line.
 
     Args:
-      config: the settings to start from.
-      changes: dotted field name -> text, such as `{"optimizer.learning_rate": "1e-5"}`. Tuples
-        are comma-separated; "none" sets an optional field to None, and setting a field of an
-        optional group that is None creates the group. `{"loss.kind": "Name"}` chooses among
-        several groups; fields that are not set besides take their defaults.
-      where: what errors call the settings.
+        config: the settings to start from.
+        changes: dotted field name -> text, such as `{"optimizer.learning_rate": "1e-5"}`. Tuples
+          are comma-separated; "none" sets an optional field to None, and setting a field of an
+          optional group that is None creates the group. `{"loss.kind": "Name"}` chooses among
+          several groups; fields that are not set besides take their defaults.
+        where: what errors call the settings.
 
     Raises:
-      ConfigError: an unknown or ill-typed field.
+        ConfigError: an unknown or ill-typed field.
     """
     tree: dict[str, Any] = {}
     for name, text in changes.items():
@@ -83,7 +83,7 @@ def validate(config: C, where: str = "config") -> C:
     """`config` with every field checked against its type (an int given for a float is one).
 
     Raises:
-      ConfigError: an ill-typed field.
+        ConfigError: an ill-typed field.
     """
     return from_plain(type(config), to_plain(config), where)
 
@@ -97,7 +97,7 @@ def config_from_json(kind: type[C], text: str, where: str = "config") -> C:
     """The inverse of `config_to_json`.
 
     Raises:
-      ConfigError: no JSON, no JSON object, or as `from_plain`.
+        ConfigError: no JSON, no JSON object, or as `from_plain`.
     """
     try:
         data = json.loads(text)

@@ -2,7 +2,7 @@
 
     python -m experiments.benchmarks.data_pipeline
 
-Metric: ``rate_ratio``, the pipeline's tokens a second over the gsm_mini teacher's training step's,
+Metric: `rate_ratio`, the pipeline's tokens a second over the gsm_mini teacher's training step's,
 both timed in turn in one process, medians. Every measurement of the pipeline is of the first
 batches of a fresh one, whose examples are read and tokenised; later epochs come from memory.
 """

@@ -109,8 +109,8 @@ def lora_step(config: ModelConfig, metrics: Numbers, spreads: dict[str, Any]) ->
 
         def step() -> None:
             nonlocal state
-            state, told = update(state, None, batch, base)
-            jax.block_until_ready(told)
+            state, metrics = update(state, None, batch, base)
+            jax.block_until_ready(metrics)
 
         step()
         (times,) = in_turn(step, repeats=_REPEATS.value)

@@ -2,8 +2,8 @@
 
     python -m experiments.benchmarks.loss_memory
 
-Metrics: ``memory_ratio`` (temporary memory of the compiled loss and gradient over that of the
-dense loss, by XLA's own analysis, at batch 8) and ``time_ratio`` (median wall clock at batch 2,
+Metrics: `memory_ratio` (temporary memory of the compiled loss and gradient over that of the
+dense loss, by XLA's own analysis, at batch 8) and `time_ratio` (median wall clock at batch 2,
 timed in turn in one process: at batch 8 the dense loss takes 16 GiB). Every position has weight:
 the chunked loss computes no others, so that is its hard case.
 
@@ -58,7 +58,7 @@ def dense(
 
 
 def problem(rows: int) -> Arguments:
-    """Random states of ``rows * LENGTH`` positions, all of equal weight."""
+    """Random states of `rows * LENGTH` positions, all of equal weight."""
     tokens = rows * LENGTH
     keys = jax.random.split(jax.random.key(0), 5)
 

@@ -1,12 +1,12 @@
-r"""The plans of LLaDA-8B: does it fit, how long does it take, with no such chip at hand.
+r"""The plans of LLaDA-8B: does it fit, how long does it take, with no such chip present.
 
     python -m experiments.benchmarks.plans                        # all of them, about half an hour
     python -m experiments.benchmarks.plans --only=cad_v5e_4_dual
 
 Needs libtpu (pip install '.[tpu]') for all but lora_h100_1. Each is a file
-``experiments/results/plan_NAME.json`` with the metrics ``bytes_per_chip``, ``chip_memory``,
-``fits``, ``flops_per_step``, ``seconds_per_step_estimate`` and others of ``Plan.metrics``. A step
-is an update, or a pass of the decoder, of which ``vocabulary_collectives`` counts what moves
+`experiments/results/plan_NAME.json` with the metrics `bytes_per_chip`, `chip_memory`,
+`fits`, `flops_per_step`, `seconds_per_step_estimate` and others of `Plan.metrics`. A step
+is an update, or a pass of the decoder, of which `vocabulary_collectives` counts what moves
 anything of the vocabulary's size.
 
 full_v5e_16    full fine-tune with its teacher, two rows of 512 a chip, 16 v5e chips of 16 GB

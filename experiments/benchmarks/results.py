@@ -18,7 +18,7 @@ FOLDER = pathlib.Path("experiments/results")
 
 
 def seconds(call: Callable[[], Any], *, repeats: int = 7) -> list[float]:
-    """Wall clock of each of ``repeats`` calls, after one that compiles and warms up."""
+    """Wall clock of each of `repeats` calls, after one that compiles and warms up."""
     jax.block_until_ready(call())
     times = []
     for _ in range(repeats):
@@ -34,7 +34,7 @@ def spread(values: list[float]) -> dict[str, float]:
 
 
 def write(name: str, metrics: Mapping[str, float], **details: Any) -> pathlib.Path:
-    """Writes ``experiments/results/NAME.json``.
+    """Writes `experiments/results/NAME.json`.
 
     Args:
         name: of the benchmark; stable.

@@ -2,7 +2,7 @@
 
     python -m experiments.benchmarks.scaling
 
-Metric: ``worst_flop_deviation``, the greatest relative excess of a device's FLOPs over one n-th of
+Metric: `worst_flop_deviation`, the greatest relative excess of a device's FLOPs over one n-th of
 those of a single device. Nothing runs: the real update (student, teacher, loss, AdamW) is compiled
 for meshes of up to eight virtual CPU devices and read from its HLO. XLA counts the body of a loop
 once; layers are unrolled for that, and sizes chosen so that the loss takes one chunk a device.

@@ -26,7 +26,7 @@ BLOCK = 32
 
 
 def random_model(config: ModelConfig, dtype: str = "float32") -> Transformer:
-    """Random weights held in ``dtype``, made on the device."""
+    """Random weights in `dtype`, made on the device."""
 
     def make() -> Transformer:
         model = Transformer(config, jax.random.key(0), Execution.for_decoding(config, dtype))

@@ -2,8 +2,8 @@
 
     python -m experiments.benchmarks.train_step
 
-Metrics: ``flop_ratio`` (median step over median matmul, both timed in turn in one process),
-``step_seconds``, ``step_gflops``, ``matmul_gflops``. Only matmuls are counted as the step's work.
+Metrics: `flop_ratio` (median step over median matmul, both timed in turn in one process),
+`step_seconds`, `step_gflops`, `matmul_gflops`. Only matmuls are counted as the step's work.
 """
 
 from __future__ import annotations

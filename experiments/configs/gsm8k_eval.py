@@ -6,7 +6,7 @@ r"""GSM8K under the settings that CD4LM published, or LLaDA's own.
 DIR is a LLaDA-8B-Instruct folder, or a student's. Without a source TFDS's own prepared files are
 read; --config.source=PATH names a JSONL file instead. Published: 77.4 % at one token a pass and
 block length 32, kept by CD4LM's student at 5.18x the speed; under LLaDA's own settings
-(--config.setting=llada, block length 8) 78.6 %. Not run by us with LLaDA-8B: no weights at hand.
+(--config.setting=llada, block length 8) 78.6 %. Not run by us: we do not have the weights.
 """
 
 from __future__ import annotations

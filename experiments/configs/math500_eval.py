@@ -5,7 +5,7 @@ r"""MATH-500 under the settings that CD4LM published, or LLaDA's own.
 
 DIR is a LLaDA-8B-Instruct folder, or a student's; PATH a .json or .jsonl file of the 500 problems
 (problem, solution, answer). LLaDA's own settings (--config.setting=llada) have blocks of 64, with
-which it reports 42.2 % on all of MATH. Not run by us with LLaDA-8B: no weights at hand.
+which it reports 42.2 % on all of MATH. Not run by us with LLaDA-8B: we do not have the weights.
 """
 
 from __future__ import annotations

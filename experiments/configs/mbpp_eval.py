@@ -6,7 +6,7 @@ r"""MBPP under the settings that CD4LM published, or LLaDA's own.
 DIR is a LLaDA-8B-Instruct folder, or a student's; PATH MBPP's mbpp.jsonl, of which the test split
 (ids 11 to 510) is asked. Answers are judged by running them, in a sandbox, hence the flag. LLaDA's
 own settings (--config.setting=llada): 512 positions in blocks of 32. Not run by us with LLaDA-8B:
-no weights at hand.
+we do not have the weights.
 """
 
 from __future__ import annotations

@@ -80,8 +80,8 @@ def predict(transformer, tokens):
 
 answer = predict(teacher.transformer, tokens)[0, len(prompt) :]
 for position in range(8):
-    surest = jax.lax.top_k(answer[position], 3)
-    guesses = [f"{tokenizer.decode_one(int(i))!r} {p:.2f}" for p, i in zip(*surest, strict=True)]
+    best = jax.lax.top_k(answer[position], 3)
+    guesses = [f"{tokenizer.decode_one(int(i))!r} {p:.2f}" for p, i in zip(*best, strict=True)]
     print(f"position {position}:  " + "   ".join(guesses))
 
 # %% [markdown]
@@ -95,9 +95,9 @@ print(tokenizer.decode(answer.argmax(axis=-1).tolist()))
 # %% [markdown]
 # ## As many passes as it takes
 #
-# The cure is to keep the surest token alone, put it in, and ask again: 64 positions, 64 passes.
-# That is LLaDA's decoder, and here the baseline. Press *Play*; each token carries the number of the
-# pass that committed it, and its colour is the confidence it had.
+# The remedy is to keep the most confident token only, put it in, and predict again: 64 positions,
+# 64 passes. That is LLaDA's decoder, and here the baseline. Press *Play*; each token carries the
+# number of the pass that committed it, and its colour is the confidence it had.
 
 # %%
 shape = {"gen_length": 64, "block_length": 32}  # two blocks, from left to right
@@ -106,9 +106,10 @@ print(f"{baseline.nfe[0]} passes")
 baseline
 
 # %% [markdown]
-# Most of these passes commit a token that was certain long before. **Confidence-adaptive decoding**
-# (CAD) commits *every* token whose probability reaches a threshold, at least one a pass, and stops
-# where the answer ends. All of it is one compiled `lax.while_loop`: an easy problem is over sooner.
+# Most of these passes commit a token that was highly probable long before. **Confidence-adaptive
+# decoding** (CAD) commits *every* token whose probability reaches a threshold, at least one a pass,
+# and stops where the answer ends. All of it is one compiled `lax.while_loop`: an easy problem is
+# over sooner.
 
 # %%
 cad = cd.ConfidenceAdaptive(threshold=0.9)
@@ -119,11 +120,11 @@ adaptive
 # %% [markdown]
 # ## A student that is confident earlier
 #
-# Look at what came last: not the sums, but the words, of which any would do. What still costs
-# passes is doubt, and doubt can be distilled away. **Discrete-space consistency distillation**
-# (DSCD) shows one answer twice: to the student with many masks, to the frozen teacher with a subset
-# of them. The student learns to say with little context what the teacher says with more, hence to
-# jump where the teacher walks. Here is one training example as both see it:
+# The last tokens to be committed are not the sums but the words around them, of which several would
+# be correct. Low confidence costs passes, and distillation raises it. **Discrete-space consistency
+# distillation** (DSCD) masks one answer twice: the student gets many masks, the frozen teacher a
+# subset of them. The student learns to predict from little context what the teacher predicts from
+# more. Here is one training example as each of them gets it:
 
 # %%
 import dataclasses
@@ -177,7 +178,7 @@ distilled
 # %% [markdown]
 # ## What it bought
 #
-# One problem is an anecdote. On held-out problems (no chain of operations of theirs is in any
+# One problem shows little. Here are test problems (none of their chains of operations is in the
 # training data), over thresholds:
 
 # %%

@@ -9,9 +9,9 @@
 # %% [markdown]
 # # Evaluate a checkpoint
 #
-# How fast is a model, at what accuracy, and is the difference to another more than luck? For the
-# bundled teacher here; for yours, change the parameters: a folder that training exported (orbax),
-# or a LLaDA or Dream folder as it comes from Hugging Face.
+# How fast is a model, at what accuracy, and is the difference to another more than chance? Here for
+# the bundled teacher; for your model, change the parameters: a folder that training exported
+# (orbax), or a LLaDA or Dream folder as it comes from Hugging Face.
 
 # %%
 import importlib.util
@@ -38,7 +38,7 @@ CHECKPOINT = "experiments/checkpoints/gsm_mini_teacher"
 DTYPE = "float32"  # bfloat16 for LLaDA-8B on an accelerator
 TASK = "gsm_mini"  # gsm8k, math500, humaneval, mbpp
 SETTING = "demo"  # cd4lm or llada: prompt and lengths as those papers have them
-SOURCE = None  # where the problems are, if not where the task looks: a JSONL file
+SOURCE = None  # a JSONL file of problems; None for the task's default source
 CHOOSE_ON, REPORT_ON = "validation", "test"  # splits
 PROBLEMS = 200  # of each
 THRESHOLDS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98)
@@ -108,9 +108,9 @@ print_table(rows)
 #
 # ## The frontier
 #
-# A setting is worth having if no other has both fewer passes and higher accuracy. Of those we take
-# the fastest that is not below the baseline, *on problems kept for choosing*: chosen on the
-# problems that are then reported, the best of many would look better than it is.
+# A setting is useful if no other has both fewer passes and higher accuracy. Of those we take the
+# fastest that is not below the baseline, *on validation problems*: if it were chosen on the
+# problems that are then reported, the best of many would seem better than it is.
 
 # %%
 from cd4lm_jax.evaluation.statistics import frontier
@@ -127,12 +127,12 @@ print(f"chosen: {threshold}" if best else f"chosen: {threshold}, though none is 
 Image(plots.pareto_png(rows, chosen=best.name if best else None))
 
 # %% [markdown]
-# ## Is the difference more than luck?
+# ## Is the difference more than chance?
 #
-# Now on other problems, once, and kept: `benchmark` writes a line a problem as it goes, and started
-# again continues. Both runs answer the same problems, so only those that one alone has
-# right tell them apart. McNemar's test asks how often a fair coin would share those out as
-# unevenly; the interval says how large the difference may be.
+# Now once on other problems: `benchmark` writes a line a problem as it goes, and continues when it
+# is started again. Both runs answer the same problems, so only problems that one of them alone
+# answers correctly distinguish the two. McNemar's test says how often a fair coin would divide
+# those as unevenly; the interval says how large the difference may be.
 
 # %%
 from cd4lm_jax.evaluation.benchmark import BenchmarkConfig, benchmark
@@ -170,16 +170,15 @@ print(f"passes: {passes.value:.3f} times as many [{passes.low:.3f}, {passes.high
 
 # %% [markdown]
 # A large p-value is no proof of equality: on few problems nothing is ever significant. "As good as
-# the baseline" is what a match says: the whole interval lies above minus a margin that *you* have
+# the baseline" is what a match says: the whole interval is above minus a margin that *you* have
 # to name. If it is not shown at the margin you need, evaluate on more problems. And an interval of
-# no width says that no problem told the two apart, not that they are the same: about 3 in N
-# problems may still differ unseen, 1.5 % of 200. Name no margin below that.
+# no width says that no problem distinguished the two, not that they are the same: about 3 in N
+# problems may still differ, 1.5 % of 200. Name no margin below that.
 #
 # ## What went wrong
 #
-# Numbers do not say why. The report has all problems, the wrong ones first, each with both decodes
-# beside each other, pass by pass: find the first token that is wrong, and look how sure the model
-# was.
+# The report has all problems, the wrong ones first, each with both decodes beside each other, pass
+# by pass. Find the first token that is wrong, and its confidence.
 
 # %%
 import pathlib
@@ -191,7 +190,7 @@ from cd4lm_jax.replay.page import frame
 HTML(frame((pathlib.Path(OUTPUT) / "report.html").read_text(), height=900))
 
 # %% [markdown]
-# From here: `launch.evaluate` does all of this in one command, for a benchmark or for a teacher and
-# its student; `launch.frontier` overlays several evaluations and published figures, and
-# `launch.lm_eval` runs the model in lm-evaluation-harness. [Write your own commit
-# rule](your_own_commit_rule.ipynb) if CAD stops where yours would go on.
+# From here: `cd4lm evaluate` does all of this in one command, for a benchmark or for a teacher and
+# its student. `cd4lm frontier` overlays several evaluations and published figures, and
+# `cd4lm lm_eval` runs the model in lm-evaluation-harness. [Write your own commit
+# rule](your_own_commit_rule.ipynb) to compare another rule with CAD.

@@ -39,7 +39,7 @@ PROBLEMS = 200
 THRESHOLDS = (0.6, 0.7, 0.8, 0.9, 0.95, 0.98)
 
 # %% [markdown]
-# ## What a rule is told, and what it answers
+# ## What a rule gets, and what it returns
 #
 # The answer is decoded block by block. Each pass gives the rule a `Proposal` for the current block:
 # for every position the probability of its best token (`confidence`), its negative entropy, its
@@ -49,7 +49,7 @@ THRESHOLDS = (0.6, 0.7, 0.8, 0.9, 0.95, 0.98)
 # * `score`, `[batch, block]`: who goes first;
 # * `count`, `[batch]`: how many go.
 #
-# Here is one that commits the surer half of what is open:
+# Here is one that commits the more confident half of the open positions:
 
 # %%
 import dataclasses
@@ -64,7 +64,7 @@ from experiments.configs import gsm_mini
 @cd.rule
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Half:
-    """Commits the surer half of what is eligible."""
+    """Commits the more confident half of what is eligible."""
 
     def score(self, proposal: cd.Proposal) -> jax.Array:
         return proposal.confidence
@@ -81,7 +81,7 @@ half
 
 # %% [markdown]
 # Six passes a block (16, 8, 4, 2, 1, 1), whatever the problem; and in the first pass it commits
-# tokens that the model is not sure of at all. Tap the orange ones. A rule cannot break the decoder,
+# tokens of low confidence. Tap the orange ones. A rule cannot break the decoder,
 # though: it commits at least one token a pass, never a mask, and every loop ends. Even this one is
 # served:
 
@@ -114,7 +114,7 @@ print(f"{stubborn.nfe[0]} passes, {stubborn.trajectory.length[0]} tokens: {stubb
 @cd.rule
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Easing:
-    """Every token surer than a threshold that falls with the block's passes.
+    """Every token above a threshold of confidence that falls with the block's passes.
 
     Attributes:
         threshold: of the first pass, a probability.
@@ -127,13 +127,13 @@ class Easing:
     def score(self, proposal: cd.Proposal) -> jax.Array:
         return proposal.confidence
 
-    def sure(self, proposal: cd.Proposal) -> jax.Array:
-        """What it commits for its own sake; the replay marks what the minimum forced instead."""
+    def qualifies(self, proposal: cd.Proposal) -> jax.Array:
+        """What meets the criterion; the replay marks what was committed only for the minimum."""
         threshold = self.threshold - self.slope * proposal.step  # [batch]
         return proposal.eligible & (proposal.confidence >= threshold[:, None])
 
     def count(self, proposal: cd.Proposal) -> jax.Array:
-        return self.sure(proposal).sum(axis=1)
+        return self.qualifies(proposal).sum(axis=1)
 
 
 cd.decode(model, [question], rule=Easing(threshold=0.95, slope=0.1), **shape)
@@ -141,13 +141,13 @@ cd.decode(model, [question], rule=Easing(threshold=0.95, slope=0.1), **shape)
 # %% [markdown]
 # Three things to keep to:
 #
-# * **Rank within the row.** Work along the block axis alone. A rule that looks at other rows makes
+# * **Rank within the row.** Work along the block axis alone. A rule that reads other rows makes
 #   an answer depend on its batch, and along the vocabulary there may be a mesh.
 # * **No Python `if` on values.** The rule runs inside `lax.while_loop`; use `jnp.where`.
-# * **Give `sure`** if the rule has an opinion, so that the replay can say why a token was
+# * **Add `qualifies`** if the rule has a criterion, so that the replay can say why a token was
 #   committed.
 #
-# The first is easy to check: the same tokens in the same passes, alone or in company.
+# The first is easy to check: the same tokens in the same passes, alone or in a batch.
 
 # %%
 from cd4lm_jax.evaluation.tasks import registry
@@ -190,7 +190,7 @@ plt.legend()
 plt.show()
 
 # %% [markdown]
-# A gap may be luck. So ask for an interval: the passes of one over the passes of the other, a
+# A gap may be chance. So compute an interval: the passes of one over the passes of the other, a
 # little below what both reach, over resamples of the problems.
 
 # %%
@@ -204,12 +204,12 @@ print(
 )
 
 # %% [markdown]
-# An interval that holds 1 says: not shown, on so many problems. (When this was written it said 0.90
-# [0.81, 0.95] at 95.5 %; but CAD went on to 99.5 %, where Easing with this slope never came.)
+# An interval that contains 1 says: not shown, on so many problems. (When this was written it said
+# 0.90 [0.81, 0.95] at 95.5 %; but CAD reached 99.5 %, which Easing with this slope did not.)
 #
 # Now change `slope`, or the idea: rank by `proposal.margin`, let `count` depend on how much is
-# still open, prefer the left. These are validation problems, for looking as often as you like;
-# before you believe the winner, compare it once on `split="test"`, as in [Evaluate a
+# still open, prefer the left. These are validation problems, so use them as often as you like;
+# before you report the winner, compare it once on `split="test"`, as in [Evaluate a
 # checkpoint](evaluate_a_checkpoint.ipynb).
 #
 # The rules that come with the project, each with its paper, are in `cd4lm_jax/decoding/rules.py`;

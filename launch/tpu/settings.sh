@@ -11,7 +11,7 @@ RUNTIME=${RUNTIME:-v2-alpha-tpuv5-lite}
 SPOT=${SPOT:-} # "yes" for machines that may be taken away
 
 # A file system that all hosts mount at SHARED, such as a Filestore share: models, data and output
-# lie there.
+# are there.
 NFS=${NFS:-10.0.0.2:/share}
 SHARED=${SHARED:-/mnt/shared}
 OUTPUT=${OUTPUT:-$SHARED/runs/llada_8b_gsm8k}

@@ -102,7 +102,7 @@ def test_interrupted_by_every_signal_it_ends_with_the_same_bytes(
         count = lines
         if number == signal.SIGTERM:
             assert err.endswith(
-                f"SIGTERM: stopped; what was answered is in {output}, the same command goes on\n"
+                f"SIGTERM: stopped; what was answered is in {output}, the same command continues\n"
             )
         assert not (output / "summary.json").exists()
     call(command(output))

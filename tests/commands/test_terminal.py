@@ -27,9 +27,9 @@ def on_a_terminal(
     """Runs launch.pretrain, stops it after a checkpoint; exit code and what the terminal got.
 
     Args:
-      config: the run.
-      folder: for its settings.
-      stop: called with the terminal's file descriptor.
+        config: the run.
+        folder: for its settings.
+        stop: called with the terminal's file descriptor.
     """
     terminal, theirs = pty.openpty()
     process = subprocess.Popen(

@@ -49,7 +49,7 @@ def draw(settings: Masks, index: np.ndarray, answer: np.ndarray, key: jax.Array 
 
 
 def answers(lengths: np.ndarray, starts: np.ndarray, width: int = WIDTH) -> np.ndarray:
-    """Answer regions ``[len(lengths), width]``, one run of positions a row."""
+    """Answer regions `[len(lengths), width]`, one run of positions a row."""
     place = np.arange(width) - starts[:, None]
     return (place >= 0) & (place < lengths[:, None])
 
@@ -60,7 +60,7 @@ LONG = answers(np.full(ROWS, 24), np.full(ROWS, 10))
 
 
 def many(settings: Masks) -> tuple[np.ndarray, np.ndarray]:
-    """Student and teacher masks ``[4096, 24]`` of as many answers of 24 tokens."""
+    """Student and teacher masks `[4096, 24]` of as many answers of 24 tokens."""
     batches = [draw(settings, ROWS * i + np.arange(ROWS), LONG) for i in range(64)]
     student = np.concatenate([batch.student[LONG].reshape(ROWS, 24) for batch in batches])
     teacher = np.concatenate([batch.teacher[LONG].reshape(ROWS, 24) for batch in batches])

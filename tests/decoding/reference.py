@@ -27,7 +27,7 @@ from cd4lm_jax.decoding.rules import (
 from cd4lm_jax.models.config import ModelConfig
 
 Logits = Callable[[list[int]], np.ndarray]
-"""``tokens`` to ``[len(tokens), vocab]``."""
+"""`tokens` to `[len(tokens), vocab]`."""
 
 
 @dataclasses.dataclass

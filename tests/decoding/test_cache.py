@@ -1,4 +1,4 @@
-"""The caches: what they may change, what they may not, and when ``prefix`` is exact."""
+"""The caches: what they may change, what they may not, and when `prefix` is exact."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from cd4lm_jax.models.config import ModelConfig
 def forward(
     config: ModelConfig, parameters: Mapping[str, np.ndarray], tokens: np.ndarray
 ) -> np.ndarray:
-    """Logits ``[length, vocab]`` of a row ``[length]`` without padding."""
+    """Logits `[length, vocab]` of a row `[length]` without padding."""
     p = {name: leaf.astype(np.float64) for name, leaf in parameters.items()}
 
     def norm(x: np.ndarray, scale: np.ndarray) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Run by the tests of planning, in a process that has the topology's environment.
 
-Prints plans of a small model as JSON. The topology is the argument: a TPU slice, or ``gpus``.
+Prints plans of a small model as JSON. The topology is the argument: a TPU slice, or `gpus`.
 """
 
 from __future__ import annotations

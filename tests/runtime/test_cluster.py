@@ -1,4 +1,4 @@
-"""What one process can tell; tests/distillation/test_hosts.py has two."""
+"""What one process can check; tests/distillation/test_hosts.py has two."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from cd4lm_jax.data.train_tokenizer import train_tokenizer
 FOLDER = Path(__file__).parent / "tokenizer"
 VOCAB_SIZE = 512  # enough for every word of the problems to be one token
 _PROBLEMS = 10_000
-_TEMPLATE_WORDS = "user\n\nassistant"  # the chat template's own words, one token each too
+_TEMPLATE_WORDS = "user\n\nassistant"  # the words of the chat template, one token each too
 
 
 def train() -> Tokenizer:

@@ -86,13 +86,13 @@ COLUMNS = (
         key="tpf",
         title="TPF",
         meaning="Tokens per forward pass: generated tokens before the first end token over NFE, "
-        "mean of the problems' own ratios.",
+        "mean of the problems' ratios.",
         render="{:.2f}".format,
     ),
     Column(
         key="canvas_tpf",
         title="canvas TPF",
-        meaning="Generation length over NFE, mean of the problems' own ratios: the tail after the "
+        meaning="Generation length over NFE, mean of the problems' ratios: the tail after the "
         "end token counted too, as some papers do.",
         render="{:.2f}".format,
     ),

@@ -57,7 +57,7 @@ class Recorder:
         return dataclasses.replace(self, folder=self.folder.parent / name)
 
     def journal(self, name: str, settings: Mapping[str, Any], total: int) -> Journal:
-        """The journal of a run, gone on with if it is there.
+        """The journal of a run, continued if it is there.
 
         Raises:
             JournalError: the folder holds a run of other settings.

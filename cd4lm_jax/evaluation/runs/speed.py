@@ -22,7 +22,7 @@ from cd4lm_jax.evaluation.statistics import spread
 class Speed:
     """How fast one run over a set of problems was.
 
-    TPF and canvas TPF are means of the problems' own ratios, not ratios of the run's sums: a
+    TPF and canvas TPF are means of the problems' ratios, not ratios of the run's sums: a
     problem weighs the same however long its answer, as it does in the accuracy, and the number
     does not change with how problems were batched. (The ratio of sums would be
     `tokens / nfe` of this object.)
