@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import doctest
-import importlib.util
+import functools
+import importlib
 import inspect
 import pathlib
 import re
@@ -16,7 +18,6 @@ import cd4lm_jax as cd
 
 ROOT = pathlib.Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "cd4lm_jax").rglob("*.py"))
-ROLE = re.compile(r":(?:func|class|meth|data|attr|mod|exc):`([\w.]+)`")
 
 
 def name_of(path: pathlib.Path) -> str:
@@ -31,47 +32,66 @@ def test_examples_in_docstrings(module: str) -> None:
     assert not failed
 
 
-def scopes(module: str, line: int) -> Iterator[object]:
-    """What a name in a docstring may start from: the class around it, the module."""
-    found = importlib.import_module(module)
-    for value in vars(found).values():
-        if inspect.isclass(value) and value.__module__ == module:
-            lines, start = inspect.getsourcelines(value)
-            if start <= line < start + len(lines):
-                yield value
-    yield found
+@functools.cache
+def classes() -> dict[str, list[type]]:
+    """The classes of the library by name."""
+    found: dict[str, list[type]] = {}
+    for path in SOURCES:
+        module = importlib.import_module(name_of(path))
+        for name, value in vars(module).items():
+            if inspect.isclass(value) and value.__module__ == module.__name__:
+                found.setdefault(name, []).append(value)
+    return found
 
 
-def resolves(target: str, module: str, line: int) -> bool:
-    if target.startswith("cd4lm_jax."):
-        parts = target.split(".")
-        for cut in range(len(parts), 0, -1):
-            try:
-                found = importlib.import_module(".".join(parts[:cut]))
-            except ModuleNotFoundError:
-                continue
-            return _has(found, parts[cut:])
-    if any(_has(scope, target.split(".")) for scope in scopes(module, line)):
-        return True
-    sibling = f"{module.rpartition('.')[0]}.{target}"
-    return target.isidentifier() and importlib.util.find_spec(sibling) is not None
+def resolves(target: str) -> bool:
+    """Whether a name such as `cd4lm_jax.load` or `Views.weight` exists."""
+    parts = target.split(".")
+    if parts[0] != "cd4lm_jax":
+        return any(_has(value, parts[1:]) for value in classes()[parts[0]])
+    for cut in range(len(parts), 0, -1):
+        try:
+            found = importlib.import_module(".".join(parts[:cut]))
+        except ModuleNotFoundError:
+            continue
+        return _has(found, parts[cut:])
+    return False
 
 
 def _has(found: object, names: list[str]) -> bool:
     for name in names:
-        known = hasattr(found, name) or name in getattr(found, "__annotations__", {})
-        if not known:
+        kinds = found.__mro__ if inspect.isclass(found) else ()
+        fields = {field for kind in kinds for field in getattr(kind, "__annotations__", {})}
+        if not hasattr(found, name) and name not in fields:
             return False
         found = getattr(found, name, None)
     return True
 
 
+def docstrings(path: pathlib.Path) -> Iterator[str]:
+    """All docstrings of a file, those of attributes among them."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        value = node.value if isinstance(node, ast.Expr) else None
+        if isinstance(value, ast.Constant) and isinstance(value.value, str):
+            yield inspect.cleandoc(value.value)
+
+
+def test_what_a_docstring_refers_to_exists() -> None:
+    """Names of the package, and of the fields and methods of its classes."""
+    text = "\n".join(doc for path in SOURCES for doc in docstrings(path))
+    names = set(re.findall(r"`(cd4lm_jax(?:\.\w+)+)`", text))
+    names |= {m for m in re.findall(r"`([A-Z]\w+\.\w+)`", text) if m.split(".")[0] in classes()}
+    assert len(names) > 30
+    assert [name for name in sorted(names) if not resolves(name)] == []
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=name_of)
-def test_what_a_docstring_refers_to_exists(path: pathlib.Path) -> None:
-    text = path.read_text()
-    targets = [(m[1], text.count("\n", 0, m.start()) + 1) for m in ROLE.finditer(text)]
-    module = name_of(path)
-    assert [target for target, line in targets if not resolves(target, module, line)] == []
+def test_docstrings_are_in_one_style(path: pathlib.Path) -> None:
+    """Google's: names in single back-ticks, sections indented by four spaces."""
+    for text in docstrings(path):
+        assert not re.search(r"(?<!`)``(?!`)|:(?:func|class|meth|data|attr|mod|exc):`", text), text
+        for first in re.findall(r"^ *(?:Args|Returns|Raises|Attributes|Yields):\n( +)", text, re.M):
+            assert len(first) % 4 == 0, text
 
 
 @pytest.mark.slow
