@@ -28,6 +28,7 @@ decide() {
     'python block-1.py' | *LLaDA-8B-Instruct*) skip 'needs the weights of LLaDA-8B' ;;
     'python block-2.py') run 1 '^#### 4$' '^[0-9]+ \[' 'pass [0-9]+ of [0-9]+' ;;
     'python block-3.py') run 5 ;;
+    'cd4lm decode --prompt='*) run 1 '#### 8' 'pass [0-9]+ of [0-9]+' ;;
     'cd4lm distill --config=gsm_mini') skip 'what the last Python block does' ;;
     'make docs') run 1 'build/docs/index\.html' ;;
     *) return 1 ;;

@@ -82,7 +82,7 @@ def joined(config: ClusterConfig = ClusterConfig()) -> Iterator[None]:
 
     To be entered before jax has looked for devices. A host that dies, hangs up or fails ends the
     others: within the timeout each says in one line which it was and exits with 1. After an
-    error the process must end with :func:`leave`.
+    error the process must end with `leave`.
 
     Raises:
         ClusterError: the settings do not fit each other.
