@@ -154,7 +154,7 @@ def _base_config(config_class: type[C]) -> C:
 
 
 def _exit_code(error: ValueError | OSError) -> int:
-    """2 where somebody must mend a setting or an input, 1 where another start may succeed."""
+    """2 where a setting or an input must be corrected, 1 where another start may succeed."""
     wrong_input = isinstance(error, ValueError | FileNotFoundError | NotADirectoryError)
     return int(getattr(error, "exit_code", 2 if wrong_input else 1))
 

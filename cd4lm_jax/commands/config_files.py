@@ -46,7 +46,7 @@ def load_config(given: str, config_class: type[C]) -> C:
     except ConfigError:
         raise
     except Exception as error:
-        # The user can mend the last line of the file that was reached.
+        # The user can correct the last line of the file that was reached.
         frames = traceback.extract_tb(error.__traceback__)
         lines = [f.lineno for f in frames if pathlib.Path(f.filename) == file.absolute()]
         at = f"{given}, line {lines[-1]}" if lines else given

@@ -5,7 +5,7 @@ r"""Evaluates: teacher against student over commit rules, or a model on a benchm
         --config.model=DIR --config.source=gsm8k_test.jsonl --config.output=runs/gsm8k
 
 Prints a table; the output folder holds every answer with its passes, a summary and a report. An
-evaluation that was interrupted goes on where it was with the same command.
+evaluation that was interrupted continues with the same command.
 """
 
 from __future__ import annotations

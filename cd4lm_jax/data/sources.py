@@ -196,7 +196,7 @@ def _read_file(name: str, split: str, max_malformed: int) -> FileSource:
                 raise
             raise SourceError(
                 f"{error}; it is malformed record {len(malformed)} of the file, and max_malformed "
-                f"is {max_malformed}: mend the file or raise the limit"
+                f"is {max_malformed}: correct the file or raise the limit"
             ) from error
     log = logging.getLogger(__name__)
     if malformed:

@@ -25,7 +25,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 
 class TrainingError(ValueError):
-    """Training cannot start or continue; one line that says why and how to mend it."""
+    """Training cannot start or continue; one line that says why and how to correct it."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -235,7 +235,7 @@ class _Run:
         return _Evaluated(loss, saved["stale"])
 
     def _restore(self, checkpoints: RunCheckpoints, step: int) -> Restored | None:
-        """The checkpoint of a step; None if it was damaged, and is set aside."""
+        """The checkpoint of a step; None if it was damaged, and is renamed."""
         try:
             return checkpoints.restore(step, named_leaves(self.program.state))
         except DamagedError:
@@ -275,7 +275,7 @@ class _Run:
     def _export(self, checkpoints: RunCheckpoints, step: int) -> TrainResult:
         """Writes the parameters of the best or the last checkpoint as a model folder.
 
-        Where that is damaged, the next best is taken; setting it aside is a warning.
+        Where that is damaged, the next best is taken; renaming it is a warning.
         """
         choose = checkpoints.best if self.config.ranked_by_loss else checkpoints.latest
         while (chosen := choose()) is not None:

@@ -1,4 +1,4 @@
-"""What a decode was worth: scoring, speed, frontiers and the report that shows them.
+"""Evaluation: tasks, judges, runs, statistics, and the report.
 
 Import the modules themselves; only `report` (and `plots` under it) loads matplotlib.
 """

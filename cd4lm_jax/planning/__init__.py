@@ -1,1 +1,1 @@
-"""Will it fit, how long will it take: programs compiled for chips that are not there."""
+"""Plans of memory and time: programs compiled for chips that are not present."""

@@ -3,7 +3,7 @@
     python -m experiments.benchmarks.convert --folder=runs/convert
 
 Random bfloat16 weights in LLaDA-8B's own layout, six shards, 16 GB, go to orbax and back by
-`launch.convert`, each way in a process of its own; it takes 50 GB of disk, which are freed again.
+`cd4lm convert`, each way in a process of its own; it takes 50 GB of disk, which are freed again.
 
 Metrics, for `to_orbax` and `to_hugging_face`: `seconds_*`, `gb_per_second_*` (of weights),
 `copy_ratio_*` (seconds over those of a plain copy of the shards, flushed, in the same run),
@@ -123,7 +123,7 @@ def copy(source: pathlib.Path, target: pathlib.Path) -> float:
 
 
 def convert(source: pathlib.Path, target: pathlib.Path) -> tuple[float, float]:
-    """Seconds and GiB at most that `launch.convert` takes."""
+    """Seconds and GiB at most that `cd4lm convert` takes."""
     forget(source)
     command = ["-m", "launch.convert", f"--source={source}", f"--target={target}"]
     start, peak = time.perf_counter(), 0

@@ -215,6 +215,6 @@ Image(plots.pareto_png(rows))
 #
 # * `make demo` runs the same on 500 problems, chooses the threshold on validation problems and
 #   writes a report; the README has its numbers, and what DSCD's own share in them is.
-# * [Evaluate a checkpoint](evaluate_a_checkpoint.ipynb): is a difference more than luck?
+# * [Evaluate a checkpoint](evaluate_a_checkpoint.ipynb): is a difference more than chance?
 # * [Write your own commit rule](your_own_commit_rule.ipynb): CAD is ten lines; yours may be better.
 # * LLaDA-8B: the same functions with a folder of its weights.

@@ -1,7 +1,7 @@
 r"""Scoring of answers in GSM8K's form (worked steps, then `#### 42`) by exact number.
 
 As in the benchmark's own code (Cobbe et al., arXiv 2110.14168), the first `####` that marks a
-number counts and nothing else: what a model writes afterwards cannot mend it. Prompts of chat
+number counts and nothing else: what a model writes afterwards cannot correct it. Prompts of chat
 models ask for `\boxed{42}`: where no `####` marks a number, the last box counts. `####` also
 begins a heading of Markdown, such as `#### Step 1: add`, which marks nothing.
 """
