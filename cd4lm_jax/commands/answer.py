@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from typing import NoReturn
 
+from cd4lm_jax.checkpoints.loading import load_config
 from cd4lm_jax.commands import common
 from cd4lm_jax.evaluation.answers import AnswersConfig, write_answers
+from cd4lm_jax.runtime import devices
 
 
 def main(config: AnswersConfig) -> None:
     """Answers, keeps what is right, says how much that is."""
+    devices.announce(dtype="float32", parameters=load_config(config.model).num_parameters)
     for split, count in write_answers(config).items():
         kept, asked = count["kept"], count["asked"]
         print(f"{config.output}/{split}.jsonl: {kept:,} right answers to {asked:,} questions")

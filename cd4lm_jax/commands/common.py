@@ -9,9 +9,10 @@ A command is a module with a docstring, a `main` and
 `--config.optimizer.learning_rate=1e-5` sets a field of it. Other options are absl flags, defined
 in the command's module.
 
-Exit codes: 0 done, 1 it could not be done, 2 the command line is wrong, 75 stopped by SIGTERM
-with what was done saved (EX_TEMPFAIL, "try again": what a scheduler should requeue on), 130
-interrupted by Ctrl-C.
+Exit codes: 0 done, 1 it could not be done and may be tried again (a full disk, a host that died), 2
+a setting or an input is wrong, so that another start fails as well, 75 stopped by SIGTERM with what
+was done saved (EX_TEMPFAIL, "try again": what a scheduler should requeue on), 130 interrupted by
+Ctrl-C.
 """
 
 from __future__ import annotations
@@ -76,7 +77,6 @@ def run(
       argv: the command line, `sys.argv` when None.
     """
     argv = list(sys.argv if argv is None else argv)
-    failure = 2  # until `main` runs, it is the command line that is wrong
     try:
         plain, overrides = _split(argv)
         wants_help = any(arg in ("-h", "--help") for arg in plain)
@@ -86,7 +86,6 @@ def run(
             print(_spelled(_help(main, config_class, program), program))
             sys.exit(0)
         config = override(_base_config(config_class), overrides)
-        failure = 1
         arguments = () if isinstance(config, NoSettings) else (config,)
         sys.exit(main(*arguments) or 0)
     except KeyboardInterrupt:
@@ -100,7 +99,7 @@ def run(
             traceback.print_exc()
         else:
             print(f"error: {_one_line(error)}", file=sys.stderr)
-        cluster.leave(2 if isinstance(error, UsageError) else failure)
+        cluster.leave(_exit_code(error))
 
 
 def restart_with(environment: Mapping[str, str]) -> None:
@@ -152,6 +151,12 @@ def _base_config(config_class: type[C]) -> C:
     except TypeError:
         known = ", ".join(config_files.names())
         raise UsageError(f"give --config=NAME or --config=FILE.py; names: {known}") from None
+
+
+def _exit_code(error: ValueError | OSError) -> int:
+    """2 where somebody must mend a setting or an input, 1 where another start may succeed."""
+    wrong_input = isinstance(error, ValueError | FileNotFoundError | NotADirectoryError)
+    return int(getattr(error, "exit_code", 2 if wrong_input else 1))
 
 
 def _one_line(error: BaseException) -> str:

@@ -20,11 +20,12 @@ from typing import NoReturn
 from absl import flags
 
 import cd4lm_jax as cd
+from cd4lm_jax.checkpoints.loading import load_config
 from cd4lm_jax.commands import common, decode_flags, output
 from cd4lm_jax.data.prompts import read_prompts
 from cd4lm_jax.decoding.config import DecodeConfig
 from cd4lm_jax.decoding.rule import RULES
-from cd4lm_jax.runtime import files
+from cd4lm_jax.runtime import devices, files
 from cd4lm_jax.runtime.progress import Progress
 from cd4lm_jax.settings.choices import split_call
 
@@ -58,6 +59,7 @@ def main() -> None:
     checkpoint, source, target = map(common.given, (_CHECKPOINT, _INPUT, output.OUTPUT))
     config = chosen()
     rows = read_prompts(source)
+    devices.announce(dtype="float32", parameters=load_config(checkpoint).num_parameters)
     model = cd.load(checkpoint)
     with Progress(len(rows), label="decode", unit="prompt") as progress:
         decoded = cd.decode(

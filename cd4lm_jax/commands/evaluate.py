@@ -20,7 +20,7 @@ from cd4lm_jax.evaluation.benchmark import BenchmarkConfig, benchmark
 from cd4lm_jax.evaluation.output import EvaluationConfig
 from cd4lm_jax.evaluation.report.table import print_table
 from cd4lm_jax.evaluation.sweep import SweepConfig, sweep
-from cd4lm_jax.runtime import interrupt
+from cd4lm_jax.runtime import devices, interrupt
 
 _ALLOW_CODE = flags.DEFINE_bool(
     "allow_code_execution",
@@ -31,6 +31,7 @@ _ALLOW_CODE = flags.DEFINE_bool(
 
 def main(config: EvaluationConfig) -> None:
     """Decodes, prints the table, says where the report is."""
+    devices.announce(dtype=getattr(config, "dtype", "float32"))
     kept = f"stopped; what was answered is in {config.output}, the same command goes on"
     with interrupt.leaving_at_once(kept):
         summary = _evaluate(config)

@@ -9,10 +9,12 @@ import re
 import jax
 from absl import flags
 
+from cd4lm_jax.checkpoints.loading import load_config
 from cd4lm_jax.commands import architecture, common, dry_run
 from cd4lm_jax.distillation.config import TrainConfig
 from cd4lm_jax.distillation.trainer import train
-from cd4lm_jax.runtime import cluster
+from cd4lm_jax.runtime import cluster, devices
+from cd4lm_jax.runtime.mesh import make_mesh
 
 COMPILED_FOLDER = "compiled"
 
@@ -57,12 +59,19 @@ def run(config: TrainConfig) -> None:
     if architecture.MODEL.value is not None and not DRY_RUN.value:
         raise common.UsageError("--model is for --dry_run; a run trains what config.init holds")
     with cluster.joined(hosts()):
+        found = devices.available()
         if DRY_RUN.value:
             if cluster.is_main():
                 model = architecture.chosen(config)
-                print(dry_run.report(config, model, devices=jax.device_count()))
+                print(dry_run.report(config, model, devices=len(found)))
             return
         keep_compiled(config)
+        model = config.model or load_config(config.init or "")
+        devices.announce(
+            dtype=config.execution.dtype,
+            parameters=model.num_parameters,
+            mesh=make_mesh(config.mesh, found),
+        )
         result = train(config, profile=profile)
         if cluster.is_main():
             best = f"validation loss {result.exported_loss:.4f} at step {result.exported_step}"
@@ -75,14 +84,14 @@ def hosts() -> cluster.ClusterConfig:
     Raises:
         ValueError: devices that are no numbers.
     """
-    devices = _DEVICES.value
-    if devices is not None and not all(device.isdecimal() for device in devices):
-        raise ValueError(f"local_device_ids={','.join(devices)}; give numbers, such as 0,1")
+    ids = _DEVICES.value
+    if ids is not None and not all(number.isdecimal() for number in ids):
+        raise ValueError(f"local_device_ids={','.join(ids)}; give numbers, such as 0,1")
     return cluster.ClusterConfig(
         coordinator_address=_ADDRESS.value,
         num_processes=_PROCESSES.value,
         process_id=_PROCESS.value,
-        local_device_ids=None if devices is None else tuple(map(int, devices)),
+        local_device_ids=None if ids is None else tuple(map(int, ids)),
         timeout=_TIMEOUT.value,
     )
 

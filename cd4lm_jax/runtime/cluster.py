@@ -11,6 +11,7 @@ import dataclasses
 import os
 import re
 import signal
+import socket
 import sys
 import threading
 import time
@@ -37,7 +38,17 @@ _abandoned = False
 
 
 class ClusterError(ValueError):
-    """The hosts cannot be joined; one line."""
+    """The settings of a cluster are wrong; one line."""
+
+
+class UnreachableError(ClusterError):
+    """The other hosts cannot be reached.
+
+    Attributes:
+        exit_code: of a command; they may be reached at the next start.
+    """
+
+    exit_code = 1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -75,7 +86,8 @@ def joined(config: ClusterConfig = ClusterConfig()) -> Iterator[None]:
     error the process must end with :func:`leave`.
 
     Raises:
-        ClusterError: the settings do not fit each other or the others cannot be reached.
+        ClusterError: the settings do not fit each other.
+        UnreachableError: the others cannot be reached.
     """
     if not _start(config):
         yield
@@ -101,6 +113,20 @@ def joined(config: ClusterConfig = ClusterConfig()) -> Iterator[None]:
         raise
     watch.stop()
     jax.distributed.shutdown()
+
+
+def tasks_of_node() -> int | None:
+    """How many tasks of this Slurm step run on this node; None outside Slurm."""
+    try:
+        groups = os.environ["SLURM_STEP_TASKS_PER_NODE"].split(",")  # such as 2(x3),1
+        node = int(os.environ["SLURM_NODEID"])
+    except KeyError:
+        return None
+    counts: list[int] = []
+    for group in groups:
+        tasks, _, nodes = group.rstrip(")").partition("(x")
+        counts += [int(tasks)] * int(nodes or 1)
+    return counts[node]
 
 
 def leave(code: int) -> NoReturn:
@@ -184,18 +210,30 @@ def _start(config: ClusterConfig) -> bool:
             heartbeat_timeout_seconds=2 * config.timeout,
             shutdown_timeout_seconds=2 * config.timeout,
         )
+        # jax gives each task of Slurm one GPU. A task that is alone on its node takes all of them.
+        if config.local_device_ids is None and tasks_of_node() == 1:
+            jax.config.update("jax_cuda_visible_devices", "all")
+            jax.config.update("jax_rocm_visible_devices", "all")
     except (ValueError, TypeError, RuntimeError) as error:
         # The second: jax is in use already, as in a notebook, which is no host of a cluster.
         reasons = ("coordinator_address should be defined", "must be called before any JAX")
         alone = any(reason in str(error) for reason in reasons)
         if alone and all(value is None for value in given.values()):
             return False
-        raise ClusterError(
+        unreachable = isinstance(error, RuntimeError)
+        raise (UnreachableError if unreachable else ClusterError)(
             f"cannot join a cluster: {str(error).splitlines()[0]} Give coordinator_address "
             "(host:port of process 0), num_processes and process_id, or num_processes=1 to run "
             "on this host alone"
         ) from error
     return True
+
+
+def _set_abort_handler(handler: Any) -> Any:
+    """Installs C's handler of SIGABRT; the one before."""
+    install = ctypes.CDLL(None).signal
+    install.argtypes, install.restype = (ctypes.c_int, ctypes.c_void_p), ctypes.c_void_p
+    return install(signal.SIGABRT, ctypes.cast(handler, ctypes.c_void_p))
 
 
 class _Watch:
@@ -207,21 +245,24 @@ class _Watch:
 
         self._client: Any = distributed.global_state.client
         self._me = distributed.global_state.process_id
+        self._address = distributed.global_state.coordinator_address
         self._timeout = timeout
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
 
     def start(self) -> None:
         """Begins to watch."""
-        # When process 0 is gone jax aborts; C's abort, which Python's handlers never see.
-        self._on_abort = ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda _: self._lost_main())
-        ctypes.CDLL(None).signal(signal.SIGABRT, self._on_abort)
+        # When process 0 is gone, jax calls abort(), which Python's handlers never see. Its own
+        # `missed_heartbeat_callback` cannot be used: jaxlib 0.10 dies in it of std::bad_cast.
+        self._on_abort = ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda _: self._aborting())
+        self._before = _set_abort_handler(self._on_abort)
         self._thread.start()
 
     def stop(self) -> None:
         """Ends the watch; nobody counts as dead any more."""
         self._stopping.set()
         self._thread.join()
+        _set_abort_handler(self._before)
         self._client.key_value_set(f"{_FAILED}{self._me}", "", allow_overwrite=True)
 
     def tell(self, message: str) -> None:
@@ -257,6 +298,14 @@ class _Watch:
                         f"host {host} died or cannot be reached: no sign of life for "
                         f"{self._timeout} s"
                     )
+
+    def _aborting(self) -> None:
+        """Explains an abort for want of process 0; any other ends the process as it would have."""
+        host, _, port = str(self._address).rpartition(":")
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=1).close()
+        except OSError:
+            self._lost_main()
 
     def _lost_main(self) -> None:
         if not self._stopping.is_set():

@@ -23,7 +23,13 @@ LOCK_FILE = ".lock"
 
 
 class InUseError(ValueError):
-    """A folder that another process works in."""
+    """A folder that another process works in.
+
+    Attributes:
+        exit_code: of a command; the other process may have ended at the next start.
+    """
+
+    exit_code = 1
 
 
 def _beside(path: pathlib.Path) -> pathlib.Path:

@@ -14,6 +14,8 @@ from absl.testing import flagsaver
 from cd4lm_jax.commands import common, convert, distill
 from cd4lm_jax.commands.config_files import load_config
 from cd4lm_jax.distillation.config import TrainConfig
+from cd4lm_jax.runtime.cluster import UnreachableError
+from cd4lm_jax.runtime.files import InUseError
 from cd4lm_jax.runtime.interrupt import Interrupted
 from tests.conftest import ROOT
 
@@ -180,25 +182,33 @@ def test_settings_without_defaults_need_a_file(capsys: pytest.CaptureFixture[str
 
 
 @pytest.mark.parametrize(
-    ("error", "message"),
+    ("error", "code", "message"),
     [
-        (ValueError("gen_length=7 is odd"), "gen_length=7 is odd"),
-        (ValueError("first\nsecond"), "first (more with --debug)"),
-        (ValueError(), "ValueError"),
+        (ValueError("gen_length=7 is odd"), 2, "gen_length=7 is odd"),
+        (ValueError("first\nsecond"), 2, "first (more with --debug)"),
+        (ValueError(), 2, "ValueError"),
+        (
+            FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), "prompts.jsonl"),
+            2,
+            "prompts.jsonl: No such file or directory",
+        ),
         (
             OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "runs/a.json"),
+            1,
             "runs/a.json: No space left on device",
         ),
-        (OSError(errno.ENOSPC, "No space left"), f"[Errno {errno.ENOSPC}] No space left"),
+        (OSError(errno.ENOSPC, "No space left"), 1, f"[Errno {errno.ENOSPC}] No space left"),
+        (InUseError("another run works in runs/a"), 1, "another run works in runs/a"),
+        (UnreachableError("cannot join a cluster"), 1, "cannot join a cluster"),
     ],
 )
-def test_user_errors_are_one_line_and_exit_code_1(
-    command: Command, error: Exception, message: str
+def test_user_errors_are_one_line_and_say_whether_to_try_again(
+    command: Command, error: Exception, code: int, message: str
 ) -> None:
     def fail(config: Settings) -> None:
         raise error
 
-    assert command(main=fail) == (1, "", f"error: {message}\n")
+    assert command(main=fail) == (code, "", f"error: {message}\n")
 
 
 def test_debug_shows_the_traceback(command: Command) -> None:
@@ -206,7 +216,7 @@ def test_debug_shows_the_traceback(command: Command) -> None:
         raise ValueError("told")
 
     code, _, err = command("--debug", main=fail)
-    assert code == 1
+    assert code == 2
     assert err.startswith("Traceback")
     assert err.endswith("ValueError: told\n")
 

@@ -93,7 +93,7 @@ def test_an_evaluation_of_one_run_stands_for_it(compared: Compare, tmp_path: pat
     b = run(tmp_path / "b/runs/model fixed:1", [True, False])
     assert "a: 50.0% right (1 of 2)" in compared(tmp_path / "a", b)
     run(tmp_path / "b/runs/model confidence:0.5", [True, False])
-    said = compared(tmp_path / "a", tmp_path / "b", code=1)
+    said = compared(tmp_path / "a", tmp_path / "b", code=2)
     assert "holds 2 runs; give one of them, as " in said
     assert said.endswith("NAME: 'model confidence:0.5', 'model fixed:1'\n")
 
@@ -103,8 +103,8 @@ def test_what_cannot_be_compared_is_one_line(compared: Compare, tmp_path: pathli
     more = run(tmp_path / "more", [True] * 3)
     other = run(tmp_path / "other", [True, False], reference="#### 2")
     for pair in ((a, more), (more, a)):
-        said = compared(*pair, code=1)
+        said = compared(*pair, code=2)
         assert said.startswith(f"not the same problems: 1 of 3 are in {more} alone, such as '2'; ")
-    assert compared(a, other, code=1).startswith("not the same problems: '0' has other answers in ")
-    assert compared(a, tmp_path, code=1).startswith(f"no run in {tmp_path}: run.json is missing")
-    assert compared(a, a, "--margin=1.5", code=1).startswith("margin=1.5; give a share")
+    assert compared(a, other, code=2).startswith("not the same problems: '0' has other answers in ")
+    assert compared(a, tmp_path, code=2).startswith(f"no run in {tmp_path}: run.json is missing")
+    assert compared(a, a, "--margin=1.5", code=2).startswith("margin=1.5; give a share")

@@ -102,5 +102,5 @@ def test_convert_there_and_back(tmp_path: pathlib.Path, run_python: RunPython) -
     )
     assert (there / "tokenizer.json").read_bytes() == (source / "tokenizer.json").read_bytes()
     again = run_python("-m", "launch.convert", f"--source={source}", f"--target={there}")
-    assert again.returncode == 1
+    assert again.returncode == 2
     assert again.stderr.startswith(f"error: {there} is not empty; ")

@@ -129,16 +129,16 @@ def test_errors_are_one_line_and_nothing_is_decoded(
     command: Command, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "run"
-    call(command(output, config="humaneval"), code=1)
+    call(command(output, config="humaneval"), code=2)
     assert "allow it with --allow_code_execution" in capsys.readouterr().err
-    call(command(output, "--config.source=none", config="mbpp"), code=1)
+    call(command(output, "--config.source=none", config="mbpp"), code=2)
     assert "allow it with --allow_code_execution" in capsys.readouterr().err
-    call(command(output, "--config.source=none", config="math500"), code=1)
+    call(command(output, "--config.source=none", config="math500"), code=2)
     assert "math500 comes from a file: give its path" in capsys.readouterr().err
     assert not output.exists()
     call(command(output, "--config.setting=lada"), code=2)
     assert "did you mean 'llada'" in capsys.readouterr().err
-    call(command(output, "--config.gen_length=192"), code=1)
+    call(command(output, "--config.gen_length=192"), code=2)
     assert "gen_length=192 leaves no room for a prompt" in capsys.readouterr().err
 
 
