@@ -3,20 +3,36 @@
 from __future__ import annotations
 
 import doctest
-import importlib.util
-import inspect
+import functools
+import importlib
 import pathlib
 import re
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
+from absl import flags
 
 import cd4lm_jax as cd
+from cd4lm_jax.commands import COMMANDS
+from cd4lm_jax.commands.demo import DemoConfig
+from cd4lm_jax.distillation.config import TrainConfig
+from cd4lm_jax.evaluation.answers import AnswersConfig
+from cd4lm_jax.evaluation.benchmark import BenchmarkConfig
+from cd4lm_jax.evaluation.sweep import SweepConfig
+from cd4lm_jax.settings.config import describe
 
 ROOT = pathlib.Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "cd4lm_jax").rglob("*.py"))
-ROLE = re.compile(r":(?:func|class|meth|data|attr|mod|exc):`([\w.]+)`")
+PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "tests" / "README.md"]
+SCRIPTS = [path for room in ("experiments", "launch") for path in (ROOT / room).rglob("*.py")]
+TEXTS = sorted({*SOURCES, *PAGES, *SCRIPTS} - {ROOT / "CHANGELOG.md"})  # that says what was
+QUOTED = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
+FILE = re.compile(r"(cd4lm_jax|docs|experiments|launch|tests)/[\w./-]+")
+# Flags that absl does not know: of `cd4lm` itself, and of lm-eval and Slurm.
+OTHERS = {"--help", "--version", "--apply_chat_template", "--gen_kwargs", "--model_args"}
+OTHERS |= {"--account", "--gpus-per-node", "--gpus-per-task", "--ntasks-per-node", "--partition"}
+OTHERS |= {"--signal"}
 
 
 def name_of(path: pathlib.Path) -> str:
@@ -31,30 +47,29 @@ def test_examples_in_docstrings(module: str) -> None:
     assert not failed
 
 
-def scopes(module: str, line: int) -> Iterator[object]:
-    """What a name in a docstring may start from: the class around it, the module."""
-    found = importlib.import_module(module)
-    for value in vars(found).values():
-        if inspect.isclass(value) and value.__module__ == module:
-            lines, start = inspect.getsourcelines(value)
-            if start <= line < start + len(lines):
-                yield value
-    yield found
+@functools.cache
+def known_flags() -> frozenset[str]:
+    """The flags and settings of all commands."""
+    for command in COMMANDS:
+        if command != "lm_eval":
+            importlib.import_module(f"cd4lm_jax.commands.{command}")
+    configs = (TrainConfig, SweepConfig, BenchmarkConfig, AnswersConfig, DemoConfig)
+    settings = {name for config in configs for name, _, _ in describe(config)}
+    groups = {name.rpartition(".")[0] for name in settings}
+    return frozenset(f"--{name}" for name in {*flags.FLAGS, *settings, *groups})
 
 
-def resolves(target: str, module: str, line: int) -> bool:
-    if target.startswith("cd4lm_jax."):
-        parts = target.split(".")
-        for cut in range(len(parts), 0, -1):
-            try:
-                found = importlib.import_module(".".join(parts[:cut]))
-            except ModuleNotFoundError:
-                continue
-            return _has(found, parts[cut:])
-    if any(_has(scope, target.split(".")) for scope in scopes(module, line)):
-        return True
-    sibling = f"{module.rpartition('.')[0]}.{target}"
-    return target.isidentifier() and importlib.util.find_spec(sibling) is not None
+@functools.cache
+def resolves(name: str) -> bool:
+    """Whether a dotted name is a module, or something in one."""
+    parts = name.split(".")
+    for cut in range(len(parts), 0, -1):
+        try:
+            found = importlib.import_module(".".join(parts[:cut]))
+        except ModuleNotFoundError:
+            continue
+        return _has(found, parts[cut:])
+    return False
 
 
 def _has(found: object, names: list[str]) -> bool:
@@ -66,12 +81,19 @@ def _has(found: object, names: list[str]) -> bool:
     return True
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=name_of)
-def test_what_a_docstring_refers_to_exists(path: pathlib.Path) -> None:
-    text = path.read_text()
-    targets = [(m[1], text.count("\n", 0, m.start()) + 1) for m in ROLE.finditer(text)]
-    module = name_of(path)
-    assert [target for target, line in targets if not resolves(target, module, line)] == []
+@pytest.mark.parametrize("path", TEXTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_names_files_and_flags_that_are_named_exist(path: pathlib.Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert "DESIGN.md" not in text
+    named = {match[1] for match in QUOTED.finditer(text)}
+    names = {name for name in named if re.fullmatch(r"cd4lm_jax(\.\w+)+", name)}
+    assert {name for name in names if not resolves(name)} == set()
+    files = {name for name in named if FILE.fullmatch(name)}
+    folders = (ROOT, path.parent)
+    assert {n for n in files if not any((folder / n).exists() for folder in folders)} == set()
+    given = {re.split("[= ]", name)[0] for name in named if re.match(r"--[a-z]", name)}
+    given = {name for name in given if not re.search(r"[A-Z*]", name)}  # `--config.FIELD`
+    assert given - known_flags() - OTHERS == set()
 
 
 @pytest.mark.slow
