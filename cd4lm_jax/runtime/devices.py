@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 from cd4lm_jax.runtime import cluster
 
+_PLATFORMS = "jax_platforms"  # the setting behind JAX_PLATFORMS; jax's types do not list it
 _NVIDIA = pathlib.Path("/proc/driver/nvidia/gpus")  # a folder for each GPU that the driver knows
 
 
@@ -23,9 +24,6 @@ class DeviceError(ValueError):
     """
 
     exit_code = 1
-
-
-SETTING = "jax_platforms"  # jax makes its attribute at run time
 
 
 def announce(
@@ -69,20 +67,17 @@ def available() -> list[jax.Device]:
         return jax.devices()
     except (RuntimeError, AssertionError) as error:
         reason = str(error).partition(" (set JAX_PLATFORMS")[0] or "its plugin is not installed"
+        asked = getattr(jax.config, _PLATFORMS)
         raise DeviceError(
-            f"JAX_PLATFORMS={_platforms()}, and jax cannot use such a device here: "
-            f"{reason}; install jax for it, such as 'cd4lm_jax[cuda]', or set JAX_PLATFORMS=cpu"
+            f"JAX_PLATFORMS={asked}, and jax cannot use such a device here: {reason}; install jax "
+            "for it, such as 'cd4lm_jax[cuda]', or set JAX_PLATFORMS=cpu"
         ) from error
-
-
-def _platforms() -> str:
-    """What `JAX_PLATFORMS` says, or a program that set the same."""
-    return getattr(jax.config, SETTING) or ""
 
 
 def _warnings(devices: list[jax.Device], used: int, *, has_mesh: bool) -> list[str]:
     found = []
-    if devices[0].platform == "cpu" and _platforms() != "cpu" and (gpus := _gpus()):
+    on_cpu = devices[0].platform == "cpu" and getattr(jax.config, _PLATFORMS) != "cpu"
+    if on_cpu and (gpus := _gpus()):
         found.append(
             f"warning: this machine has {gpus} NVIDIA GPU{'s' * (gpus > 1)} that jax cannot use; "
             "this runs on the CPU: install 'cd4lm_jax[cuda]', or set JAX_PLATFORMS=cpu"

@@ -145,7 +145,7 @@ def test_equals_the_plain_loop_and_keeps_its_bounds(kind: str, options: DecodeCo
 
 
 def within_bounds(found: Trajectory, commit: CommitRule) -> None:
-    """Every pass commits from `min_tokens` (or all that is left) to `max_tokens` (0: the block) of one block."""
+    """Every pass commits from `min_tokens` (or what is left) to `max_tokens` of one block."""
     assert isinstance(commit, ConfidenceAdaptive | NegativeEntropy | Margin)
     for row, passes in zip(found.committed_at, found.nfe, strict=True):
         left = [BLOCK] * (GEN // BLOCK)
