@@ -138,7 +138,7 @@ class _Run:
             traced = self.profile if main else range(0)
             with (
                 stop_requests() as request,
-                Writers(self.output if main else None) as writers,
+                Writers(self.output if main else None, after=int(state.step)) as writers,
                 Progress(config.steps, label=label, quiet=not main) as progress,
                 StepTrace(self.output / PROFILE_FOLDER, traced) as trace,
             ):

@@ -6,6 +6,7 @@ its like read as "not a number") and come back as NaN.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -38,11 +39,21 @@ class JsonlWriter:
     """Appends `{"step": 3, "loss": 1.5, ...}` lines to a file, each complete when `write` returns.
 
     A last line that a killed run left unfinished is removed on opening.
+
+    Args:
+        path: the file.
+        after: the step that the run goes on from. Lines of later steps, which it will write again,
+            are removed; None keeps all lines.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, after: int | None = None) -> None:
         self._file = AppendOnly(path)
         self._file.cut_after(b"\n")
+        if after is not None:
+            steps = [row.get("step", 0) for row in read_jsonl(path)]
+            kept = sum(1 for _ in itertools.takewhile(lambda step: step <= after, steps))
+            lines = pathlib.Path(path).read_bytes().splitlines(keepends=True)
+            self._file.truncate(sum(map(len, lines[:kept])))
 
     def write(self, step: int, metrics: Metrics) -> None:
         """Appends one line.
@@ -64,11 +75,13 @@ class JsonlWriter:
 class TensorBoardWriter:
     """Scalars as a TensorBoard event file in a folder, a new one for each writer.
 
+    Its first event has TensorBoard drop what earlier files hold of steps beyond `after`.
+
     Of tensorboardX only the format is used: its SummaryWriter writes from a thread of its own,
     where a full disk ends in a stack trace instead of an error that the caller can handle.
     """
 
-    def __init__(self, folder: str | os.PathLike[str]) -> None:
+    def __init__(self, folder: str | os.PathLike[str], *, after: int | None = None) -> None:
         from tensorboardX.proto import event_pb2, summary_pb2
         from tensorboardX.record_writer import masked_crc32c
 
@@ -78,6 +91,9 @@ class TensorBoardWriter:
         name = f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}"
         self._file = AppendOnly(pathlib.Path(folder) / name)
         self._append(file_version="brain.Event:2")
+        if after is not None:
+            started = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+            self._append(step=after + 1, session_log=started)
 
     def write(self, step: int, metrics: Metrics) -> None:
         """Appends one event with all scalars.
@@ -107,15 +123,23 @@ class Writers:
     """Metrics of the run in `folder`: `metrics.jsonl` and TensorBoard files in `tensorboard/`.
 
     With `folder` None nothing is written: of several hosts one writes for all.
+
+    Args:
+        folder: of the run.
+        after: the step that the run goes on from, 0 from scratch; what is there of later steps is
+            removed, so that no step is in a file twice. None keeps everything.
+
+    Raises:
+        ValueError: a line of the run so far is not a JSON object, named by file and line.
     """
 
-    def __init__(self, folder: str | os.PathLike[str] | None) -> None:
+    def __init__(self, folder: str | os.PathLike[str] | None, *, after: int | None = None) -> None:
         self._writers: tuple[MetricWriter, ...] = ()
         if folder is not None:
             folder = pathlib.Path(folder)
             self._writers = (
-                JsonlWriter(folder / METRICS_FILE),
-                TensorBoardWriter(folder / "tensorboard"),
+                JsonlWriter(folder / METRICS_FILE, after=after),
+                TensorBoardWriter(folder / "tensorboard", after=after),
             )
 
     def write(self, step: int, metrics: Metrics) -> None:

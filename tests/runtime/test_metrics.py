@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 import pathlib
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -48,6 +49,24 @@ def test_line_torn_by_a_kill_is_passed_over_then_removed(tmp_path: pathlib.Path)
     assert read_jsonl(path) == [{"step": 1}, {"step": 2, "loss": 1.0}]
 
 
+@pytest.mark.parametrize(
+    ("after", "kept"),
+    [(0, []), (2, [1, 2, 2]), (9, [1, 2, 2, 3, 4]), (None, [1, 2, 2, 3, 4])],
+)
+def test_steps_that_will_be_written_again_are_removed(
+    tmp_path: pathlib.Path, after: int | None, kept: list[int]
+) -> None:
+    with Writers(tmp_path) as writers:
+        for step in (1, 2, 2, 3, 4):
+            writers.write(step, {"loss": step})
+    with Writers(tmp_path, after=after) as writers:
+        writers.write(10, {"loss": 0.5})
+    assert [row["step"] for row in read_jsonl(tmp_path / "metrics.jsonl")] == [*kept, 10]
+    *_, newest = sorted((tmp_path / "tensorboard").iterdir())
+    starts = [event.step for event in events(newest) if event.HasField("session_log")]
+    assert starts == ([] if after is None else [after + 1])
+
+
 @pytest.mark.parametrize("line", ["nonsense", "[1]"])
 def test_broken_line_is_named(tmp_path: pathlib.Path, line: str) -> None:
     path = tmp_path / "metrics.jsonl"
@@ -81,11 +100,15 @@ def test_writers_write_both(tmp_path: pathlib.Path) -> None:
 
 
 def scalars(file: pathlib.Path) -> list[tuple[str, int, float]]:
+    found = events(file)
+    return [(v.tag, event.step, v.simple_value) for event in found for v in event.summary.value]
+
+
+def events(file: pathlib.Path) -> list[Any]:
     """Reads an event file: length (8 bytes), its checksum (4), the event, its checksum (4)."""
     found, data = [], file.read_bytes()
     while data:
         length = int.from_bytes(data[:8], "little")
-        event = event_pb2.Event.FromString(data[12 : 12 + length])
-        found += [(v.tag, event.step, v.simple_value) for v in event.summary.value]
+        found.append(event_pb2.Event.FromString(data[12 : 12 + length]))
         data = data[16 + length :]
     return found
