@@ -11,6 +11,7 @@ import dataclasses
 import os
 import re
 import signal
+import socket
 import sys
 import threading
 import time
@@ -228,6 +229,13 @@ def _start(config: ClusterConfig) -> bool:
     return True
 
 
+def _set_abort_handler(handler: Any) -> Any:
+    """Installs C's handler of SIGABRT; the one before."""
+    install = ctypes.CDLL(None).signal
+    install.argtypes, install.restype = (ctypes.c_int, ctypes.c_void_p), ctypes.c_void_p
+    return install(signal.SIGABRT, ctypes.cast(handler, ctypes.c_void_p))
+
+
 class _Watch:
     """Tells the other hosts that this one lives, and ends it when one of them does not."""
 
@@ -237,21 +245,24 @@ class _Watch:
 
         self._client: Any = distributed.global_state.client
         self._me = distributed.global_state.process_id
+        self._address = distributed.global_state.coordinator_address
         self._timeout = timeout
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
 
     def start(self) -> None:
         """Begins to watch."""
-        # When process 0 is gone jax aborts; C's abort, which Python's handlers never see.
-        self._on_abort = ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda _: self._lost_main())
-        ctypes.CDLL(None).signal(signal.SIGABRT, self._on_abort)
+        # When process 0 is gone, jax calls abort(), which Python's handlers never see. Its own
+        # `missed_heartbeat_callback` cannot be used: jaxlib 0.10 dies in it of std::bad_cast.
+        self._on_abort = ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda _: self._aborting())
+        self._before = _set_abort_handler(self._on_abort)
         self._thread.start()
 
     def stop(self) -> None:
         """Ends the watch; nobody counts as dead any more."""
         self._stopping.set()
         self._thread.join()
+        _set_abort_handler(self._before)
         self._client.key_value_set(f"{_FAILED}{self._me}", "", allow_overwrite=True)
 
     def report(self, message: str) -> None:
@@ -287,6 +298,14 @@ class _Watch:
                         f"host {host} died or cannot be reached: no sign of life for "
                         f"{self._timeout} s"
                     )
+
+    def _aborting(self) -> None:
+        """Explains an abort for want of process 0; any other ends the process as it would have."""
+        host, _, port = str(self._address).rpartition(":")
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=1).close()
+        except OSError:
+            self._lost_main()
 
     def _lost_main(self) -> None:
         if not self._stopping.is_set():

@@ -1,4 +1,4 @@
-"""How a benchmark measures and what it leaves behind (DESIGN.md, "Results")."""
+"""How a benchmark measures and what it leaves behind."""
 
 from __future__ import annotations
 

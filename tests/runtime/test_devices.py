@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -108,10 +109,11 @@ def test_tasks_of_a_slurm_node(
 
 
 ALONE = """
-import jax
+import os, jax
 from cd4lm_jax.runtime import cluster
 with cluster.joined():
-    print(jax.config.values["jax_cuda_visible_devices"])
+    print(jax.config.values["jax_cuda_visible_devices"], flush=True)
+    os.abort()
 """
 
 
@@ -136,3 +138,6 @@ def test_a_slurm_task_that_is_alone_on_its_node_takes_all_gpus(tasks: str, visib
         text=True,
     )
     assert done.stdout == f"{visible}\n", done.stderr
+    # An abort that has nothing to do with the other hosts stays one.
+    assert done.returncode == -signal.SIGABRT
+    assert "host 0" not in done.stderr
