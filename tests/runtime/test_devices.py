@@ -56,7 +56,7 @@ def test_a_gpu_that_jax_cannot_use_is_warned_of(
     monkeypatch.setattr(devices, "_NVIDIA", tmp_path)
     for name in ("0000:01:00.0", "0000:02:00.0"):
         (tmp_path / name).mkdir()
-    before = getattr(jax.config, devices.SETTING)
+    before = getattr(jax.config, devices._PLATFORMS)
     try:
         jax.config.update("jax_platforms", "")
         devices.announce()
