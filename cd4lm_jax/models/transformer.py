@@ -217,15 +217,19 @@ class Transformer(nnx.Module):
         keep: bool,
     ) -> tuple[jax.Array, KeyValueCache | None]:
         """Hidden states of the window and, with `keep`, keys and values of all positions."""
+        at_zero = None
         if window is not None and self._shift:
+            at_zero = (window.start == 0)[:, None, None]
             window = dataclasses.replace(window, start=jnp.maximum(window.start - 1, 0))
         attention_mask = valid if groups is None else block_causal_mask(groups, groups, valid)
         x, cache = self._stack(
             self._embed(tokens), self._angles(valid), attention_mask, window, keep=keep
         )
         x = layers.rms_norm(x, self.norm[...], self.config.norm_eps)
-        if self._shift and window is None:
-            x = jnp.concatenate([x[:, :1], x[:, :-1]], axis=1)
+        if self._shift:
+            # Position 0 has no state before it: published code takes its own.
+            moved = jnp.concatenate([x[:, :1], x[:, :-1]], axis=1)
+            x = moved if at_zero is None else jnp.where(at_zero, moved, x)
         return x, cache
 
     def _stack(

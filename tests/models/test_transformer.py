@@ -83,11 +83,10 @@ def test_a_window_is_a_slice_of_the_whole(alignment: Alignment, execution: Execu
     model = tiny_model(dataclasses.replace(TINY, alignment=alignment), execution)
     tokens, valid = padded(TEXT, [0, 3, 8], LENGTH)
     whole = np.asarray(forward(model, tokens, valid))
-    # Every window that a decoder can ask for: at least a prompt token stands before it.
-    starts = np.array([1, 7, 15], np.int32)
-    part = window_of_five(model, tokens, valid, starts)
-    expected = [row[start : start + 5] for row, start in zip(whole, starts, strict=True)]
-    np.testing.assert_allclose(part, expected, atol=2e-5)
+    for starts in (np.array([1, 7, 15], np.int32), np.array([0, 0, 15], np.int32)):
+        part = window_of_five(model, tokens, valid, starts)
+        expected = [row[start : start + 5] for row, start in zip(whole, starts, strict=True)]
+        np.testing.assert_allclose(part, expected, atol=2e-5)
 
 
 def test_grouped_heads_are_repeated_key_value_heads() -> None:

@@ -61,9 +61,11 @@ class Function(Reference):
 class Printed(io.StringIO):
     """What the answer prints, as far as it is worth sending."""
 
+    _kept = 0
+
     def write(self, text: str) -> int:
         """Keeps text; no more than `_MOST_PRINTED` characters in all."""
-        super().write(text[: max(_MOST_PRINTED - self.tell(), 0)])
+        self._kept += super().write(text[: _MOST_PRINTED - self._kept])
         return len(text)
 
     def take(self) -> str:
@@ -71,6 +73,7 @@ class Printed(io.StringIO):
         text = self.getvalue()
         self.seek(0)
         self.truncate()
+        self._kept = 0
         return text
 
 
