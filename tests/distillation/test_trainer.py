@@ -122,11 +122,8 @@ def test_a_run_that_was_stopped_and_continued_equals_one_that_was_not(
     assert not (tmp_path / "run" / "model").exists()
     result = train(config)
 
-    # From the checkpoint of step 20: the lines of step 25 come twice, the same.
-    metrics = metrics_of(config)
-    assert [row["step"] for row in metrics if "loss" in row] == [5, 10, 15, 20, 25, 25, 30]
-    for row in metrics:
-        assert row in finished.metrics
+    # From the checkpoint of step 20: step 25, which was written before the cut, is there once.
+    assert metrics_of(config) == finished.metrics
     assert result.exported_step == finished.result.exported_step == STEPS
     assert_same_parameters(crashes.exported(config), crashes.exported(finished.config))
 
