@@ -233,7 +233,7 @@ def test_bundled_files_are_named_relative_to_a_clone(monkeypatch: pytest.MonkeyP
     assert bundled.teacher() == "experiments/checkpoints/gsm_mini_teacher"
     assert bundled.answers() == "experiments/data/gsm_mini_answers"
     made_by = json.loads(pathlib.Path(bundled.answers(), "answers.json").read_text())
-    assert made_by["settings"]["model"] == bundled.teacher()
+    assert made_by["settings"]["model"] == cd4lm_jax.load(bundled.teacher()).fingerprint
 
 
 def test_every_command_has_a_main_in_a_clone() -> None:

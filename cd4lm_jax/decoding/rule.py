@@ -83,6 +83,7 @@ _BUILT_IN = "cd4lm_jax.decoding.rules"
 _REGISTERED: dict[str, type[Any]] = {}
 _NAMES: dict[type[Any], str] = {}
 _SOURCES: dict[type[Any], str] = {}
+_DIGESTS: dict[type[Any], str] = {}
 
 
 @overload
@@ -211,8 +212,7 @@ def label(rule: CommitRule, gen_length: int) -> str:
 
 def source_digest(rule: CommitRule) -> str | None:
     """SHA-256 of the file that a rule was read from; None for one that was not."""
-    source = _SOURCES.get(type(rule))
-    return None if source is None else _digest(pathlib.Path(source.rpartition(":")[0]))
+    return _DIGESTS.get(type(rule))
 
 
 def _registered(value: Any) -> bool:
@@ -250,5 +250,5 @@ def _from_file(file: pathlib.Path, name: str) -> type[Any]:
             if rules
             else f"{file} has no commit rule {name!r}; put @cd4lm_jax.rule above the class"
         )
-    _SOURCES[cls] = f"{file}:{name}"
+    _SOURCES[cls], _DIGESTS[cls] = f"{file}:{name}", digest
     return cls

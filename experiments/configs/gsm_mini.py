@@ -37,14 +37,14 @@ def get_config() -> TrainConfig:
     return TrainConfig(
         output=OUTPUT,
         steps=400,
-        init=TEACHER,
-        teacher=TEACHER,
+        init=bundled.teacher(),
+        teacher=bundled.teacher(),
         corruption=NestedMasks(student_ratio=(0.5, 1.0), blockwise=0.7, block_length=32),
         objective=Objective(temperature=1.0, visible="text", entropy_weight=1.0),
         curriculum=LambdaCurriculum(initial=0.9, final=0.5, warmup_ratio=0.1),
         optimizer=OptimizerConfig(learning_rate=3e-4, warmup_steps=20, decay_share=0.5, b2=0.98),
-        data=DataConfig(source=f"{ANSWERS}/distill.jsonl", batch_size=32),
-        validation=DataConfig(source=f"{ANSWERS}/validation.jsonl", batch_size=100),
+        data=DataConfig(source=f"{bundled.answers()}/distill.jsonl", batch_size=32),
+        validation=DataConfig(source=f"{bundled.answers()}/validation.jsonl", batch_size=100),
         execution=Execution(scan_layers=False),
         eval_every=400,
     )

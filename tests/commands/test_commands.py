@@ -204,7 +204,7 @@ def test_decode_refuses_a_checkpoint_of_another_shape(
 
 def test_a_wrong_command_line(fails: Callable[..., str]) -> None:
     assert fails("--treshold=0.9", code=2).startswith("Unknown command line flag 'treshold'")
-    assert fails("--commit=best", code=2).startswith("flags.rule.kind: no commit rule 'best'")
+    assert fails("--commit=best", code=2).startswith("no commit rule 'best'; known: fixed, ")
     expected = "flags.gen_length: expected int, got 'long'"
     assert fails("--gen_length=long", code=2) == expected
 

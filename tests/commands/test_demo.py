@@ -46,7 +46,7 @@ def test_the_demo_distils_evaluates_and_reports(
     assert "report.html" in printed
 
     summary = json.loads((tmp_path / "summary.json").read_text())
-    commits = [(row["model"], row["commit"]) for row in summary["rows"]]
+    commits = [(row["model"], row["rule"]) for row in summary["rows"]]
     assert commits == [
         ("teacher", "fixed:1"),
         ("teacher", "fixed:4"),

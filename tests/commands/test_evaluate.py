@@ -44,8 +44,11 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> Command:
             "model": model,
             "source": source,
             "prompt": "{question}",
-            "gen_length": 16,
-            "block_length": 8,
+            "setting": "cd4lm_chat",
+            "decode.gen_length": 16,
+            "decode.block_length": 8,
+            "decode.eos_gate_ratio": 0,
+            "decode.rule": "confidence",
             "thresholds": 0.9,
             "chunk": 12,
             "dtype": "float32",
@@ -138,7 +141,7 @@ def test_errors_are_one_line_and_nothing_is_decoded(
     assert not output.exists()
     call(command(output, "--config.setting=lada"), code=2)
     assert "did you mean 'llada'" in capsys.readouterr().err
-    call(command(output, "--config.gen_length=192"), code=2)
+    call(command(output, "--config.decode.gen_length=192"), code=2)
     assert "gen_length=192 leaves no room for a prompt" in capsys.readouterr().err
 
 

@@ -103,7 +103,7 @@ def test_malformed_records_are_skipped_up_to_a_limit(
     assert [source[place]["question"] for place in range(len(source))] == ["one", "two", "three"]
     (record,) = caplog.records
     assert f"{path}: 2 malformed records skipped, the first at {path}, line 2:" in record.message
-    message = r"rows\.jsonl, line 5: .*it is malformed record 2 .* max_malformed is 1: mend"
+    message = r"rows\.jsonl, line 5: .*it is malformed record 2 .* max_malformed is 1: correct"
     with pytest.raises(SourceError, match=message):
         open_source(str(path), "train", max_malformed=1)
 

@@ -168,7 +168,8 @@ def test_says_so_when_no_rule_reaches_the_teacher(
     scored: list[int] = []
 
     def score(outputs: list[str], answers: list[str]) -> np.ndarray:
-        scored.append(len(outputs))
+        if len(outputs) > 1:  # not the check of a reference
+            scored.append(len(outputs))
         return np.full(len(outputs), len(scored) == 1)  # the teacher on validation comes first
 
     monkeypatch.setattr(numbers, "score", score)
@@ -190,7 +191,8 @@ def test_a_chosen_rule_that_loses_accuracy_on_test_is_said_to(
     scored: list[int] = []
 
     def score(outputs: list[str], answers: list[str]) -> np.ndarray:
-        scored.append(len(outputs))
+        if len(outputs) > 1:  # not the check of a reference
+            scored.append(len(outputs))
         # All are right on validation, where rules are chosen; the teacher alone is on test.
         return np.full(len(outputs), len(scored) <= 4)
 
