@@ -14,6 +14,7 @@ import time
 
 import pytest
 
+from cd4lm_jax.corruption.masking import NestedMasks
 from cd4lm_jax.distillation.config import TrainConfig
 from cd4lm_jax.runtime.mesh import MeshConfig
 from tests import crashes, exported, pens
@@ -111,6 +112,7 @@ def config(tmp_path: pathlib.Path) -> TrainConfig:
         output=str(tmp_path / "slurm" / "run"),
         init=model,
         teacher=model,
+        corruption=NestedMasks(),
         model=None,
         tokenizer=None,
         mesh=MeshConfig(fsdp=-1),

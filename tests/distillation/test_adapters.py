@@ -11,6 +11,7 @@ import pytest
 
 from cd4lm_jax.checkpoints.model_folder import read_model
 from cd4lm_jax.checkpoints.run_checkpoints import RunCheckpoints
+from cd4lm_jax.corruption.masking import NestedMasks
 from cd4lm_jax.distillation import trainer
 from cd4lm_jax.distillation.config import TrainConfig, TrainingError
 from cd4lm_jax.distillation.trainer import train
@@ -32,7 +33,13 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
     start = exported.export(folder / "start")
     settings = pens.config(folder)
     return dataclasses.replace(
-        settings, model=None, tokenizer=None, init=start, teacher=start, lora=LORA
+        settings,
+        model=None,
+        tokenizer=None,
+        init=start,
+        teacher=start,
+        corruption=NestedMasks(),
+        lora=LORA,
     )
 
 
