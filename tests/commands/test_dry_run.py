@@ -74,12 +74,12 @@ def test_the_config_or_its_folder_tells_the_architecture(command: Command) -> No
 @pytest.mark.parametrize(
     ("flags", "code", "said"),
     [
-        (["--dry_run"], 1, "LLaDA-8B-Instruct is not there; give the model's folder, or its arch"),
+        (["--dry_run"], 2, "LLaDA-8B-Instruct is not there; give the model's folder, or its arch"),
         (["--model=llada_8b"], 2, "--model is for --dry_run"),
-        (["--dry_run", "--model=llada_8b", "--config.mesh.fsdp=48"], 1, "batch_size 64 cannot be"),
+        (["--dry_run", "--model=llada_8b", "--config.mesh.fsdp=48"], 2, "batch_size 64 cannot be"),
         (
             ["--dry_run", "--model=llada_8b", "--config.mesh.fsdp=1", "--config.mesh.tensor=3"],
-            1,
+            2,
             "blocks.attention_out (32, 4096, 4096) cannot be split as",
         ),
         (["--profile_steps=10"], 2, "profile_steps=10; give FIRST:LAST, such as 10:15"),
