@@ -91,10 +91,10 @@ def leaving_at_once(message: str) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    told, teller = socket.socketpair()
-    teller.setblocking(False)
-    listener = threading.Thread(target=_listen, args=(told, message), daemon=True)
-    earlier = signal.set_wakeup_fd(teller.fileno(), warn_on_full_buffer=False)
+    receiver, sender = socket.socketpair()
+    sender.setblocking(False)
+    listener = threading.Thread(target=_listen, args=(receiver, message), daemon=True)
+    earlier = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
     before = {number: signal.signal(number, lambda *_: None) for number in EXIT_CODES}
     listener.start()
     try:
@@ -103,14 +103,14 @@ def leaving_at_once(message: str) -> Iterator[None]:
         for number, handler in before.items():
             signal.signal(number, handler)
         signal.set_wakeup_fd(earlier)
-        teller.close()
+        sender.close()
         listener.join()
-        told.close()
+        receiver.close()
 
 
-def _listen(told: socket.socket, message: str) -> None:
+def _listen(receiver: socket.socket, message: str) -> None:
     """Leaves when a signal of `EXIT_CODES` arrives, returns when none can arrive any more."""
-    while numbers := told.recv(1):
+    while numbers := receiver.recv(1):
         for number in numbers:
             if number in EXIT_CODES:
                 with contextlib.suppress(OSError, ValueError):  # nobody listens any more
