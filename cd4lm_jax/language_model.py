@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from cd4lm_jax.checkpoints.loading import load_config, load_model
+from cd4lm_jax.checkpoints.loading import load_config, load_model, stored_dtype
 from cd4lm_jax.decoding import batching
 from cd4lm_jax.decoding.config import DecodeConfig
 from cd4lm_jax.decoding.trajectory import Trajectory
 from cd4lm_jax.models.fingerprint import fingerprint
-from cd4lm_jax.models.transformer import Execution, Transformer
+from cd4lm_jax.models.placement import Placement, Quantize
+from cd4lm_jax.models.transformer import Transformer
 from cd4lm_jax.replay import page, terminal
 from cd4lm_jax.replay.replays import Replay
+from cd4lm_jax.runtime.mesh import MeshConfig
 from cd4lm_jax.settings.choices import nearest
 
 if TYPE_CHECKING:
@@ -168,25 +170,48 @@ def _token_text(tokenizer: Tokenizer | None, token: int) -> str:
 
 
 def load(
-    folder: str | os.PathLike[str], *, dtype: str = "float32", verify: bool = True
+    folder: str | os.PathLike[str],
+    placement: Placement | None = None,
+    *,
+    dtype: str | None = None,
+    quantize: Quantize | None = None,
+    mesh: MeshConfig | Mapping[str, int] | None = None,
+    verify: bool = True,
 ) -> LanguageModel:
     """Loads a model folder: one that training exported, or a Hugging Face one (LLaDA, Dream).
 
     Args:
         folder: the folder that has `config.json`.
-        dtype: of weights and computation: `float32` or `bfloat16`.
+        placement: how the model runs; the defaults if None.
+        dtype, quantize, mesh: fields of it that differ; a mesh also as `{"data": 4, "tensor": 2}`.
         verify: compare the files of weights with their checksums, where there are some.
 
     Raises:
-        ValueError: no model there, damaged weights, or ones that do not fit their config.
+        ValueError: no model there, damaged weights, ones that do not fit their config, or a mesh
+            that does not fit the devices or the model.
     """
     from cd4lm_jax.data.tokenizer import Tokenizer
 
-    execution = Execution.for_decoding(load_config(folder), dtype)
-    transformer = load_model(folder, execution, dtype=dtype, verify=verify)
+    changes = {"dtype": dtype, "quantize": quantize, "mesh": _mesh_config(mesh)}
+    placement = dataclasses.replace(
+        placement or Placement(), **{k: v for k, v in changes.items() if v is not None}
+    )
+    config = load_config(folder)
+    chosen = placement.dtype or placement.resolved_dtype(stored_dtype(folder))
+    transformer = load_model(
+        folder,
+        placement.execution(config, chosen),
+        dtype=chosen,
+        mesh=placement.make_mesh(config),
+        verify=verify,
+    )
     path = pathlib.Path(folder)
     tokenizer = Tokenizer.load(path) if Tokenizer.lies_in(path) else None
     return LanguageModel(transformer, tokenizer)
+
+
+def _mesh_config(mesh: MeshConfig | Mapping[str, int] | None) -> MeshConfig | None:
+    return mesh if mesh is None or isinstance(mesh, MeshConfig) else MeshConfig(**mesh)
 
 
 def decode(

@@ -28,6 +28,21 @@ def load_config(folder: str | os.PathLike[str]) -> ModelConfig:
     return reader.read_config(folder)
 
 
+def stored_dtype(folder: str | os.PathLike[str]) -> str:
+    """The dtype that the weights of a folder are stored in; float32 where they differ.
+
+    Raises:
+        ValueError: no model there.
+    """
+    if not huggingface.is_checkpoint(folder):
+        return model_folder.stored_dtype(folder)
+    checkpoint = huggingface.Checkpoint.open(folder, verify=False)
+    try:
+        return checkpoint.dtype()
+    except huggingface.HuggingFaceError:
+        return "float32"
+
+
 def load_model(
     folder: str | os.PathLike[str],
     execution: Execution = Execution(),

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
 
-from cd4lm_jax.decoding import canvas, loop, stop
+from cd4lm_jax.decoding import canvas, loop, on_mesh, stop
 from cd4lm_jax.decoding.canvas import Queue, Results
 from cd4lm_jax.decoding.config import DecodeConfig
 from cd4lm_jax.decoding.program import Shape
@@ -102,11 +102,11 @@ def decode(
             an id outside the vocabulary; or the model's output is no number.
     """
     shape, queues = _queues(model, prompts, config, given, first)
-    model = model.by_layer()
+    model, mesh = model.by_layer(), on_mesh.mesh_of(model)
 
     def run(queue: Queue, before: int = 0) -> Results:
         _bound_programs(model, config, shape, queue)
-        slots = min(config.batch_size, len(queue.tokens))
+        slots = on_mesh.slots(config.batch_size, len(queue.tokens), mesh)
         if report is None:
             return loop.run(model, queue, config.rule, config.limits, shape=shape, slots=slots)
         state = loop.begin(model, queue, shape=shape, slots=slots)
@@ -119,16 +119,16 @@ def decode(
             report(before + finished)
         return results
 
-    for _, queue in queues:  # an empty queue: the loop compiles and ends at once
-        jax.block_until_ready(run(queue._replace(pending=jnp.zeros_like(queue.pending))))
-
     sizes = [len(numbers) for numbers, _ in queues]
     before = np.cumsum([0, *sizes[:-1]]).tolist()
-    start = time.perf_counter()
-    ends = jax.block_until_ready(
-        [run(queue, others) for (_, queue), others in zip(queues, before, strict=True)]
-    )
-    seconds = time.perf_counter() - start
+    with on_mesh.within(mesh):
+        for _, queue in queues:  # an empty queue: the loop compiles and ends at once
+            jax.block_until_ready(run(queue._replace(pending=queue.pending * 0)))
+        start = time.perf_counter()
+        ends = jax.block_until_ready(
+            [run(queue, others) for (_, queue), others in zip(queues, before, strict=True)]
+        )
+        seconds = time.perf_counter() - start
     return Decode(_trajectory(model, shape, [n for n, _ in queues], ends), seconds)
 
 
@@ -150,17 +150,19 @@ def decode_stream(
     if every < 1:
         raise ValueError(f"every={every} passes; give 1 or more")
     shape, queues = _queues(model, prompts, config, given)
-    model = model.by_layer()
+    model, mesh = model.by_layer(), on_mesh.mesh_of(model)
     for numbers, queue in queues:
-        slots = min(config.batch_size, len(numbers))
+        slots = on_mesh.slots(config.batch_size, len(queue.tokens), mesh)
         _bound_programs(model, config, shape, queue)
-        state = loop.begin(model, queue, shape=shape, slots=slots)
+        with on_mesh.within(mesh):
+            state = loop.begin(model, queue, shape=shape, slots=slots)
         known = np.zeros((len(numbers), shape.gen_length), bool)
         over = np.zeros(len(numbers), bool)
         while not over.all():
-            state, results, ended = loop.advance_by(
-                model, queue, config.rule, config.limits, state, every, shape=shape
-            )
+            with on_mesh.within(mesh):
+                state, results, ended = loop.advance_by(
+                    model, queue, config.rule, config.limits, state, every, shape=shape
+                )
             committed_at = _real(results.committed_at, numbers)
             new, fresh = (committed_at > 0) & ~known, _real(ended, numbers) & ~over
             row, position = np.nonzero(new)
@@ -196,7 +198,7 @@ def _queues(
     first: int = 0,
 ) -> tuple[Shape, list[tuple[np.ndarray, Queue]]]:
     """The shape compiled for, and prompts of like length with their numbers."""
-    shape = config.shape(model.config)
+    shape, mesh = config.shape(model.config), on_mesh.mesh_of(model)
     given = [()] * len(prompts) if given is None else given
     _check(model, prompts, given, shape)
     room = model.config.max_length - shape.gen_length
@@ -211,9 +213,9 @@ def _queues(
     queues = []
     for width, numbers in buckets.items():
         # What is compiled depends on the rows of a queue; idle rows are never started.
-        rows = len(numbers)
-        if rows > config.batch_size:
-            rows = max(1 << (rows - 1).bit_length(), QUEUE_ROWS)
+        rows = on_mesh.slots(config.batch_size, len(numbers), mesh)
+        if len(numbers) > rows:
+            rows = max(1 << (len(numbers) - 1).bit_length(), QUEUE_ROWS)
         laid_out = canvas.layout(
             [prompts[number] for number in numbers],
             [given[number] for number in numbers],
@@ -224,14 +226,10 @@ def _queues(
         tokens, valid, masked = (
             np.pad(array, ((0, rows - len(array)), (0, 0))) for array in laid_out
         )
-        queue = Queue(
-            tokens=jnp.asarray(tokens),
-            valid=jnp.asarray(valid),
-            masked=jnp.asarray(masked),
-            budget=jnp.full(rows, config.max_passes or canvas.NO_BUDGET, jnp.int32),
-            keys=_keys(config.seed, np.resize(numbers, rows) + first),
-            pending=jnp.int32(len(numbers)),
-        )
+        budget = np.full(rows, config.max_passes or canvas.NO_BUDGET, np.int32)
+        draws = np.resize(numbers, rows) + first
+        make = _make_queue(on_mesh.whole(mesh))
+        queue = make(tokens, valid, masked, budget, config.seed, draws, np.int32(len(numbers)))
         queues.append((np.asarray(numbers), queue))
     return shape, queues
 
@@ -247,7 +245,8 @@ def _bound_programs(model: Transformer, config: DecodeConfig, shape: Shape, queu
         jax.tree.structure(config.rule),
         shape,
         queue.tokens.shape,
-        min(config.batch_size, len(queue.tokens)),
+        on_mesh.slots(config.batch_size, len(queue.tokens), on_mesh.mesh_of(model)),
+        on_mesh.mesh_of(model),
     )
     if needed not in _programs and len(_programs) >= MAX_PROGRAMS:
         for program in (loop.run, loop.begin, loop.advance_by):
@@ -285,16 +284,36 @@ def _trajectory(
         Trajectory(
             **{name: _real(array, rows) for name, array in end.positions().items()},
             nfe=_real(end.nfe, rows),
-            length=_real(stop.answer_length(end.tokens, end.reason == Reason.GIVEN, ends_at), rows),
+            length=_real(_lengths(end, ends_at), rows),
         )
         for rows, end in zip(numbers, ends, strict=True)
     ]
     return Trajectory.concatenate(parts).rows(np.argsort(np.concatenate(numbers)))
 
 
-@jax.jit
-def _keys(seed: jax.Array, numbers: jax.Array) -> jax.Array:
-    return jax.vmap(functools.partial(jax.random.fold_in, jax.random.key(seed)))(numbers)
+def _lengths(end: Results, ends: stop.Ends) -> jax.Array:
+    # On the host first: the results of a mesh of several hosts are no operands of this one's.
+    tokens, given = np.asarray(end.tokens), np.asarray(end.reason) == Reason.GIVEN
+    return stop.answer_length(tokens, given, ends)
+
+
+@functools.cache
+def _make_queue(where: NamedSharding | None) -> Callable[..., Queue]:
+    """The function that makes a queue from arrays of the host; the same on every host."""
+
+    def make(
+        tokens: jax.Array,
+        valid: jax.Array,
+        masked: jax.Array,
+        budget: jax.Array,
+        seed: jax.Array,
+        numbers: jax.Array,
+        pending: jax.Array,
+    ) -> Queue:
+        draw = functools.partial(jax.random.fold_in, jax.random.key(seed))
+        return Queue(tokens, valid, masked, budget, jax.vmap(draw)(numbers), pending)
+
+    return jax.jit(make, out_shardings=where)
 
 
 def _check(
