@@ -15,6 +15,7 @@ from cd4lm_jax.checkpoints.loading import load_config, load_model, stored_dtype
 from cd4lm_jax.decoding import batching
 from cd4lm_jax.decoding.config import DecodeConfig
 from cd4lm_jax.decoding.trajectory import Trajectory
+from cd4lm_jax.models.config import ModelConfig
 from cd4lm_jax.models.fingerprint import fingerprint
 from cd4lm_jax.models.placement import Placement, Quantize
 from cd4lm_jax.models.transformer import Transformer
@@ -231,7 +232,7 @@ def decode(
         prompts: questions or conversations (put in the chat template), or lists of token ids
             (taken as they are); a single question or conversation may stand alone. A conversation
             is a list of messages, each with `role` and `content`.
-        config: how; the defaults if None.
+        config: how; if None the defaults, with a generation that the model has room for.
         given: infilling: for each prompt its generation positions from the first, a token id where
             it is fixed and None where it is to be decoded; the rest is to be decoded.
         first: number of the first prompt, where a list is decoded in parts; what is drawn goes by
@@ -245,7 +246,8 @@ def decode(
             output is no number.
         TypeError: an option that does not exist.
     """
-    chosen, prompts = _config(config, options), _listed(prompts)
+    chosen = _config(model.transformer.config, config, options)
+    prompts = _listed(prompts)
     ids = [model.prompt_ids(prompt) for prompt in prompts]
     trajectory, seconds = batching.decode(
         model.transformer, ids, chosen, given, first=first, report=report
@@ -275,12 +277,14 @@ def decode_stream(
             update is asked for.
         TypeError: an option that does not exist.
     """
-    chosen = _config(config, options)
+    chosen = _config(model.transformer.config, config, options)
     ids = [model.prompt_ids(prompt) for prompt in _listed(prompts)]
     return batching.decode_stream(model.transformer, ids, chosen, given, every=every)
 
 
-def _config(config: DecodeConfig | None, options: dict[str, Any]) -> DecodeConfig:
+def _config(
+    model: ModelConfig, config: DecodeConfig | None, options: dict[str, Any]
+) -> DecodeConfig:
     """The config with options changed; `commit` is the older name of `rule`."""
     if "commit" in options:
         options = {"rule": options["commit"], **options}
@@ -289,7 +293,19 @@ def _config(config: DecodeConfig | None, options: dict[str, Any]) -> DecodeConfi
     for name in options:
         if name not in known:
             raise TypeError(f"no option {name!r} of a decode; {nearest(name, known)}")
+    if config is None and "gen_length" not in options:
+        block = options.get("block_length", DecodeConfig.block_length)
+        options = {**options, "gen_length": default_length(model, block)}
     return dataclasses.replace(config or DecodeConfig(), **options)
+
+
+def default_length(model: ModelConfig, block_length: int = DecodeConfig.block_length) -> int:
+    """Positions that are generated unless asked otherwise: blocks in a third of the model's room.
+
+    At most the default of `DecodeConfig`, and at least a block.
+    """
+    most = min(DecodeConfig.gen_length, model.max_length // 3)
+    return max(most // max(block_length, 1), 1) * block_length
 
 
 def _listed(prompts: Prompts) -> Sequence[Prompt]:

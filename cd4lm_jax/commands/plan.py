@@ -25,7 +25,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from cd4lm_jax.commands import architecture, common, decode_flags
+from cd4lm_jax.commands import architecture, common, compilation, decode_flags
 from cd4lm_jax.decoding.config import DecodeConfig
 from cd4lm_jax.distillation.config import TrainConfig
 from cd4lm_jax.models.config import ModelConfig
@@ -51,6 +51,7 @@ def main(config: TrainConfig) -> None:
     """Compiles, prints, writes."""
     topology = chosen_topology()
     common.restart_with(topology.environment)
+    compilation.keep()
     model = architecture.chosen(config)
     if _SEARCH.value:
         plans = search(config, model, topology)

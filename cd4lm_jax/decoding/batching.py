@@ -200,7 +200,7 @@ def _queues(
     """The shape compiled for, and prompts of like length with their numbers."""
     shape, mesh = config.shape(model.config), on_mesh.mesh_of(model)
     given = [()] * len(prompts) if given is None else given
-    _check(model, prompts, given, shape)
+    check(model, prompts, given, shape)
     room = model.config.max_length - shape.gen_length
     buckets: dict[int, list[int]] = {}
     for number, prompt in enumerate(prompts):
@@ -316,12 +316,13 @@ def _make_queue(where: NamedSharding | None) -> Callable[..., Queue]:
     return jax.jit(make, out_shardings=where)
 
 
-def _check(
+def check(
     model: Transformer,
     prompts: Sequence[Sequence[int]],
     given: Given,
     shape: Shape,
 ) -> None:
+    """Raises ValueError where prompts do not fit the model, the lengths or what is given."""
     if not prompts:
         raise ValueError("there are no prompts to decode; give at least one")
     if len(given) != len(prompts):
