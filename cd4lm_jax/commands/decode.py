@@ -77,8 +77,8 @@ def main() -> None:
         compilation.keep()
         placement = placement_flags.PLACEMENT.chosen()
         checkpoint = _CHECKPOINT.value or bundled.teacher()
-        config = chosen(checkpoint)
         rows, target = _asked()
+        config = chosen(checkpoint)
         with contextlib.ExitStack() as stack:
             # First: loading a model may take minutes.
             folder = None if target is None else stack.enter_context(decodes.journal_of(target))

@@ -7,7 +7,7 @@ import functools
 import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -32,6 +32,8 @@ QUEUE_ROWS = 512
 
 MAX_PROGRAMS = 32
 """Compiled loops that a process keeps; with one more all are dropped (about 18 MB each)."""
+
+R = TypeVar("R")
 
 Given = Sequence[Sequence[int | None]]
 """For each prompt its generation positions from the first: a fixed token, or None to decode."""
@@ -108,7 +110,7 @@ def decode(
         _bound_programs(model, config, shape, queue)
         slots = on_mesh.slots(config.batch_size, len(queue.tokens), mesh)
         if report is None:
-            return loop.run(model, queue, config.rule, config.limits, shape=shape, slots=slots)
+            return whole(loop.run, model, queue, config)
         state = loop.begin(model, queue, shape=shape, slots=slots)
         finished = -1
         while finished < queue.pending:
@@ -130,6 +132,22 @@ def decode(
         )
         seconds = time.perf_counter() - start
     return Decode(_trajectory(model, shape, [n for n, _ in queues], ends), seconds)
+
+
+def whole(run: Callable[..., R], model: Transformer, queue: Queue, config: DecodeConfig) -> R:
+    """What `run` makes of a queue that is decoded to its end: the one call of the compiled loop.
+
+    Args:
+        run: `loop.run`, or `loop.run.lower` for a plan of it.
+        model: parameters, from `Transformer.by_layer`, or their shapes with shardings.
+        queue: prompts, or their shapes.
+        config: how.
+    """
+    mesh = on_mesh.mesh_of(model)
+    slots = on_mesh.slots(config.batch_size, len(queue.tokens), mesh)
+    shape = config.shape(model.config)
+    with on_mesh.within(mesh):
+        return run(model, queue, config.rule, config.limits, shape=shape, slots=slots)
 
 
 def decode_stream(

@@ -106,7 +106,8 @@ def decode_file(
             lines.append(number, _lines(rows[some], decoded))
     lines.gather()
     found = [json.loads(line) for line in lines.path.read_bytes().splitlines()]
-    report(len(found))
+    if done < len(found):
+        report(len(found))  # with those of other hosts
     cluster.meet("decode read")  # before the journal is removed
     if cluster.is_main():
         os.replace(lines.path, target)
