@@ -63,9 +63,7 @@ def main(config: TrainConfig) -> None:
             Placement(dtype="bfloat16", mesh=MeshConfig(tensor=topology.count))
         )
         plans = [
-            decoding.plan(
-                model, decode, topology, prompt_length=_PROMPT.value, placement=placement
-            )
+            decoding.plan(model, decode, topology, prompt_length=_PROMPT.value, placement=placement)
         ]
     else:
         plans = [training.plan(config, model, topology)]

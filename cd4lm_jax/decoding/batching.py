@@ -1,22 +1,20 @@
-"""Decoding any number of prompts of any lengths: buckets, queues, and the time they took."""
+"""Decoding any number of prompts of any lengths, and the time that it took."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
-import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding
 
-from cd4lm_jax.decoding import canvas, loop, on_mesh, stop
+from cd4lm_jax.decoding import loop, on_mesh, queues, stop
 from cd4lm_jax.decoding.canvas import Queue, Results
 from cd4lm_jax.decoding.config import DecodeConfig
 from cd4lm_jax.decoding.program import Shape
+from cd4lm_jax.decoding.queues import Given
 from cd4lm_jax.decoding.reason import Reason
 from cd4lm_jax.decoding.trajectory import Positions, Trajectory
 from cd4lm_jax.models.transformer import Transformer
@@ -24,19 +22,10 @@ from cd4lm_jax.models.transformer import Transformer
 REPORT_PASSES = 16
 """Passes between two reports of how far a decode is."""
 
-PROMPT_BUCKET = 16
-"""The narrowest bucket of prompts, in tokens."""
-
-QUEUE_ROWS = 512
-"""Rows of a queue that is longer than the batch; a power of two above where they do not do."""
-
 MAX_PROGRAMS = 32
 """Compiled loops that a process keeps; with one more all are dropped (about 18 MB each)."""
 
 R = TypeVar("R")
-
-Given = Sequence[Sequence[int | None]]
-"""For each prompt its generation positions from the first: a fixed token, or None to decode."""
 
 
 class Decode(NamedTuple):
@@ -103,7 +92,7 @@ def decode(
         ValueError: no prompts, an empty prompt, one that leaves no room for the generation, or
             an id outside the vocabulary; or the model's output is no number.
     """
-    shape, queues = _queues(model, prompts, config, given, first)
+    shape, waiting = queues.arrange(model, prompts, config, given, first)
     model, mesh = model.by_layer(), on_mesh.mesh_of(model)
 
     def run(queue: Queue, before: int = 0) -> Results:
@@ -121,17 +110,17 @@ def decode(
             report(before + finished)
         return results
 
-    sizes = [len(numbers) for numbers, _ in queues]
+    sizes = [len(numbers) for numbers, _ in waiting]
     before = np.cumsum([0, *sizes[:-1]]).tolist()
     with on_mesh.within(mesh):
-        for _, queue in queues:  # an empty queue: the loop compiles and ends at once
+        for _, queue in waiting:  # an empty queue: the loop compiles and ends at once
             jax.block_until_ready(run(queue._replace(pending=queue.pending * 0)))
         start = time.perf_counter()
         ends = jax.block_until_ready(
-            [run(queue, others) for (_, queue), others in zip(queues, before, strict=True)]
+            [run(queue, others) for (_, queue), others in zip(waiting, before, strict=True)]
         )
         seconds = time.perf_counter() - start
-    return Decode(_trajectory(model, shape, [n for n, _ in queues], ends), seconds)
+    return Decode(_trajectory(model, shape, [n for n, _ in waiting], ends), seconds)
 
 
 def whole(run: Callable[..., R], model: Transformer, queue: Queue, config: DecodeConfig) -> R:
@@ -167,9 +156,9 @@ def decode_stream(
     """
     if every < 1:
         raise ValueError(f"every={every} passes; give 1 or more")
-    shape, queues = _queues(model, prompts, config, given)
+    shape, waiting = queues.arrange(model, prompts, config, given)
     model, mesh = model.by_layer(), on_mesh.mesh_of(model)
-    for numbers, queue in queues:
+    for numbers, queue in waiting:
         slots = on_mesh.slots(config.batch_size, len(queue.tokens), mesh)
         _bound_programs(model, config, shape, queue)
         with on_mesh.within(mesh):
@@ -195,61 +184,6 @@ def decode_stream(
             )
             known |= new
             over |= fresh
-
-
-def bucket(length: int) -> int:
-    """What a prompt is padded to: few widths to compile, and at most a quarter of padding.
-
-    >>> [bucket(length) for length in (1, 17, 128, 129, 300)]
-    [16, 32, 128, 160, 320]
-    """
-    octave = 1 << (length - 1).bit_length()
-    step = max(octave // 8, PROMPT_BUCKET)
-    return -(-length // step) * step
-
-
-def _queues(
-    model: Transformer,
-    prompts: Sequence[Sequence[int]],
-    config: DecodeConfig,
-    given: Given | None,
-    first: int = 0,
-) -> tuple[Shape, list[tuple[np.ndarray, Queue]]]:
-    """The shape compiled for, and prompts of like length with their numbers."""
-    shape, mesh = config.shape(model.config), on_mesh.mesh_of(model)
-    given = [()] * len(prompts) if given is None else given
-    check(model, prompts, given, shape)
-    room = model.config.max_length - shape.gen_length
-    buckets: dict[int, list[int]] = {}
-    for number, prompt in enumerate(prompts):
-        width = min(bucket(len(prompt)), room)
-        buckets.setdefault(width, []).append(number)
-    # A queue shorter than the batch would be compiled for itself and leave slots idle.
-    for width, wider in itertools.pairwise(sorted(buckets)):
-        if len(buckets[width]) < config.batch_size:
-            buckets[wider] = sorted(buckets.pop(width) + buckets[wider])
-    queues = []
-    for width, numbers in buckets.items():
-        # What is compiled depends on the rows of a queue; idle rows are never started.
-        rows = on_mesh.slots(config.batch_size, len(numbers), mesh)
-        if len(numbers) > rows:
-            rows = max(1 << (len(numbers) - 1).bit_length(), QUEUE_ROWS)
-        laid_out = canvas.layout(
-            [prompts[number] for number in numbers],
-            [given[number] for number in numbers],
-            prompt_length=width,
-            gen_length=shape.gen_length,
-            mask_id=model.config.mask_id,
-        )
-        tokens, valid, masked = (
-            np.pad(array, ((0, rows - len(array)), (0, 0))) for array in laid_out
-        )
-        budget = np.full(rows, config.max_passes or canvas.NO_BUDGET, np.int32)
-        draws = np.resize(numbers, rows) + first
-        make = _make_queue(on_mesh.whole(mesh))
-        queue = make(tokens, valid, masked, budget, config.seed, draws, np.int32(len(numbers)))
-        queues.append((np.asarray(numbers), queue))
-    return shape, queues
 
 
 _programs: set[tuple[Any, ...]] = set()
@@ -313,58 +247,3 @@ def _lengths(end: Results, ends: stop.Ends) -> jax.Array:
     # On the host first: the results of a mesh of several hosts are no operands of this one's.
     tokens, given = np.asarray(end.tokens), np.asarray(end.reason) == Reason.GIVEN
     return stop.answer_length(tokens, given, ends)
-
-
-@functools.cache
-def _make_queue(where: NamedSharding | None) -> Callable[..., Queue]:
-    """The function that makes a queue from arrays of the host; the same on every host."""
-
-    def make(
-        tokens: jax.Array,
-        valid: jax.Array,
-        masked: jax.Array,
-        budget: jax.Array,
-        seed: jax.Array,
-        numbers: jax.Array,
-        pending: jax.Array,
-    ) -> Queue:
-        draw = functools.partial(jax.random.fold_in, jax.random.key(seed))
-        return Queue(tokens, valid, masked, budget, jax.vmap(draw)(numbers), pending)
-
-    return jax.jit(make, out_shardings=where)
-
-
-def check(
-    model: Transformer,
-    prompts: Sequence[Sequence[int]],
-    given: Given,
-    shape: Shape,
-) -> None:
-    """Raises ValueError where prompts do not fit the model, the lengths or what is given."""
-    if not prompts:
-        raise ValueError("there are no prompts to decode; give at least one")
-    if len(given) != len(prompts):
-        raise ValueError(
-            f"given has {len(given)} rows for {len(prompts)} prompts; give one of each a prompt"
-        )
-    config = model.config
-    room = config.max_length - shape.gen_length
-    for row, (prompt, fixed) in enumerate(zip(prompts, given, strict=True)):
-        if not prompt:
-            raise ValueError(f"prompt {row} is empty; give at least one token")
-        if len(prompt) > room:
-            raise ValueError(
-                f"prompt {row} has {len(prompt)} tokens; the model's {config.max_length} positions "
-                f"less gen_length={shape.gen_length} leave {room}; shorten the prompt or gen_length"
-            )
-        if len(fixed) > shape.gen_length:
-            raise ValueError(
-                f"given row {row} has {len(fixed)} positions; gen_length={shape.gen_length} is all "
-                "there are"
-            )
-        tokens = [*prompt, *(token for token in fixed if token is not None)]
-        if min(tokens) < 0 or max(tokens) >= config.vocab_size:
-            raise ValueError(
-                f"prompt {row} has an id outside the model's vocabulary of {config.vocab_size}; "
-                "encode it with the model's own tokenizer"
-            )

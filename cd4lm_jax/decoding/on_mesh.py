@@ -11,8 +11,6 @@ import contextlib
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cd4lm_jax.runtime.sharding import constrain, row_parts
@@ -90,7 +88,7 @@ def take(array: jax.Array, places: jax.Array, axis: int = 0) -> jax.Array:
 
 
 def put(array: jax.Array, places: jax.Array, rows: jax.Array, axis: int = 0) -> jax.Array:
-    """`array` with rows written to places of each part, as `take` has them; past the end nowhere."""
+    """`array` with rows written to places of each part, see `take`; past the end nowhere."""
     parts, before = len(places), (slice(None),) * axis
 
     def write(array: jax.Array, places: jax.Array, rows: jax.Array) -> jax.Array:

@@ -102,9 +102,7 @@ def write_answers(config: AnswersConfig) -> dict[str, dict[str, int]]:
         counts = _done(folder, settings)
         if counts is not None:
             return counts
-        recorder = Recorder(
-            folder / RUNS_FOLDER, config.chunk, provenance.environment(), progress
-        )
+        recorder = Recorder(folder / RUNS_FOLDER, config.chunk, provenance.environment(), progress)
         counts = {}
         for split, problems in asked.items():
             run = execute(model, split, problems, config.decode, recorder=recorder)

@@ -149,9 +149,7 @@ def opened(config: EvaluationConfig, total: int, start: float) -> Iterator[Evalu
         )
     with (
         cluster.held(folder),
-        Progress(
-            total, label="evaluate", unit="answer", quiet=not cluster.is_main()
-        ) as progress,
+        Progress(total, label="evaluate", unit="answer", quiet=not cluster.is_main()) as progress,
     ):
         yield Evaluation(config, progress, start)
 

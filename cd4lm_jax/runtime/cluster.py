@@ -147,16 +147,6 @@ def is_main() -> bool:
     return jax.process_index() == 0
 
 
-def count() -> int:
-    """Processes in all."""
-    return jax.process_count()
-
-
-def number() -> int:
-    """This process's number, from 0."""
-    return jax.process_index()
-
-
 def meet(what: str) -> None:
     """Returns when every host has come here, however long that takes; no device takes part."""
     if jax.process_count() > 1:

@@ -142,9 +142,7 @@ def test_full_disk_leaves_the_earlier_output(
     with full_beyond(100):
         done = run_python(*arguments(checkpoint, prompts, output))
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.splitlines()[-1] == (
-        f"error: {output}.journal/run.json: File too large"
-    )
+    assert done.stderr.splitlines()[-1] == (f"error: {output}.journal/run.json: File too large")
     untouched(output)
 
 

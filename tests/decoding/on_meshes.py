@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 import cd4lm_jax as cd
-from cd4lm_jax.decoding import batching, loop
+from cd4lm_jax.decoding import batching, loop, queues
 from cd4lm_jax.decoding.trajectory import Trajectory
 from cd4lm_jax.planning import costs, decoding
 from cd4lm_jax.runtime.mesh import make_mesh
@@ -103,13 +103,13 @@ def programs() -> dict[str, Any]:
             batching.decode(model, PROMPTS[:8], config)
         placement = cd.Placement(dtype="float32", mesh=mesh)
         shapes = decoding.shapes(model.config, placement, made := make_mesh(mesh))
-        waiting = decoding.queue(made, 8, batching.bucket(8) + 16, 16)
+        waiting = decoding.queue(made, 8, queues.bucket(8) + 16, 16)
         planned = batching.whole(loop.run.lower, shapes, waiting, config)
         text = str(planned.compile().as_text())
         moved = decoding.of_vocabulary(costs.cost(text), model.config.vocab_size, mesh.tensor)
         found[name] = {
             "same": [planned.as_text() == each.as_text() for each in lowered],
-            "gathered": [f"{each.kind} {each.shapes}" for each in moved],
+            "moved": [f"{each.kind} {each.shapes}" for each in moved],
         }
     return found
 

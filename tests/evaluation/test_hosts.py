@@ -77,7 +77,7 @@ def test_an_evaluation_of_two_hosts_survives_a_kill_and_is_that_of_one(
     tmp_path: pathlib.Path,
 ) -> None:
     alone = start(tmp_path, *evaluate(tmp_path, "alone"))
-    output, errors = alone.communicate(timeout=240)
+    _, errors = alone.communicate(timeout=240)
     assert alone.returncode == 0, errors
     assert "device: 2 x cpu, float32, 984,192 parameters, mesh data=2 x fsdp=1" in errors
 

@@ -15,6 +15,8 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+import jax
+
 from cd4lm_jax.runtime import cluster, files
 
 
@@ -73,8 +75,9 @@ class ChunkedLines:
         Args:
             together: all hosts compute every chunk, and the main one writes them.
         """
-        hosts = 1 if together else cluster.count()
-        return self._missing[cluster.number() if hosts > 1 else 0 :: hosts]
+        return (
+            self._missing if together else self._missing[jax.process_index() :: jax.process_count()]
+        )
 
     def append(self, number: int, lines: list[str]) -> None:
         """Adds a chunk; it is with the operating system on return.

@@ -1,8 +1,8 @@
 """A file of prompts, decoded a chunk at a time and written as it goes.
 
-    OUTPUT                        a line a prompt, once all are decoded
-    OUTPUT.journal/lines.jsonl    those decoded so far; an interrupted decode continues there
-    OUTPUT.journal/run.json       the settings that the lines follow from
+OUTPUT                        a line a prompt, once all are decoded
+OUTPUT.journal/lines.jsonl    those decoded so far; an interrupted decode continues there
+OUTPUT.journal/run.json       the settings that the lines follow from
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from cd4lm_jax.data.prompts import PromptRecord
-from cd4lm_jax.decoding import batching
+from cd4lm_jax.decoding import queues
 from cd4lm_jax.decoding.config import DecodeConfig
 from cd4lm_jax.decoding.on_mesh import mesh_of
 from cd4lm_jax.decoding.trajectory import Trajectory
@@ -42,7 +42,9 @@ def journal_of(target: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
     """
     path = pathlib.Path(target)
     if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder; give --output a file, such as {path}/out.jsonl")
+        raise IsADirectoryError(
+            f"{path} is a folder; give --output a file, such as {path}/out.jsonl"
+        )
     folder = path.with_name(f"{path.name}.journal")
     with cluster.held(folder):
         try:
@@ -84,7 +86,7 @@ def decode_file(
     """
     ids = [model.prompt_ids(row.prompt) for row in rows]
     given = [row.given_ids for row in rows]
-    batching.check(model.transformer, ids, given, config.shape(model.transformer.config))
+    queues.check(model.transformer, ids, given, config.shape(model.transformer.config))
     _settle(folder, _settings(model, ids, rows, config, chunk))
     lines = ChunkedLines(folder / LINES_FILE, total=len(rows), chunk=chunk)
     mesh = mesh_of(model.transformer)
@@ -127,9 +129,7 @@ def _lines(rows: Sequence[PromptRecord], decoded: Decoded) -> list[str]:
         if decoded.tokenizer is not None:
             line["text"] = decoded.text[number]
         names = ("length", "nfe", "committed_at", "confidence", "reason")
-        lines.append(
-            json.dumps(line | {name: record[name] for name in names}, ensure_ascii=False)
-        )
+        lines.append(json.dumps(line | {name: record[name] for name in names}, ensure_ascii=False))
     return lines
 
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
+import jax
 import numpy as np
 import numpy.typing as npt
 
@@ -116,7 +117,7 @@ def execute(
     begun, seconds = len(parts) > 0, 0.0
     mesh = mesh_of(model.transformer)
     together = mesh is not None and mesh.is_multi_process
-    shared = journal is not None and (cluster.count() > 1 or journal.scattered)
+    shared = journal is not None and (jax.process_count() > 1 or journal.scattered)
     for number in [0] if journal is None else journal.missing(together=together):
         start = number * size
         chunk = asked[start : start + size]
