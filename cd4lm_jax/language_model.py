@@ -205,6 +205,7 @@ def load(
         dtype=chosen,
         mesh=placement.make_mesh(config),
         verify=verify,
+        quantize=placement.quantize,
     )
     path = pathlib.Path(folder)
     tokenizer = Tokenizer.load(path) if Tokenizer.lies_in(path) else None

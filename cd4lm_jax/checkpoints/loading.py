@@ -50,6 +50,7 @@ def load_model(
     dtype: str = "float32",
     mesh: Mesh | None = None,
     verify: bool = True,
+    quantize: str = "none",
 ) -> Transformer:
     """The model in a folder, parameters in `dtype`, sharded over `mesh` if given.
 
@@ -60,11 +61,14 @@ def load_model(
         mesh: what they are split over.
         verify: compare the files with their checksums, where there are some. Reading every file
             once more takes seconds for a large model.
+        quantize: what kernels are quantised to; `none` alone is known here.
 
     Raises:
-        ValueError: no model there, damaged files, parameters that do not fit its config or are
+        ValueError: an unknown quantisation, no model there, damaged files, parameters that do not fit its config or are
             not finite.
     """
+    if quantize != "none":
+        raise ValueError(f"quantize={quantize}: weights are not quantised here; give none")
     reader = huggingface if huggingface.is_checkpoint(folder) else model_folder
     model = reader.read_model(folder, execution, dtype=dtype, mesh=mesh, verify=verify)
     check_finite(model, str(folder))

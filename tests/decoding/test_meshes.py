@@ -33,8 +33,10 @@ def test_every_cache_guidance_sampling_and_streaming_give_what_one_device_gives(
 ) -> None:
     for name, (same, distance) in found("modes").items():
         assert same, name
-        # The split of rows adds no rounding: the bits are those of as many rows on one device.
-        assert distance == 0.0 if name.startswith("data") else distance < 1e-4, name
+        # The split of rows adds no rounding: the bits are those of as many rows on one device. Only
+        # `prefix` computes as much of every row as the row needs that is furthest behind.
+        exact = name.startswith("data") and name != "data prefix"
+        assert distance == 0.0 if exact else distance < 1e-4, name
 
 
 def test_the_plan_compiles_what_the_command_runs_and_gathers_no_vocabulary(found: Found) -> None:
