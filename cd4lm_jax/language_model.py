@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from cd4lm_jax.checkpoints.loading import load_config, load_model, stored_dtype
-from cd4lm_jax.decoding import batching
+from cd4lm_jax.decoding import batching, queues
 from cd4lm_jax.decoding.config import DecodeConfig
 from cd4lm_jax.decoding.trajectory import Trajectory
 from cd4lm_jax.models.config import ModelConfig
@@ -193,10 +193,9 @@ def load(
     """
     from cd4lm_jax.data.tokenizer import Tokenizer
 
-    changes = {"dtype": dtype, "quantize": quantize, "mesh": _mesh_config(mesh)}
-    placement = dataclasses.replace(
-        placement or Placement(), **{k: v for k, v in changes.items() if v is not None}
-    )
+    given: dict[str, Any] = {"dtype": dtype, "quantize": quantize, "mesh": _mesh_config(mesh)}
+    changes = {name: value for name, value in given.items() if value is not None}
+    placement = dataclasses.replace(placement or Placement(), **changes)
     config = load_config(folder)
     chosen = placement.dtype or placement.resolved_dtype(stored_dtype(folder))
     transformer = load_model(
@@ -221,7 +220,7 @@ def decode(
     prompts: Prompts,
     config: DecodeConfig | None = None,
     *,
-    given: batching.Given | None = None,
+    given: queues.Given | None = None,
     first: int = 0,
     report: Callable[[int], None] | None = None,
     **options: Any,
@@ -263,7 +262,7 @@ def decode_stream(
     prompts: Prompts,
     config: DecodeConfig | None = None,
     *,
-    given: batching.Given | None = None,
+    given: queues.Given | None = None,
     every: int = 1,
     **options: Any,
 ) -> Iterator[batching.Update]:

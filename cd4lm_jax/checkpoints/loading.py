@@ -8,6 +8,7 @@ from typing import Literal
 from jax.sharding import Mesh
 
 from cd4lm_jax.checkpoints import huggingface, model_folder
+from cd4lm_jax.checkpoints.family import HuggingFaceError
 from cd4lm_jax.models.config import ModelConfig
 from cd4lm_jax.models.finite import check_finite
 from cd4lm_jax.models.transformer import Execution, Transformer
@@ -39,7 +40,7 @@ def stored_dtype(folder: str | os.PathLike[str]) -> str:
     checkpoint = huggingface.Checkpoint.open(folder, verify=False)
     try:
         return checkpoint.dtype()
-    except huggingface.HuggingFaceError:
+    except HuggingFaceError:
         return "float32"
 
 
@@ -64,8 +65,8 @@ def load_model(
         quantize: what kernels are quantised to; `none` alone is known here.
 
     Raises:
-        ValueError: an unknown quantisation, no model there, damaged files, parameters that do not fit its config or are
-            not finite.
+        ValueError: an unknown quantisation, no model there, damaged files, parameters that do not
+            fit its config or are not finite.
     """
     if quantize != "none":
         raise ValueError(f"quantize={quantize}: weights are not quantised here; give none")

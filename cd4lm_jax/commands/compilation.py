@@ -28,17 +28,18 @@ def keep(shared: str | os.PathLike[str] | None = None) -> None:
     """
     import jax
 
+    setting = "jax_compilation_cache_dir"  # jax's types do not list it
     chosen = _CACHE.value if flags.FLAGS.is_parsed() else None
-    if chosen is None and jax.config.jax_compilation_cache_dir:
+    if chosen is None and getattr(jax.config, setting):
         return
     if chosen is None and shared is not None:
         chosen = str(shared)
     if chosen is None:
         chosen = os.environ.get(ENVIRONMENT) or str(_folder())
     if chosen in _OFF:
-        jax.config.update("jax_compilation_cache_dir", None)
+        jax.config.update(setting, None)
         return
-    jax.config.update("jax_compilation_cache_dir", os.path.abspath(chosen))
+    jax.config.update(setting, os.path.abspath(chosen))
     # A start compiles dozens of small programs; together they take as long as a large one.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)

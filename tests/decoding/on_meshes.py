@@ -72,7 +72,8 @@ def golden(one: cd.LanguageModel, models: dict[str, cd.LanguageModel]) -> dict[s
     """For each mesh the recordings that it decodes to other tokens or in other passes."""
     from tests.decoding.test_golden import assert_recorded, decode
 
-    cases, wrong = recordings.load(GOLDEN), {}
+    cases = recordings.load(GOLDEN)
+    wrong: dict[str, list[str]] = {}
     for mesh, model in models.items():
         wrong[mesh] = []
         for names in recordings.CAD + recordings.FIXED:

@@ -90,7 +90,7 @@ def decode(
     prompts: list[list[int]],
     commit: CommitRule,
     options: DecodeConfig = STOP,
-    given: batching.Given | None = None,
+    given: queues.Given | None = None,
 ) -> Trajectory:
     config = dataclasses.replace(options, rule=commit)
     return batching.decode(model, prompts, config, given).trajectory
