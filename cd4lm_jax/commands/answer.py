@@ -19,7 +19,7 @@ from cd4lm_jax.runtime import cluster, interrupt
 
 def main(config: AnswersConfig) -> None:
     """Answers, keeps what is right, says how much that is."""
-    placement = placement_flags.PLACEMENT.chosen(config.placement)
+    placement = placement_flags.chosen(config.placement)
     with cluster.joined(hosts.described()):
         compilation.keep()
         placement_flags.announce(config.model, placement)

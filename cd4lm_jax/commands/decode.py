@@ -75,7 +75,7 @@ def main() -> None:
     """Reads, decodes, writes; the output appears when it is complete."""
     with cluster.joined(hosts.described()):
         compilation.keep()
-        placement = placement_flags.PLACEMENT.chosen()
+        placement = placement_flags.chosen()
         checkpoint = _CHECKPOINT.value or bundled.teacher()
         rows, target = _asked()
         config = chosen(checkpoint)

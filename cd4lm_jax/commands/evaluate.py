@@ -33,7 +33,7 @@ _ALLOW_CODE = flags.DEFINE_bool(
 
 def main(config: EvaluationConfig) -> None:
     """Decodes, prints the table, says where the report is."""
-    placement = placement_flags.PLACEMENT.chosen(config.placement)
+    placement = placement_flags.chosen(config.placement)
     config = dataclasses.replace(config, placement=placement)
     kept = f"stopped; what was answered is in {config.output}, the same command continues"
     with cluster.joined(hosts.described()):

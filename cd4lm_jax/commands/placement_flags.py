@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 from cd4lm_jax.checkpoints.loading import load_config, stored_dtype
+from cd4lm_jax.commands import precision_flags
 from cd4lm_jax.models.placement import Placement
 from cd4lm_jax.runtime import devices
 from cd4lm_jax.settings import flags as derived
 
-PLACEMENT = derived.define(Placement, module=__name__)
+_LAYOUT = derived.define(Placement, leave_out=("dtype", "quantize"), module=__name__)
+
+
+def chosen(base: Placement | None = None) -> Placement:
+    """The placement that the flags ask for.
+
+    Args:
+        base: what it is without them; the defaults if None.
+
+    Raises:
+        ValueError: values that are none, or do not fit each other.
+    """
+    return _LAYOUT.chosen(precision_flags.PRECISION.chosen(base))
 
 
 def announce(folder: str, placement: Placement) -> None:

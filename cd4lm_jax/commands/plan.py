@@ -59,7 +59,7 @@ def main(config: TrainConfig) -> None:
         plans = search(config, model, topology)
     elif _DECODE.value:
         decode = decode_flags.DECODE.chosen(DecodeConfig(gen_length=256, batch_size=1))
-        placement = placement_flags.PLACEMENT.chosen(
+        placement = placement_flags.chosen(
             Placement(dtype="bfloat16", mesh=MeshConfig(tensor=topology.count))
         )
         plans = [
