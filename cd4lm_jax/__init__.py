@@ -33,6 +33,8 @@ with _epy.lazy_api_imports(globals()):
     )
     from cd4lm_jax.decoding.trajectory import Trajectory
     from cd4lm_jax.language_model import Decoded, LanguageModel, decode, decode_stream, load
+    from cd4lm_jax.models.placement import Placement
+    from cd4lm_jax.runtime.mesh import MeshConfig
 
 __all__ = [
     "CommitRule",
@@ -45,7 +47,9 @@ __all__ = [
     "FixedStep",
     "LanguageModel",
     "Margin",
+    "MeshConfig",
     "NegativeEntropy",
+    "Placement",
     "Proposal",
     "RandomStep",
     "Reason",

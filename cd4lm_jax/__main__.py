@@ -9,6 +9,7 @@ import sys
 
 import cd4lm_jax
 from cd4lm_jax.commands import COMMANDS
+from cd4lm_jax.runtime import pipes
 
 
 def main(program: str = "cd4lm") -> None:
@@ -19,7 +20,8 @@ def main(program: str = "cd4lm") -> None:
     """
     match sys.argv[1:]:
         case [] | ["help" | "-h" | "--help"]:
-            print(overview(program))
+            with pipes.quiet():
+                print(overview(program))
         case ["--version"]:
             print(f"cd4lm_jax {cd4lm_jax.__version__}")
         case [name, *arguments] if name in COMMANDS:

@@ -11,14 +11,17 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from cd4lm_jax.checkpoints.loading import load_config, load_model
-from cd4lm_jax.decoding import batching
+from cd4lm_jax.checkpoints.loading import load_config, load_model, stored_dtype
+from cd4lm_jax.decoding import batching, queues
 from cd4lm_jax.decoding.config import DecodeConfig
 from cd4lm_jax.decoding.trajectory import Trajectory
+from cd4lm_jax.models.config import ModelConfig
 from cd4lm_jax.models.fingerprint import fingerprint
-from cd4lm_jax.models.transformer import Execution, Transformer
+from cd4lm_jax.models.placement import Placement, Quantize
+from cd4lm_jax.models.transformer import Transformer
 from cd4lm_jax.replay import page, terminal
 from cd4lm_jax.replay.replays import Replay
+from cd4lm_jax.runtime.mesh import MeshConfig
 from cd4lm_jax.settings.choices import nearest
 
 if TYPE_CHECKING:
@@ -168,25 +171,48 @@ def _token_text(tokenizer: Tokenizer | None, token: int) -> str:
 
 
 def load(
-    folder: str | os.PathLike[str], *, dtype: str = "float32", verify: bool = True
+    folder: str | os.PathLike[str],
+    placement: Placement | None = None,
+    *,
+    dtype: str | None = None,
+    quantize: Quantize | None = None,
+    mesh: MeshConfig | Mapping[str, int] | None = None,
+    verify: bool = True,
 ) -> LanguageModel:
     """Loads a model folder: one that training exported, or a Hugging Face one (LLaDA, Dream).
 
     Args:
         folder: the folder that has `config.json`.
-        dtype: of weights and computation: `float32` or `bfloat16`.
+        placement: how the model runs; the defaults if None.
+        dtype, quantize, mesh: fields of it that differ; a mesh also as `{"data": 4, "tensor": 2}`.
         verify: compare the files of weights with their checksums, where there are some.
 
     Raises:
-        ValueError: no model there, damaged weights, or ones that do not fit their config.
+        ValueError: no model there, damaged weights, ones that do not fit their config, or a mesh
+            that does not fit the devices or the model.
     """
     from cd4lm_jax.data.tokenizer import Tokenizer
 
-    execution = Execution.for_decoding(load_config(folder), dtype)
-    transformer = load_model(folder, execution, dtype=dtype, verify=verify)
+    given: dict[str, Any] = {"dtype": dtype, "quantize": quantize, "mesh": _mesh_config(mesh)}
+    changes = {name: value for name, value in given.items() if value is not None}
+    placement = dataclasses.replace(placement or Placement(), **changes)
+    config = load_config(folder)
+    chosen = placement.dtype or placement.resolved_dtype(stored_dtype(folder))
+    transformer = load_model(
+        folder,
+        placement.execution(config, chosen),
+        dtype=chosen,
+        mesh=placement.make_mesh(config),
+        verify=verify,
+        quantize=placement.quantize,
+    )
     path = pathlib.Path(folder)
     tokenizer = Tokenizer.load(path) if Tokenizer.lies_in(path) else None
     return LanguageModel(transformer, tokenizer)
+
+
+def _mesh_config(mesh: MeshConfig | Mapping[str, int] | None) -> MeshConfig | None:
+    return mesh if mesh is None or isinstance(mesh, MeshConfig) else MeshConfig(**mesh)
 
 
 def decode(
@@ -194,7 +220,7 @@ def decode(
     prompts: Prompts,
     config: DecodeConfig | None = None,
     *,
-    given: batching.Given | None = None,
+    given: queues.Given | None = None,
     first: int = 0,
     report: Callable[[int], None] | None = None,
     **options: Any,
@@ -206,7 +232,7 @@ def decode(
         prompts: questions or conversations (put in the chat template), or lists of token ids
             (taken as they are); a single question or conversation may stand alone. A conversation
             is a list of messages, each with `role` and `content`.
-        config: how; the defaults if None.
+        config: how; if None the defaults, with a generation that the model has room for.
         given: infilling: for each prompt its generation positions from the first, a token id where
             it is fixed and None where it is to be decoded; the rest is to be decoded.
         first: number of the first prompt, where a list is decoded in parts; what is drawn goes by
@@ -220,7 +246,8 @@ def decode(
             output is no number.
         TypeError: an option that does not exist.
     """
-    chosen, prompts = _config(config, options), _listed(prompts)
+    chosen = _config(model.transformer.config, config, options)
+    prompts = _listed(prompts)
     ids = [model.prompt_ids(prompt) for prompt in prompts]
     trajectory, seconds = batching.decode(
         model.transformer, ids, chosen, given, first=first, report=report
@@ -235,7 +262,7 @@ def decode_stream(
     prompts: Prompts,
     config: DecodeConfig | None = None,
     *,
-    given: batching.Given | None = None,
+    given: queues.Given | None = None,
     every: int = 1,
     **options: Any,
 ) -> Iterator[batching.Update]:
@@ -250,12 +277,14 @@ def decode_stream(
             update is asked for.
         TypeError: an option that does not exist.
     """
-    chosen = _config(config, options)
+    chosen = _config(model.transformer.config, config, options)
     ids = [model.prompt_ids(prompt) for prompt in _listed(prompts)]
     return batching.decode_stream(model.transformer, ids, chosen, given, every=every)
 
 
-def _config(config: DecodeConfig | None, options: dict[str, Any]) -> DecodeConfig:
+def _config(
+    model: ModelConfig, config: DecodeConfig | None, options: dict[str, Any]
+) -> DecodeConfig:
     """The config with options changed; `commit` is the older name of `rule`."""
     if "commit" in options:
         options = {"rule": options["commit"], **options}
@@ -264,7 +293,19 @@ def _config(config: DecodeConfig | None, options: dict[str, Any]) -> DecodeConfi
     for name in options:
         if name not in known:
             raise TypeError(f"no option {name!r} of a decode; {nearest(name, known)}")
+    if config is None and "gen_length" not in options:
+        block = options.get("block_length", DecodeConfig.block_length)
+        options = {**options, "gen_length": default_length(model, block)}
     return dataclasses.replace(config or DecodeConfig(), **options)
+
+
+def default_length(model: ModelConfig, block_length: int = DecodeConfig.block_length) -> int:
+    """Positions that are generated unless asked otherwise: blocks in a third of the model's room.
+
+    At most the default of `DecodeConfig`, and at least a block.
+    """
+    most = min(DecodeConfig.gen_length, model.max_length // 3)
+    return max(most // max(block_length, 1), 1) * block_length
 
 
 def _listed(prompts: Prompts) -> Sequence[Prompt]:

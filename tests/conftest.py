@@ -6,6 +6,7 @@ import os
 
 # Before anything imports jax. `JAX_PLATFORMS=cuda make test` runs the suite on a GPU.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("CD4LM_COMPILATION_CACHE", "off")  # nothing in the user's home
 
 import pathlib
 import subprocess

@@ -168,6 +168,13 @@ def test_a_prompt_may_fill_all_that_the_generation_leaves(model: cd.LanguageMode
     assert out.trajectory.tokens.shape == (1, 16)
 
 
+def test_without_options_it_generates_what_the_model_has_room_for(
+    model: cd.LanguageModel,
+) -> None:
+    assert cd.decode(model, "How many?").trajectory.gen_length == 64  # of 192 positions
+    assert cd.decode(model, "How many?", block_length=24).trajectory.gen_length == 48
+
+
 def test_says_that_there_is_no_model(tmp_path: pathlib.Path) -> None:
     with pytest.raises(ValueError, match=r"no model in .*missing: config.json is missing"):
         cd.load(tmp_path / "missing")

@@ -8,6 +8,7 @@ from typing import Literal
 from jax.sharding import Mesh
 
 from cd4lm_jax.checkpoints import huggingface, model_folder
+from cd4lm_jax.checkpoints.family import HuggingFaceError
 from cd4lm_jax.models.config import ModelConfig
 from cd4lm_jax.models.finite import check_finite
 from cd4lm_jax.models.transformer import Execution, Transformer
@@ -28,6 +29,21 @@ def load_config(folder: str | os.PathLike[str]) -> ModelConfig:
     return reader.read_config(folder)
 
 
+def stored_dtype(folder: str | os.PathLike[str]) -> str:
+    """The dtype that the weights of a folder are stored in; float32 where they differ.
+
+    Raises:
+        ValueError: no model there.
+    """
+    if not huggingface.is_checkpoint(folder):
+        return model_folder.stored_dtype(folder)
+    checkpoint = huggingface.Checkpoint.open(folder, verify=False)
+    try:
+        return checkpoint.dtype()
+    except HuggingFaceError:
+        return "float32"
+
+
 def load_model(
     folder: str | os.PathLike[str],
     execution: Execution = Execution(),
@@ -35,6 +51,7 @@ def load_model(
     dtype: str = "float32",
     mesh: Mesh | None = None,
     verify: bool = True,
+    quantize: str = "none",
 ) -> Transformer:
     """The model in a folder, parameters in `dtype`, sharded over `mesh` if given.
 
@@ -45,11 +62,14 @@ def load_model(
         mesh: what they are split over.
         verify: compare the files with their checksums, where there are some. Reading every file
             once more takes seconds for a large model.
+        quantize: what kernels are quantised to; `none` alone is known here.
 
     Raises:
-        ValueError: no model there, damaged files, parameters that do not fit its config or are
-            not finite.
+        ValueError: an unknown quantisation, no model there, damaged files, parameters that do not
+            fit its config or are not finite.
     """
+    if quantize != "none":
+        raise ValueError(f"quantize={quantize}: weights are not quantised here; give none")
     reader = huggingface if huggingface.is_checkpoint(folder) else model_folder
     model = reader.read_model(folder, execution, dtype=dtype, mesh=mesh, verify=verify)
     check_finite(model, str(folder))

@@ -32,10 +32,10 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 from absl import flags
 
 from cd4lm_jax.commands import COMMANDS, config_files
-from cd4lm_jax.runtime import cluster
+from cd4lm_jax.runtime import cluster, pipes
 from cd4lm_jax.runtime.interrupt import Interrupted
 from cd4lm_jax.settings.config import describe, override
-from cd4lm_jax.settings.flags import take_dotted
+from cd4lm_jax.settings.flags import help_of, take_dotted
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -83,11 +83,14 @@ def run(
         _parse_flags([arg for arg in plain if arg not in ("-h", "--help")])
         if wants_help:
             program = _program(argv[0])
-            print(_spelled(_help(main, config_class, program), program))
+            with pipes.quiet():
+                print(_spelled(_help(main, config_class, program), program))
             sys.exit(0)
         config = override(_base_config(config_class), overrides)
         arguments = () if isinstance(config, NoSettings) else (config,)
-        sys.exit(main(*arguments) or 0)
+        with pipes.quiet():
+            code = main(*arguments)
+        sys.exit(code or 0)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         cluster.leave(130)
@@ -211,6 +214,8 @@ def _help(main: Callable[..., Any], config_class: type[DataclassInstance], progr
         default = "" if flag.default in (None, False) else f" (default {flag.default})"
         text = textwrap.wrap(f"{flag.help}{default}", 72)
         lines += [f"  --{flag.name}", *(f"      {line}" for line in text)]
+    for name, line in (entry for module in names for entry in help_of(module).items()):
+        lines += [f"  --{name}", *(f"      {text}" for text in textwrap.wrap(line, 72))]
     if config_class is NoSettings:
         return "\n".join(lines)
     values = "with their defaults" if _CONFIG.value is None else f"as {_CONFIG.value} has them"

@@ -15,19 +15,17 @@ from typing import NoReturn
 from absl import flags
 
 from cd4lm_jax.checkpoints import conversion, loading
-from cd4lm_jax.commands import common
+from cd4lm_jax.commands import common, precision_flags
 
 _SOURCE = flags.DEFINE_string("source", None, "Model folder to read.")
 _TARGET = flags.DEFINE_string("target", None, "Folder to write; must not exist, or be empty.")
-_DTYPE = flags.DEFINE_enum(
-    "dtype", None, ["float32", "bfloat16"], "What parameters are stored in; default: as they are."
-)
 
 
 def main() -> None:
     """Converts and says what was written; the target appears only when it is complete."""
     source, target = common.given(_SOURCE), common.given(_TARGET)
-    config = conversion.convert(source, target, dtype=_DTYPE.value, quiet=False)
+    dtype = precision_flags.PRECISION.chosen().dtype
+    config = conversion.convert(source, target, dtype=dtype, quiet=False)
     print(f"{config.num_parameters:,} parameters, {loading.layout(target)} layout: {target}")
 
 

@@ -8,14 +8,17 @@ Input lines: {"id": ..., "prompt": "text"} or {"id": ..., "messages": [{"role", 
 (put in the chat template), or {"id": ..., "prompt_ids": [...]} (taken as they are). For infilling
 also "given_ids": the generation from its first position on, a token id where it is fixed, null
 where it is to be decoded. Output lines, in the order of the input: {"id", "generated_ids", "text"
-(with a tokenizer), "nfe", "committed_at": [pass of each position], "confidence": [...], "reason":
-[a cd4lm_jax.Reason each]}.
+(with a tokenizer), "length" (ids before the first end token), "nfe", "committed_at": [pass of each
+position], "confidence": [...], "reason": [a cd4lm_jax.Reason each]}. They are kept in
+OUTPUT.journal until all are there: the same command goes on where an interrupted one was. Several
+hosts that share the output's folder share the prompts.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import json
+import pathlib
 from typing import NoReturn
 
 from absl import flags
@@ -23,11 +26,13 @@ from absl import flags
 import cd4lm_jax as cd
 from cd4lm_jax import bundled
 from cd4lm_jax.checkpoints.loading import load_config
-from cd4lm_jax.commands import common, decode_flags, output
+from cd4lm_jax.commands import common, compilation, decode_flags, hosts, output, placement_flags
 from cd4lm_jax.data.prompts import PromptRecord, read_prompts
 from cd4lm_jax.decoding.config import DecodeConfig
 from cd4lm_jax.decoding.rule import RULES
-from cd4lm_jax.runtime import devices, files
+from cd4lm_jax.evaluation.runs import decodes
+from cd4lm_jax.language_model import default_length
+from cd4lm_jax.runtime import cluster, files, interrupt
 from cd4lm_jax.runtime.progress import Progress
 from cd4lm_jax.settings.choices import split_call
 
@@ -38,6 +43,13 @@ _CHECKPOINT = flags.DEFINE_string(
 )
 _INPUT = flags.DEFINE_string("input", None, "JSONL file of prompts.")
 _PROMPT = flags.DEFINE_string("prompt", None, "A question to answer, in place of --input.")
+_CHUNK = flags.DEFINE_integer(
+    "chunk",
+    None,
+    "Prompts decoded together and then written: what an interruption can lose, and what one of "
+    "several hosts takes at a time; 8 x batch_size by default.",
+    lower_bound=1,
+)
 _HTML = flags.DEFINE_string("html", None, "Page to write that replays the passes.")
 _PLAY = flags.DEFINE_bool("play", False, "Replay the first prompt on the terminal.")
 
@@ -60,34 +72,53 @@ _STOP_SEQUENCES = flags.DEFINE_multi_string(
 
 
 def main() -> None:
-    """Reads, decodes, writes; the output appears only when it is complete."""
-    config = chosen()
-    rows, target = _asked()
-    checkpoint = _CHECKPOINT.value or bundled.teacher()
-    devices.announce(dtype="float32", parameters=load_config(checkpoint).num_parameters)
-    model = cd.load(checkpoint)
-    with Progress(len(rows), label="decode", unit="prompt") as progress:
-        decoded = cd.decode(
-            model,
-            [row.prompt for row in rows],
-            config,
-            report=progress.update,
-            given=[row.given_ids for row in rows],
-        )
-    lines = []
-    for number, (row, record) in enumerate(zip(rows, decoded.trajectory.to_json(), strict=True)):
-        line = {"id": row.id, "generated_ids": record["tokens"]}
-        if model.tokenizer is not None:
-            line["text"] = decoded.text[number]
-        line |= {name: record[name] for name in ("nfe", "committed_at", "confidence", "reason")}
-        lines.append(json.dumps(line, ensure_ascii=False))
+    """Reads, decodes, writes; the output appears when it is complete."""
+    with cluster.joined(hosts.described()):
+        compilation.keep()
+        placement = placement_flags.chosen()
+        checkpoint = _CHECKPOINT.value or bundled.teacher()
+        rows, target = _asked()
+        config = chosen(checkpoint)
+        with contextlib.ExitStack() as stack:
+            # First: loading a model may take minutes.
+            folder = None if target is None else stack.enter_context(decodes.journal_of(target))
+            placement_flags.announce(checkpoint, placement)
+            model = cd.load(checkpoint, placement)
+            quiet = not cluster.is_main()
+            progress = Progress(len(rows), label="decode", unit="prompt", quiet=quiet)
+            progress = stack.enter_context(progress)
+            if folder is None or target is None:
+                asked, given = [row.prompt for row in rows], [row.given_ids for row in rows]
+                decoded = cd.decode(model, asked, config, report=progress.update, given=given)
+            else:
+                stack.enter_context(_stoppable(folder))
+                decoded = decodes.decode_file(
+                    model,
+                    rows,
+                    config,
+                    target,
+                    folder,
+                    chunk=_CHUNK.value or 8 * config.batch_size,
+                    report=progress.update,
+                )
+        if cluster.is_main():
+            _show(decoded, target)
+
+
+def _stoppable(folder: pathlib.Path) -> contextlib.AbstractContextManager[None]:
+    kept = f"stopped; what was decoded is in {folder}, the same command continues"
+    return interrupt.leaving_at_once(kept)
+
+
+def _show(decoded: cd.Decoded, target: str | None) -> None:
+    """Says what came of it, and writes the page."""
     if target is None:
-        answer = decoded.text[0] if model.tokenizer is not None else decoded.trajectory.tokens[0]
+        known = decoded.tokenizer is not None
+        answer = decoded.text[0] if known else decoded.trajectory.tokens[0]
         print(f"{answer}\n({decoded.nfe[0]} passes, {decoded.seconds:.2f} s)")
     else:
-        files.write_text(target, "\n".join(lines) + "\n")
         passes = f"{decoded.nfe.mean():.1f} passes each, {decoded.seconds:.2f} s"
-        print(f"{len(rows)} prompts, {passes}: {target}")
+        print(f"{len(decoded.prompts)} prompts, {passes}: {target}")
     if _HTML.value is not None:
         # A lone surrogate in a prompt must not cost the page.
         files.write_bytes(_HTML.value, decoded.to_html().encode("utf-8", errors="replace"))
@@ -107,8 +138,8 @@ def _asked() -> tuple[list[PromptRecord], str | None]:
     return [PromptRecord(id=0, prompt=_PROMPT.value)], output.OUTPUT.value
 
 
-def chosen() -> DecodeConfig:
-    """The decode that the flags ask for.
+def chosen(checkpoint: str) -> DecodeConfig:
+    """The decode that the flags ask for, of the model in a folder.
 
     Raises:
         ValueError: values that are none, or do not fit each other.
@@ -122,8 +153,8 @@ def chosen() -> DecodeConfig:
             for field, flag in _SHORTHANDS.items()
             if field in fields and flag.value is not None
         }
-        # The bundled teacher was trained for answers of these lengths.
-        base = DecodeConfig(gen_length=64) if _CHECKPOINT.value is None else DecodeConfig()
+        length = default_length(load_config(checkpoint))
+        base = DecodeConfig(gen_length=length, block_length=min(length, DecodeConfig.block_length))
         config = decode_flags.DECODE.chosen(base, {"rule": text, **changes})
     except ValueError as error:
         raise common.UsageError(str(error)) from error

@@ -5,22 +5,24 @@ r"""Evaluates: teacher against student over commit rules, or a model on a benchm
         --config.model=DIR --config.source=gsm8k_test.jsonl --config.output=runs/gsm8k
 
 Prints a table; the output folder holds every answer with its passes, a summary and a report. An
-evaluation that was interrupted continues with the same command.
+evaluation that was interrupted continues with the same command. Several hosts that share the output
+folder share the problems, a chunk at a time.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, NoReturn
 
 from absl import flags
 
-from cd4lm_jax.commands import common
+from cd4lm_jax.commands import common, compilation, hosts, placement_flags
 from cd4lm_jax.evaluation import output
 from cd4lm_jax.evaluation.benchmark import BenchmarkConfig, benchmark
 from cd4lm_jax.evaluation.output import EvaluationConfig
 from cd4lm_jax.evaluation.report.table import print_table
 from cd4lm_jax.evaluation.sweep import SweepConfig, sweep
-from cd4lm_jax.runtime import devices, interrupt
+from cd4lm_jax.runtime import cluster, interrupt
 
 _ALLOW_CODE = flags.DEFINE_bool(
     "allow_code_execution",
@@ -31,24 +33,41 @@ _ALLOW_CODE = flags.DEFINE_bool(
 
 def main(config: EvaluationConfig) -> None:
     """Decodes, prints the table, says where the report is."""
-    devices.announce(dtype=getattr(config, "dtype", "float32"))
+    placement = placement_flags.chosen(config.placement)
+    config = dataclasses.replace(config, placement=placement)
     kept = f"stopped; what was answered is in {config.output}, the same command continues"
-    with interrupt.leaving_at_once(kept):
-        summary = _evaluate(config)
-        print_table(summary["rows"], chosen=summary["chosen"])
-        for sentence in (summary["judged"], *summary["notes"], output.overhead(summary)):
-            if sentence:
-                print(sentence)
-        print(f"report: {config.output}/report.html")
+    with cluster.joined(hosts.described()):
+        compilation.keep()
+        placement_flags.announce(_model(config), placement)
+        with interrupt.leaving_at_once(kept):
+            summary = _evaluate(config)
+            if cluster.is_main():
+                _show(config, summary)
+
+
+def _show(config: EvaluationConfig, summary: dict[str, Any]) -> None:
+    print_table(summary["rows"], chosen=summary["chosen"])
+    for sentence in (summary["judged"], *summary["notes"], output.overhead(summary)):
+        if sentence:
+            print(sentence)
+    print(f"report: {config.output}/report.html")
+
+
+def _model(config: EvaluationConfig) -> str:
+    """The folder of the model that is evaluated; of several the first."""
+    match config:
+        case SweepConfig():
+            return config.teacher
+        case BenchmarkConfig():
+            return config.model
+    raise common.UsageError("get_config() must return a SweepConfig or a BenchmarkConfig")
 
 
 def _evaluate(config: EvaluationConfig) -> dict[str, Any]:
-    match config:
-        case SweepConfig():
-            return sweep(config)
-        case BenchmarkConfig():
-            return benchmark(config, allow_code_execution=_ALLOW_CODE.value)
-    raise common.UsageError("get_config() must return a SweepConfig or a BenchmarkConfig")
+    if isinstance(config, SweepConfig):
+        return sweep(config)
+    assert isinstance(config, BenchmarkConfig)  # `_model` has checked
+    return benchmark(config, allow_code_execution=_ALLOW_CODE.value)
 
 
 def run() -> NoReturn:

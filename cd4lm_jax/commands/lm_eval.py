@@ -7,8 +7,9 @@ r"""The command of lm-evaluation-harness, with this project's models under the n
 All arguments are those of `lm_eval`. `--model_args` and `--gen_kwargs` set fields of
 `cd4lm_jax.DecodeConfig` by name, such as rule=factor(factor=1.0) or
 rule=my_rule.py:Half(share=0.5); `threshold` is short for the confidence rule's, 0 for the baseline
-of one token a pass. `--model_args` also takes mc_num, dtype and seed. A value with a comma in it
-needs the JSON form of `--model_args`. Tasks of a folder of YAML files need no network.
+of one token a pass. `--model_args` also takes mc_num and seed, and how the model runs: dtype,
+quantize, mesh_data, mesh_fsdp, mesh_tensor. A value with a comma in it needs the JSON form of
+`--model_args`. Tasks of a folder of YAML files need no network.
 """
 
 from __future__ import annotations
@@ -25,5 +26,7 @@ def run() -> None:
     from lm_eval.__main__ import cli_evaluate
 
     import cd4lm_jax.evaluation.harness.adapter  # noqa: F401  (registers the name)
+    from cd4lm_jax.commands import compilation
 
+    compilation.keep()
     cli_evaluate()

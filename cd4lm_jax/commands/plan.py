@@ -25,14 +25,16 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from cd4lm_jax.commands import architecture, common, decode_flags
+from cd4lm_jax.commands import architecture, common, compilation, decode_flags, placement_flags
 from cd4lm_jax.decoding.config import DecodeConfig
 from cd4lm_jax.distillation.config import TrainConfig
 from cd4lm_jax.models.config import ModelConfig
+from cd4lm_jax.models.placement import Placement
 from cd4lm_jax.planning import decoding, training
 from cd4lm_jax.planning.plan import Plan, counts, gib
 from cd4lm_jax.planning.topology import GIB, GPUS, TPUS, Topology
 from cd4lm_jax.runtime import files
+from cd4lm_jax.runtime.mesh import MeshConfig
 
 _TOPOLOGY = flags.DEFINE_string(
     "topology", None, f"TPU slice, such as v5e:4x4 or v5p:2x2x4; of {', '.join(TPUS)}."
@@ -40,7 +42,7 @@ _TOPOLOGY = flags.DEFINE_string(
 _GPUS = flags.DEFINE_integer("gpus", 0, "Or so many GPUs.")
 _GPU = flags.DEFINE_string("gpu", "h100", f"What GPUs: {', '.join(GPUS)}.")
 _DECODE = flags.DEFINE_bool(
-    "decode", False, "Plan a pass of the decoding loop, tensor parallel over all chips."
+    "decode", False, "Plan a pass of the decoding loop, by default tensor parallel over all chips."
 )
 _PROMPT = flags.DEFINE_integer("prompt_length", 256, "With --decode: padded.", lower_bound=1)
 _SEARCH = flags.DEFINE_bool("search", False, "Rank meshes, rows a chip and remat policies.")
@@ -51,12 +53,18 @@ def main(config: TrainConfig) -> None:
     """Compiles, prints, writes."""
     topology = chosen_topology()
     common.restart_with(topology.environment)
+    compilation.keep()
     model = architecture.chosen(config)
     if _SEARCH.value:
         plans = search(config, model, topology)
     elif _DECODE.value:
         decode = decode_flags.DECODE.chosen(DecodeConfig(gen_length=256, batch_size=1))
-        plans = [decoding.plan(model, decode, topology, prompt_length=_PROMPT.value)]
+        placement = placement_flags.chosen(
+            Placement(dtype="bfloat16", mesh=MeshConfig(tensor=topology.count))
+        )
+        plans = [
+            decoding.plan(model, decode, topology, prompt_length=_PROMPT.value, placement=placement)
+        ]
     else:
         plans = [training.plan(config, model, topology)]
     Console().print(ranking(plans, topology) if _SEARCH.value else summary(plans[0]))

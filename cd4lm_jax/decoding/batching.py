@@ -1,22 +1,20 @@
-"""Decoding any number of prompts of any lengths: buckets, queues, and the time they took."""
+"""Decoding any number of prompts of any lengths, and the time that it took."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
-import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from cd4lm_jax.decoding import canvas, loop, stop
+from cd4lm_jax.decoding import loop, on_mesh, queues, stop
 from cd4lm_jax.decoding.canvas import Queue, Results
 from cd4lm_jax.decoding.config import DecodeConfig
 from cd4lm_jax.decoding.program import Shape
+from cd4lm_jax.decoding.queues import Given
 from cd4lm_jax.decoding.reason import Reason
 from cd4lm_jax.decoding.trajectory import Positions, Trajectory
 from cd4lm_jax.models.transformer import Transformer
@@ -24,17 +22,10 @@ from cd4lm_jax.models.transformer import Transformer
 REPORT_PASSES = 16
 """Passes between two reports of how far a decode is."""
 
-PROMPT_BUCKET = 16
-"""The narrowest bucket of prompts, in tokens."""
-
-QUEUE_ROWS = 512
-"""Rows of a queue that is longer than the batch; a power of two above where they do not do."""
-
 MAX_PROGRAMS = 32
 """Compiled loops that a process keeps; with one more all are dropped (about 18 MB each)."""
 
-Given = Sequence[Sequence[int | None]]
-"""For each prompt its generation positions from the first: a fixed token, or None to decode."""
+R = TypeVar("R")
 
 
 class Decode(NamedTuple):
@@ -101,14 +92,14 @@ def decode(
         ValueError: no prompts, an empty prompt, one that leaves no room for the generation, or
             an id outside the vocabulary; or the model's output is no number.
     """
-    shape, queues = _queues(model, prompts, config, given, first)
-    model = model.by_layer()
+    shape, waiting = queues.arrange(model, prompts, config, given, first)
+    model, mesh = model.by_layer(), on_mesh.mesh_of(model)
 
     def run(queue: Queue, before: int = 0) -> Results:
         _bound_programs(model, config, shape, queue)
-        slots = min(config.batch_size, len(queue.tokens))
+        slots = on_mesh.slots(config.batch_size, len(queue.tokens), mesh)
         if report is None:
-            return loop.run(model, queue, config.rule, config.limits, shape=shape, slots=slots)
+            return whole(loop.run, model, queue, config)
         state = loop.begin(model, queue, shape=shape, slots=slots)
         finished = -1
         while finished < queue.pending:
@@ -119,17 +110,33 @@ def decode(
             report(before + finished)
         return results
 
-    for _, queue in queues:  # an empty queue: the loop compiles and ends at once
-        jax.block_until_ready(run(queue._replace(pending=jnp.zeros_like(queue.pending))))
-
-    sizes = [len(numbers) for numbers, _ in queues]
+    sizes = [len(numbers) for numbers, _ in waiting]
     before = np.cumsum([0, *sizes[:-1]]).tolist()
-    start = time.perf_counter()
-    ends = jax.block_until_ready(
-        [run(queue, others) for (_, queue), others in zip(queues, before, strict=True)]
-    )
-    seconds = time.perf_counter() - start
-    return Decode(_trajectory(model, shape, [n for n, _ in queues], ends), seconds)
+    with on_mesh.within(mesh):
+        for _, queue in waiting:  # an empty queue: the loop compiles and ends at once
+            jax.block_until_ready(run(queue._replace(pending=queue.pending * 0)))
+        start = time.perf_counter()
+        ends = jax.block_until_ready(
+            [run(queue, others) for (_, queue), others in zip(waiting, before, strict=True)]
+        )
+        seconds = time.perf_counter() - start
+    return Decode(_trajectory(model, shape, [n for n, _ in waiting], ends), seconds)
+
+
+def whole(run: Callable[..., R], model: Transformer, queue: Queue, config: DecodeConfig) -> R:
+    """What `run` makes of a queue that is decoded to its end: the one call of the compiled loop.
+
+    Args:
+        run: `loop.run`, or `loop.run.lower` for a plan of it.
+        model: parameters, from `Transformer.by_layer`, or their shapes with shardings.
+        queue: prompts, or their shapes.
+        config: how.
+    """
+    mesh = on_mesh.mesh_of(model)
+    slots = on_mesh.slots(config.batch_size, len(queue.tokens), mesh)
+    shape = config.shape(model.config)
+    with on_mesh.within(mesh):
+        return run(model, queue, config.rule, config.limits, shape=shape, slots=slots)
 
 
 def decode_stream(
@@ -149,18 +156,20 @@ def decode_stream(
     """
     if every < 1:
         raise ValueError(f"every={every} passes; give 1 or more")
-    shape, queues = _queues(model, prompts, config, given)
-    model = model.by_layer()
-    for numbers, queue in queues:
-        slots = min(config.batch_size, len(numbers))
+    shape, waiting = queues.arrange(model, prompts, config, given)
+    model, mesh = model.by_layer(), on_mesh.mesh_of(model)
+    for numbers, queue in waiting:
+        slots = on_mesh.slots(config.batch_size, len(queue.tokens), mesh)
         _bound_programs(model, config, shape, queue)
-        state = loop.begin(model, queue, shape=shape, slots=slots)
+        with on_mesh.within(mesh):
+            state = loop.begin(model, queue, shape=shape, slots=slots)
         known = np.zeros((len(numbers), shape.gen_length), bool)
         over = np.zeros(len(numbers), bool)
         while not over.all():
-            state, results, ended = loop.advance_by(
-                model, queue, config.rule, config.limits, state, every, shape=shape
-            )
+            with on_mesh.within(mesh):
+                state, results, ended = loop.advance_by(
+                    model, queue, config.rule, config.limits, state, every, shape=shape
+                )
             committed_at = _real(results.committed_at, numbers)
             new, fresh = (committed_at > 0) & ~known, _real(ended, numbers) & ~over
             row, position = np.nonzero(new)
@@ -177,65 +186,6 @@ def decode_stream(
             over |= fresh
 
 
-def bucket(length: int) -> int:
-    """What a prompt is padded to: few widths to compile, and at most a quarter of padding.
-
-    >>> [bucket(length) for length in (1, 17, 128, 129, 300)]
-    [16, 32, 128, 160, 320]
-    """
-    octave = 1 << (length - 1).bit_length()
-    step = max(octave // 8, PROMPT_BUCKET)
-    return -(-length // step) * step
-
-
-def _queues(
-    model: Transformer,
-    prompts: Sequence[Sequence[int]],
-    config: DecodeConfig,
-    given: Given | None,
-    first: int = 0,
-) -> tuple[Shape, list[tuple[np.ndarray, Queue]]]:
-    """The shape compiled for, and prompts of like length with their numbers."""
-    shape = config.shape(model.config)
-    given = [()] * len(prompts) if given is None else given
-    _check(model, prompts, given, shape)
-    room = model.config.max_length - shape.gen_length
-    buckets: dict[int, list[int]] = {}
-    for number, prompt in enumerate(prompts):
-        width = min(bucket(len(prompt)), room)
-        buckets.setdefault(width, []).append(number)
-    # A queue shorter than the batch would be compiled for itself and leave slots idle.
-    for width, wider in itertools.pairwise(sorted(buckets)):
-        if len(buckets[width]) < config.batch_size:
-            buckets[wider] = sorted(buckets.pop(width) + buckets[wider])
-    queues = []
-    for width, numbers in buckets.items():
-        # What is compiled depends on the rows of a queue; idle rows are never started.
-        rows = len(numbers)
-        if rows > config.batch_size:
-            rows = max(1 << (rows - 1).bit_length(), QUEUE_ROWS)
-        laid_out = canvas.layout(
-            [prompts[number] for number in numbers],
-            [given[number] for number in numbers],
-            prompt_length=width,
-            gen_length=shape.gen_length,
-            mask_id=model.config.mask_id,
-        )
-        tokens, valid, masked = (
-            np.pad(array, ((0, rows - len(array)), (0, 0))) for array in laid_out
-        )
-        queue = Queue(
-            tokens=jnp.asarray(tokens),
-            valid=jnp.asarray(valid),
-            masked=jnp.asarray(masked),
-            budget=jnp.full(rows, config.max_passes or canvas.NO_BUDGET, jnp.int32),
-            keys=_keys(config.seed, np.resize(numbers, rows) + first),
-            pending=jnp.int32(len(numbers)),
-        )
-        queues.append((np.asarray(numbers), queue))
-    return shape, queues
-
-
 _programs: set[tuple[Any, ...]] = set()
 
 
@@ -247,7 +197,8 @@ def _bound_programs(model: Transformer, config: DecodeConfig, shape: Shape, queu
         jax.tree.structure(config.rule),
         shape,
         queue.tokens.shape,
-        min(config.batch_size, len(queue.tokens)),
+        on_mesh.slots(config.batch_size, len(queue.tokens), on_mesh.mesh_of(model)),
+        on_mesh.mesh_of(model),
     )
     if needed not in _programs and len(_programs) >= MAX_PROGRAMS:
         for program in (loop.run, loop.begin, loop.advance_by):
@@ -285,48 +236,14 @@ def _trajectory(
         Trajectory(
             **{name: _real(array, rows) for name, array in end.positions().items()},
             nfe=_real(end.nfe, rows),
-            length=_real(stop.answer_length(end.tokens, end.reason == Reason.GIVEN, ends_at), rows),
+            length=_real(_lengths(end, ends_at), rows),
         )
         for rows, end in zip(numbers, ends, strict=True)
     ]
     return Trajectory.concatenate(parts).rows(np.argsort(np.concatenate(numbers)))
 
 
-@jax.jit
-def _keys(seed: jax.Array, numbers: jax.Array) -> jax.Array:
-    return jax.vmap(functools.partial(jax.random.fold_in, jax.random.key(seed)))(numbers)
-
-
-def _check(
-    model: Transformer,
-    prompts: Sequence[Sequence[int]],
-    given: Given,
-    shape: Shape,
-) -> None:
-    if not prompts:
-        raise ValueError("there are no prompts to decode; give at least one")
-    if len(given) != len(prompts):
-        raise ValueError(
-            f"given has {len(given)} rows for {len(prompts)} prompts; give one of each a prompt"
-        )
-    config = model.config
-    room = config.max_length - shape.gen_length
-    for row, (prompt, fixed) in enumerate(zip(prompts, given, strict=True)):
-        if not prompt:
-            raise ValueError(f"prompt {row} is empty; give at least one token")
-        if len(prompt) > room:
-            raise ValueError(
-                f"prompt {row} has {len(prompt)} tokens; the model's {config.max_length} positions "
-                f"less gen_length={shape.gen_length} leave {room}; shorten the prompt or gen_length"
-            )
-        if len(fixed) > shape.gen_length:
-            raise ValueError(
-                f"given row {row} has {len(fixed)} positions; gen_length={shape.gen_length} is all "
-                "there are"
-            )
-        tokens = [*prompt, *(token for token in fixed if token is not None)]
-        if min(tokens) < 0 or max(tokens) >= config.vocab_size:
-            raise ValueError(
-                f"prompt {row} has an id outside the model's vocabulary of {config.vocab_size}; "
-                "encode it with the model's own tokenizer"
-            )
+def _lengths(end: Results, ends: stop.Ends) -> jax.Array:
+    # On the host first: the results of a mesh of several hosts are no operands of this one's.
+    tokens, given = np.asarray(end.tokens), np.asarray(end.reason) == Reason.GIVEN
+    return stop.answer_length(tokens, given, ends)

@@ -18,9 +18,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from cd4lm_jax.decoding import on_mesh
 from cd4lm_jax.models.attention import KeyValueCache, KeyValues
 from cd4lm_jax.models.transformer import Transformer
 from cd4lm_jax.models.window import Window
+from cd4lm_jax.runtime.sharding import constrain
 
 Mode = Literal["none", "prefix", "dual"]
 
@@ -38,10 +40,9 @@ class Inputs(NamedTuple):
     valid: jax.Array
     groups: jax.Array | None
 
-    def rows(self, index: jax.Array) -> Inputs:
-        """Some of the rows."""
-        groups = None if self.groups is None else self.groups[index]
-        return Inputs(self.tokens[index], self.valid[index], groups)
+    def rows(self, places: jax.Array) -> Inputs:
+        """Some of the rows, see `cd4lm_jax.decoding.on_mesh.take`."""
+        return jax.tree.map(lambda array: on_mesh.take(array, places), self)
 
 
 def empty(model: Transformer, rows: int, length: int) -> KeyValueCache:
@@ -76,12 +77,14 @@ def predict(
         cache: the cache.
         suffixes: static, falling: lengths of what may be computed of an inside row, from the end
             of the canvas. Empty: its block alone.
-        refresh_rows: static, rows that are computed whole at once.
+        refresh_rows: static, rows that are computed whole at once; on a mesh as many of each part
+            of the rows.
 
     Returns:
         Float32 `[B, block, vocab]` and the cache.
     """
     rows, length = inputs.tokens.shape
+    parts = on_mesh.parts_of_rows()
 
     def refresh(
         carry: tuple[jax.Array, KeyValueCache, jax.Array],
@@ -89,20 +92,21 @@ def predict(
         # XLA would move what does not change out of the loop, to be computed where no row enters:
         # the weights of each layer, and with a single row the whole forward pass.
         weights, (logits, cache, entering) = lax.optimization_barrier((model, carry))
-        chosen = jnp.argsort(~entering, stable=True)[:refresh_rows]
-        place = jnp.where(entering[chosen], chosen, rows)  # past the end: written nowhere
+        # Each part of the rows chooses among its own, so that no row moves between devices.
+        waiting = entering.reshape(parts, -1)
+        chosen = jnp.argsort(~waiting, axis=1, stable=True)[:, : -(-refresh_rows // parts)]
+        enters = jnp.take_along_axis(waiting, chosen, axis=1)
+        place = jnp.where(enters, chosen, rows)  # past the end: written nowhere
         some = inputs.rows(chosen)
-        part = Window(start=window.start[chosen], length=window.length)
+        part = Window(start=on_mesh.take(window.start, chosen), length=window.length)
         hidden, own = weights.prefill(some.tokens, some.valid, part, some.groups)
         cache = jax.tree.map(
-            lambda kept, new: kept.at[..., place, :, :, :].set(
-                new, mode="drop", unique_indices=True
-            ),
+            lambda kept, new: on_mesh.cached(on_mesh.put(kept, place, new, axis=kept.ndim - 4)),
             cache,
             own,
         )
-        logits = logits.at[place].set(weights.logits(hidden), mode="drop", unique_indices=True)
-        return logits, cache, entering.at[place].set(False, mode="drop")
+        logits = on_mesh.put(logits, place, weights.logits(hidden))
+        return logits, cache, on_mesh.put(entering, place, jnp.zeros(chosen.size, bool))
 
     def reuse(suffix: int, logits: jax.Array) -> jax.Array:
         hidden = model.cached_forward(
@@ -111,6 +115,7 @@ def predict(
         return jnp.where(inside[:, None, None], model.logits(hidden), logits)
 
     logits = jnp.zeros((rows, window.length, model.config.vocab_size), jnp.float32)
+    logits = constrain(logits, ("batch", None, "vocab"))
     logits, cache, _ = lax.while_loop(
         lambda carry: carry[2].any(), refresh, (logits, cache, entering)
     )

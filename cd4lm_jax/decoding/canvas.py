@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cd4lm_jax.decoding import on_mesh
 from cd4lm_jax.decoding.reason import Reason
 from cd4lm_jax.decoding.trajectory import POSITION_TYPES, Positions
 from cd4lm_jax.models.attention import KeyValueCache
@@ -147,7 +148,17 @@ class State(NamedTuple):
         canvas = Canvas.start(
             queue.tokens[row], queue.masked[row], row >= queue.pending, block_length
         )
-        return cls(canvas, row, jnp.int32(slots), results, cache)
+        return cls(canvas, row, jnp.int32(slots), results, cache).pinned()
+
+    def pinned(self) -> State:
+        """The state as it is split over the mesh: rows and their cache, not the results."""
+        return State(
+            canvas=jax.tree.map(on_mesh.by_rows, self.canvas),
+            row=on_mesh.by_rows(self.row),
+            upcoming=on_mesh.everywhere(self.upcoming),
+            results=jax.tree.map(on_mesh.everywhere, self.results),
+            cache=jax.tree.map(on_mesh.cached, self.cache),
+        )
 
     def ended(self, queue: Queue) -> jax.Array:
         """`[B]`, slots whose row is finished and not yet handed over."""
@@ -162,7 +173,9 @@ class State(NamedTuple):
         rows = Results(**committed | {"tokens": generated}, nfe=canvas.nfe)
         place = jnp.where(which, self.row, len(queue.tokens))  # past the end: written nowhere
         return jax.tree.map(
-            lambda every, row: every.at[place].set(row, mode="drop"), self.results, rows
+            lambda every, row: on_mesh.everywhere(every.at[place].set(row, mode="drop")),
+            self.results,
+            rows,
         )
 
 

@@ -15,7 +15,7 @@ from jax import lax
 
 from cd4lm_jax.decoding import cache as caches
 from cd4lm_jax.decoding import canvas as canvases
-from cd4lm_jax.decoding import sampling, stop
+from cd4lm_jax.decoding import on_mesh, sampling, stop
 from cd4lm_jax.decoding.canvas import Canvas, Queue, Results, State
 from cd4lm_jax.decoding.program import Limits, Shape
 from cd4lm_jax.decoding.reason import Reason
@@ -24,6 +24,7 @@ from cd4lm_jax.decoding.rules import FixedStep
 from cd4lm_jax.models.attention import KeyValueCache
 from cd4lm_jax.models.transformer import Transformer
 from cd4lm_jax.models.window import Window
+from cd4lm_jax.runtime.sharding import constrain
 
 
 @functools.partial(jax.jit, static_argnames=("shape", "slots"))
@@ -93,7 +94,7 @@ def advance_by(
     place = jnp.where(busy, state.row, len(queue.tokens))
     number = jnp.arange(len(queue.tokens))
     started = number < jnp.minimum(state.upcoming, queue.pending)
-    finished = started.at[place].set(False, mode="drop")
+    finished = on_mesh.everywhere(started.at[place].set(False, mode="drop"))
     return state, state.results_with(queue, model.config.eos_id, busy), finished
 
 
@@ -123,7 +124,7 @@ def _pass(
         canvases.hand_over, queue, model.config.eos_id, shape.block_length
     )
     state = lax.cond(state.ended(queue).any(), hand_over, lambda state: state, state)
-    return state._replace(cache=cache)
+    return state._replace(cache=cache).pinned()
 
 
 class Slots(NamedTuple):
@@ -271,17 +272,18 @@ def _logits(
     if shape.guided:
         # LLaDA's guidance: the same canvas with its prompt masked is the unconditional input.
         unconditional = jnp.where(place < 0, model.config.mask_id, tokens)
-        tokens = jnp.concatenate([tokens, unconditional])
-        valid, entering, inside = (
-            jnp.concatenate([part] * 2) for part in (valid, entering, inside)
+        # Side by side, so that both inputs of a row are in one part of a mesh.
+        tokens = jnp.stack([tokens, unconditional], axis=1).reshape(-1, tokens.shape[1])
+        valid, entering, inside, start = (
+            jnp.repeat(array, 2, axis=0) for array in (valid, entering, inside, window.start)
         )
-        window = Window(start=jnp.concatenate([window.start] * 2), length=window.length)
+        window = Window(start=start, length=window.length)
     groups = None
     if shape.block_causal:
         groups = jnp.broadcast_to(jnp.maximum(place // shape.block_length, -1), tokens.shape)
     inputs = caches.Inputs(tokens, valid, groups)
     if cache is None:
-        logits = model(tokens, valid, window, groups)
+        logits = constrain(model(tokens, valid, window, groups), ("batch", None, "vocab"))
     else:
         logits, cache = caches.predict(
             model,
@@ -294,7 +296,8 @@ def _logits(
             refresh_rows=min(shape.refresh_rows, len(tokens)),
         )
     if shape.guided:
-        with_prompt, without = jnp.split(logits, 2)
+        pairs = logits.reshape(-1, 2, *logits.shape[1:])
+        with_prompt, without = pairs[:, 0], pairs[:, 1]
         logits = without + (limits.cfg_scale + 1.0) * (with_prompt - without)
     return logits, cache
 

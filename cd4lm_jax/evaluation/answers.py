@@ -21,18 +21,19 @@ from typing import Any
 from cd4lm_jax.data.benchmarks import Problem, word_problems
 from cd4lm_jax.decoding.config import DecodeConfig
 from cd4lm_jax.decoding.rules import ConfidenceAdaptive
+from cd4lm_jax.evaluation.runs.chunks import differences
 from cd4lm_jax.evaluation.runs.journal import RUNS_FOLDER
 from cd4lm_jax.evaluation.runs.recorder import Recorder
 from cd4lm_jax.evaluation.runs.run import Run, execute, score_numbers
 from cd4lm_jax.evaluation.tasks import references
 from cd4lm_jax.evaluation.tasks.registry import GSM_MINI
 from cd4lm_jax.language_model import load
-from cd4lm_jax.runtime import files, provenance
+from cd4lm_jax.models.placement import Placement
+from cd4lm_jax.runtime import cluster, files, provenance
 from cd4lm_jax.runtime.progress import Progress
 from cd4lm_jax.settings.config import to_plain
 
 SETTINGS_FILE = "answers.json"
-_CHUNK = 1024  # problems that an interruption can lose
 
 
 class AnswersError(ValueError):
@@ -50,6 +51,9 @@ class AnswersConfig:
         splits: of it.
         problems: how many of each split; None for all.
         decode: how the questions are answered.
+        chunk: questions that are answered together and then written: what an interruption can
+            lose. Several hosts share the chunks.
+        placement: how the model runs.
     """
 
     output: str
@@ -60,12 +64,16 @@ class AnswersConfig:
     decode: DecodeConfig = dataclasses.replace(
         GSM_MINI, rule=ConfidenceAdaptive(threshold=0.9), batch_size=64
     )
+    chunk: int = 1024
+    placement: Placement = Placement()
 
     def __post_init__(self) -> None:
         if not self.splits or len(set(self.splits)) < len(self.splits):
             raise ValueError(f"splits={self.splits}; give each of one or more splits once")
         if self.problems is not None and self.problems < 1:
             raise ValueError(f"problems={self.problems}; give 1 or more, or none for all")
+        if self.chunk < 1:
+            raise ValueError(f"chunk={self.chunk} questions; give 1 or more, such as 1024")
 
 
 def write_answers(config: AnswersConfig) -> dict[str, dict[str, int]]:
@@ -81,15 +89,20 @@ def write_answers(config: AnswersConfig) -> dict[str, dict[str, int]]:
     """
     folder = pathlib.Path(config.output)
     asked = _asked(config)
-    model = load(config.model)
-    settings = to_plain(config) | {"model": model.fingerprint}
-    del settings["output"]  # a folder may be moved
-    counts = _done(folder, settings)
-    if counts is not None:
-        return counts
     total = sum(map(len, asked.values()))
-    with files.locked(folder), Progress(total, label="answer", unit="question") as progress:
-        recorder = Recorder(folder / RUNS_FOLDER, _CHUNK, provenance.environment(), progress)
+    quiet = not cluster.is_main()
+    with (
+        cluster.held(folder),  # first: loading a model may take minutes
+        Progress(total, label="answer", unit="question", quiet=quiet) as progress,
+    ):
+        model = load(config.model, config.placement)
+        settings = to_plain(config) | {"model": model.fingerprint}
+        for name in ("output", "placement", "chunk"):  # none of them changes an answer
+            del settings[name]
+        counts = _done(folder, settings)
+        if counts is not None:
+            return counts
+        recorder = Recorder(folder / RUNS_FOLDER, config.chunk, provenance.environment(), progress)
         counts = {}
         for split, problems in asked.items():
             run = execute(model, split, problems, config.decode, recorder=recorder)
@@ -100,12 +113,15 @@ def write_answers(config: AnswersConfig) -> dict[str, dict[str, int]]:
                     f"{split} right; give a model that was trained for them"
                 )
             lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in kept]
-            files.write_text(folder / f"{split}.jsonl", "".join(lines))
+            if cluster.is_main():
+                files.write_text(folder / f"{split}.jsonl", "".join(lines))
             counts[split] = {"asked": len(problems), "kept": len(kept)}
-        # Last: it says that the rest is whole.
-        record = json.dumps({"settings": settings, "counts": counts}, indent=2)
-        files.write_text(folder / SETTINGS_FILE, record + "\n")
-        shutil.rmtree(folder / RUNS_FOLDER)
+        cluster.meet("answers read")  # before the runs are removed
+        if cluster.is_main():
+            # Last: it says that the rest is whole.
+            record = json.dumps({"settings": settings, "counts": counts}, indent=2)
+            files.write_text(folder / SETTINGS_FILE, record + "\n")
+            shutil.rmtree(folder / RUNS_FOLDER)
     return counts
 
 
@@ -135,10 +151,7 @@ def _done(folder: pathlib.Path, settings: dict[str, Any]) -> dict[str, dict[str,
         record = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    saved = record["settings"]
-    names = dict.fromkeys([*settings, *saved])
-    different = [name for name in names if settings.get(name) != saved.get(name)]
-    if different:
+    if different := differences(settings, record["settings"]):
         raise AnswersError(
             f"{folder} holds answers of other settings ({', '.join(different)} differ); give "
             "another output, or remove that folder"

@@ -31,7 +31,6 @@ class BenchmarkConfig(output.EvaluationConfig):
         split: of them; None for the one that results are reported on.
         problems: the first so many; None for all.
         label: what table and plot call the model.
-        dtype: of weights and computation.
         prompt: what is asked, with `{question}` in it.
         decode: fields of the setting's `DecodeConfig` that are changed, such as `cache`, `rule` or
             `gen_length`.
@@ -49,7 +48,6 @@ class BenchmarkConfig(output.EvaluationConfig):
     split: str | None = None
     problems: int | None = None
     label: str = "model"
-    dtype: str = "float32"
     prompt: str | None = None
     decode: DecodeChanges = dataclasses.field(default_factory=dict)
     thresholds: tuple[float, ...] = ()
@@ -110,7 +108,7 @@ def benchmark(config: BenchmarkConfig, *, allow_code_execution: bool = False) ->
     judge = task.judge(allow_code_execution=allow_code_execution)
     problems = task.problems(config.source, config.split, config.problems)
     with output.opened(config, len(runs) * len(problems), start) as evaluation:
-        model = load(config.model, dtype=config.dtype)
+        model = load(config.model, config.placement)
         asked, truncated = registry.asked(
             model,
             problems,

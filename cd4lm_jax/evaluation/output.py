@@ -25,7 +25,8 @@ from cd4lm_jax.evaluation.report.report import write_report
 from cd4lm_jax.evaluation.report.rows import SUMMARY_FILE
 from cd4lm_jax.evaluation.runs.journal import PROBLEMS_FILE, RUNS_FOLDER
 from cd4lm_jax.evaluation.runs.recorder import Recorder
-from cd4lm_jax.runtime import files, provenance
+from cd4lm_jax.models.placement import Placement
+from cd4lm_jax.runtime import cluster, files, provenance
 from cd4lm_jax.runtime.progress import Progress
 from cd4lm_jax.settings.config import config_to_json
 
@@ -45,11 +46,13 @@ class EvaluationConfig:
         output: its folder. An evaluation that was interrupted continues there.
         chunk: problems that are decoded together and then written: what an interruption can lose.
             Within a chunk a problem that ends leaves its place in the batch to the next, so a
-            large one is faster.
+            large one is faster. Several hosts share the chunks.
+        placement: how the models run.
     """
 
     output: str
     chunk: int = 512
+    placement: Placement = Placement()
 
     def __post_init__(self) -> None:
         if self.chunk < 1:
@@ -106,7 +109,8 @@ class Evaluation:
             row["name"]: self.folder / RUNS_FOLDER / row["name"] / PROBLEMS_FILE
             for row in whole["rows"]
         }
-        write_report(self.folder, whole, curves, records, text=text)
+        if cluster.is_main():
+            write_report(self.folder, whole, curves, records, text=text)
         if tally.decoding:
             wall = time.perf_counter() - self._start
             whole["overhead"] = {
@@ -116,6 +120,8 @@ class Evaluation:
                 "decoding_share": tally.decoding / wall,
                 "decoding_share_prepared": tally.decoding / (wall - tally.preparing),
             }
+        if not cluster.is_main():
+            return whole
         files.write_text(self.folder / ENVIRONMENT_FILE, _json({**now, "earlier": earlier}))
         files.write_text(self.folder / CONFIG_FILE, config_to_json(self._config))
         files.write_text(self.folder / SUMMARY_FILE, _json(whole))
@@ -124,7 +130,7 @@ class Evaluation:
 
 @contextlib.contextmanager
 def opened(config: EvaluationConfig, total: int, start: float) -> Iterator[Evaluation]:
-    """Holds the output folder for this process.
+    """Holds the output folder for this process; of several hosts the main one holds it for all.
 
     Args:
         config: the settings, kept beside the results.
@@ -142,8 +148,8 @@ def opened(config: EvaluationConfig, total: int, start: float) -> Iterator[Evalu
             "and models do; give an output of its own"
         )
     with (
-        files.locked(folder),
-        Progress(total, label="evaluate", unit="answer") as progress,
+        cluster.held(folder),
+        Progress(total, label="evaluate", unit="answer", quiet=not cluster.is_main()) as progress,
     ):
         yield Evaluation(config, progress, start)
 

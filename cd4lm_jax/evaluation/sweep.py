@@ -102,7 +102,11 @@ def sweep(config: SweepConfig) -> dict[str, Any]:
     validation = _problems(config.source, "validation", config.selection_problems)
     folders = {"teacher": config.teacher, "student": config.student, "best": config.best}
     with output.opened(config, _answers(config, len(test), len(validation)), start) as evaluation:
-        models = {who: load(folder) for who, folder in folders.items() if folder is not None}
+        models = {
+            who: load(folder, config.placement)
+            for who, folder in folders.items()
+            if folder is not None
+        }
         points = _choose(config, models, validation, evaluation.recorder.aside("selection"))
         done = [*_runs(config, models, test, evaluation.recorder)]
         rows = [run.row(run.seconds_of(done[0])) for run in done]

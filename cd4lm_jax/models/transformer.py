@@ -45,15 +45,6 @@ class Execution:
     def __post_init__(self) -> None:
         check_dtype(self.dtype, "execution.dtype")
 
-    @classmethod
-    def for_decoding(cls, config: ModelConfig, dtype: str = "float32") -> Execution:
-        """Up to eight layers unrolled, which is quicker; more scanned.
-
-        An unrolled decode copies its layers out of the stack (see `Transformer.by_layer`), so
-        memory holds the weights twice.
-        """
-        return cls(dtype=dtype, scan_layers=config.num_layers > 8)
-
 
 class Transformer(nnx.Module):
     """LLaDA-type masked-diffusion language model.

@@ -1,22 +1,27 @@
-"""The plan of a decode: one pass of the compiled loop, weights in bfloat16, on a topology."""
+"""The plan of a decode: one pass of the compiled loop on a topology."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cd4lm_jax.checkpoints.model_folder import abstract_model
-from cd4lm_jax.decoding import loop
+from cd4lm_jax.decoding import batching, loop, on_mesh
 from cd4lm_jax.decoding.canvas import Queue
 from cd4lm_jax.decoding.config import DecodeConfig
 from cd4lm_jax.models.config import ModelConfig
-from cd4lm_jax.models.transformer import Execution
+from cd4lm_jax.models.placement import Placement
+from cd4lm_jax.models.transformer import Transformer, logical_axes
 from cd4lm_jax.planning import costs
 from cd4lm_jax.planning.costs import Collective, Cost
 from cd4lm_jax.planning.plan import Plan, bytes_of, compiled
 from cd4lm_jax.planning.topology import Topology
 from cd4lm_jax.runtime.mesh import MeshConfig, make_mesh
+from cd4lm_jax.runtime.sharding import spec
+from cd4lm_jax.runtime.trees import leaf_name
 
 
 def plan(
@@ -25,8 +30,9 @@ def plan(
     topology: Topology,
     *,
     prompt_length: int,
+    placement: Placement | None = None,
 ) -> Plan:
-    """Compiles the loop with the model split over all chips (tensor parallel).
+    """Compiles the loop that a decode on such chips runs.
 
     The cost is that of a pass in which every row is within its block; `refresh`, with a cache,
     that of one in which a row enters its block too.
@@ -36,30 +42,24 @@ def plan(
         config: `batch_size` rows are decoded at once, and wait in the queue.
         topology: the chips.
         prompt_length: padded.
+        placement: how the model runs; None for bfloat16, split over all chips (tensor parallel).
 
     Raises:
-        ValueError: lengths that do not fit, or more chips than heads can be split over.
+        ValueError: lengths that do not fit, or a mesh that does not divide the model.
     """
-    if architecture.num_kv_heads % topology.count:
-        raise ValueError(
-            f"{architecture.num_kv_heads} key/value heads cannot be split over the "
-            f"{topology.count} chips of {topology}; give a number of chips that divides them"
-        )
-    shape_of_mesh = MeshConfig(tensor=topology.count)
-    mesh = make_mesh(shape_of_mesh, topology.devices())
-    shape = config.shape(architecture)
+    if placement is None:
+        placement = Placement(mesh=MeshConfig(tensor=topology.count))
+    placement.check(architecture, topology.count)
+    mesh = make_mesh(placement.mesh, topology.devices())
     rows, length = config.batch_size, prompt_length + config.gen_length
     if length > architecture.max_length:
         raise ValueError(
             f"prompt_length={prompt_length} and gen_length={config.gen_length} exceed the model's "
             f"{architecture.max_length} positions; shorten one of them"
         )
-    model = abstract_model(architecture, Execution(dtype="bfloat16"), dtype="bfloat16", mesh=mesh)
-    waiting = queue(mesh, rows, length, config.gen_length)
-    with jax.set_mesh(mesh):
-        lowered = loop.run.lower(
-            model, waiting, config.rule, config.limits, shape=shape, slots=rows
-        )
+    model = shapes(architecture, placement, mesh)
+    waiting = queue(mesh, on_mesh.slots(rows, rows, mesh), length, config.gen_length)
+    lowered = batching.whole(loop.run.lower, model, waiting, config)
     cached = config.cache != "none"
     held = {"parameters": bytes_of(model), "queue": bytes_of(waiting)}
     done = compiled(
@@ -71,7 +71,7 @@ def plan(
     return Plan(
         program="pass",
         topology=topology,
-        mesh=shape_of_mesh,
+        mesh=placement.mesh,
         settings={
             "rows": rows,
             "prompt_length": prompt_length,
@@ -86,6 +86,20 @@ def plan(
         refresh=entering if cached else None,
         exact=topology.shape is not None,
     )
+
+
+def shapes(architecture: ModelConfig, placement: Placement, mesh: Mesh) -> Transformer:
+    """The shapes of a model as a decode is given it, with their shardings."""
+    dtype = placement.dtype or "bfloat16"
+    model = abstract_model(architecture, placement.execution(architecture, dtype), dtype=dtype)
+
+    def describe(path: Any, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        axes = logical_axes(leaf_name(path))
+        axes = axes[len(axes) - leaf.ndim :]  # of a single layer the first is not there
+        sharding = NamedSharding(mesh, spec(axes))
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    return jax.tree_util.tree_map_with_path(describe, jax.eval_shape(Transformer.by_layer, model))
 
 
 def queue(mesh: Mesh, rows: int, length: int, gen_length: int) -> Queue:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import dataclasses
+import itertools
 import os
 import re
 import signal
@@ -25,6 +26,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from cd4lm_jax.runtime import files
 from cd4lm_jax.runtime.interrupt import Interrupted
 
 BEAT_SECONDS = 1.0
@@ -35,6 +37,8 @@ _STATUS = re.compile(
     r"FAILED_PRECONDITION)\b"
 )
 _abandoned = False
+_meetings = itertools.count()
+_WEEK_MS = 7 * 24 * 3600 * 1000
 
 
 class ClusterError(ValueError):
@@ -141,6 +145,27 @@ def leave(code: int) -> NoReturn:
 def is_main() -> bool:
     """Whether this process writes what is written once: metrics, config, progress."""
     return jax.process_index() == 0
+
+
+def meet(what: str) -> None:
+    """Returns when every host has come here, however long that takes; no device takes part."""
+    if jax.process_count() > 1:
+        from jax._src import distributed  # see `_Watch`
+
+        place = f"cd4lm_jax/meeting/{next(_meetings)}/{what}"
+        distributed.global_state.client.wait_at_barrier(place, timeout_in_ms=_WEEK_MS)  # type: ignore[union-attr]
+
+
+@contextlib.contextmanager
+def held(folder: str | os.PathLike[str]) -> Iterator[None]:
+    """Holds a folder for this run: the main process locks it, the others wait until it has.
+
+    Raises:
+        InUseError: another run holds it.
+    """
+    with files.locked(folder) if is_main() else contextlib.nullcontext():
+        meet("folder held")
+        yield
 
 
 def wait_for_all(what: str) -> None:
@@ -313,7 +338,7 @@ class _Watch:
 
     def _end(self, reason: str) -> NoReturn:
         print(
-            f"error: {reason}; start the run again, it continues from its last checkpoint",
+            f"error: {reason}; start the same command again, it continues",
             file=sys.stderr,
             flush=True,
         )

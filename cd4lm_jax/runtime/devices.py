@@ -27,7 +27,11 @@ class DeviceError(ValueError):
 
 
 def announce(
-    *, dtype: str | None = None, parameters: int | None = None, mesh: Mesh | None = None
+    *,
+    dtype: str | None = None,
+    parameters: int | None = None,
+    mesh: Mesh | None = None,
+    remedy: str | None = None,
 ) -> None:
     """Prints to stderr what a command runs on, as the first thing it says.
 
@@ -38,6 +42,8 @@ def announce(
         dtype: what is computed in, where it is known.
         parameters: of the model, where they are known.
         mesh: what the model is split over; None for a single device.
+        remedy: the flag with which the command uses all devices; with a mesh that of training's
+            config unless given.
 
     Raises:
         DeviceError: jax finds no device of the kind that `JAX_PLATFORMS` names.
@@ -53,7 +59,11 @@ def announce(
     if mesh is not None:
         parts.append("mesh " + " x ".join(f"{axis}={size}" for axis, size in mesh.shape.items()))
     used = 1 if mesh is None else math.prod(mesh.shape.values())
-    lines = [f"device: {', '.join(parts)}", *_warnings(devices, used, has_mesh=mesh is not None)]
+    if mesh is None or not mesh.is_multi_process:
+        used *= jax.process_count()  # every host has a mesh of its own
+    if mesh is not None and remedy is None:
+        remedy = "--config.mesh.data=-1"
+    lines = [f"device: {', '.join(parts)}", *_warnings(devices, used, remedy)]
     print("\n".join(lines), file=sys.stderr, flush=True)
 
 
@@ -74,7 +84,7 @@ def available() -> list[jax.Device]:
         ) from error
 
 
-def _warnings(devices: list[jax.Device], used: int, *, has_mesh: bool) -> list[str]:
+def _warnings(devices: list[jax.Device], used: int, remedy: str | None) -> list[str]:
     found = []
     on_cpu = devices[0].platform == "cpu" and getattr(jax.config, _PLATFORMS) != "cpu"
     if on_cpu and (gpus := _gpus()):
@@ -83,8 +93,8 @@ def _warnings(devices: list[jax.Device], used: int, *, has_mesh: bool) -> list[s
             "this runs on the CPU: install 'cd4lm_jax[cuda]', or set JAX_PLATFORMS=cpu"
         )
     if used < len(devices):
-        remedy = "; --config.mesh.data=-1 uses all" if has_mesh else ""
-        found.append(f"warning: {used} of {len(devices)} devices used{remedy}")
+        how = "" if remedy is None else f"; {remedy} uses all"
+        found.append(f"warning: {used} of {len(devices)} devices used{how}")
     tasks, gpus = cluster.tasks_of_node(), int(os.environ.get("SLURM_GPUS_ON_NODE") or 0)
     if tasks is not None and 1 < tasks < gpus and jax.local_device_count() == 1:
         found.append(

@@ -49,7 +49,7 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
         ValueError: the sizes do not fit the devices, or leave some host without a part.
     """
     devices = jax.devices() if devices is None else devices
-    sizes = _sizes(config, len(devices))
+    sizes = sizes_over(config, len(devices))
     need = math.prod(sizes)
     if need > len(devices):
         raise ValueError(
@@ -57,9 +57,10 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
             "make an axis smaller or -1 (all the rest)"
         )
     # With fewer devices than there are, a host could be left out of every computation and wait.
-    if need < len(devices) and jax.process_count() > 1:
+    hosts = {device.process_index for device in devices}
+    if need < len(devices) and len(hosts) > 1:
         raise ValueError(
-            f"mesh {config} uses {need} of {len(devices)} devices on {jax.process_count()} hosts; "
+            f"mesh {config} uses {need} of {len(devices)} devices on {len(hosts)} hosts; "
             "use all of them (-1 takes the rest)"
         )
     return jax.make_mesh(sizes, AXES, axis_types=_AXIS_TYPES, devices=devices[:need])
@@ -75,11 +76,15 @@ def abstract_mesh(config: MeshConfig, devices: int) -> AbstractMesh:
     Raises:
         ValueError: the fixed sizes do not divide `devices`, and the rest is asked for.
     """
-    return AbstractMesh(tuple(_sizes(config, devices)), AXES, axis_types=_AXIS_TYPES)
+    return AbstractMesh(tuple(sizes_over(config, devices)), AXES, axis_types=_AXIS_TYPES)
 
 
-def _sizes(config: MeshConfig, devices: int) -> list[int]:
-    """The sizes of the axes, -1 replaced by the rest of so many devices."""
+def sizes_over(config: MeshConfig, devices: int) -> list[int]:
+    """The sizes of the axes, -1 replaced by the rest of so many devices.
+
+    Raises:
+        ValueError: the fixed sizes do not divide `devices`, and the rest is asked for.
+    """
     sizes = [getattr(config, axis) for axis in AXES]
     fixed = math.prod(size for size in sizes if size != -1)
     if -1 in sizes:

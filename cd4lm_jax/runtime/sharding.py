@@ -84,6 +84,12 @@ def constrain(array: jax.Array, axes: LogicalAxes, rules: ShardingRules = RULES)
     return jax.lax.with_sharding_constraint(array, spec(axes, rules))
 
 
+def row_parts(mesh: Mesh | AbstractMesh, rules: ShardingRules = RULES) -> int:
+    """Parts into which a mesh splits the rows of a batch."""
+    axes = spec(("batch",), rules)[0] or ()
+    return math.prod(mesh.shape[axis] for axis in ((axes,) if isinstance(axes, str) else axes))
+
+
 class HostRows:
     """The rows of a global batch that the devices of this host hold.
 

@@ -19,7 +19,8 @@ from cd4lm_jax.decoding import cache, canvas, loop
 from cd4lm_jax.decoding.config import DecodeConfig
 from cd4lm_jax.decoding.rules import FixedStep
 from cd4lm_jax.models.config import ModelConfig
-from cd4lm_jax.models.transformer import Execution, Transformer
+from cd4lm_jax.models.placement import Placement
+from cd4lm_jax.models.transformer import Transformer
 from experiments.benchmarks import results
 
 BLOCK = 32
@@ -29,7 +30,7 @@ def random_model(config: ModelConfig, dtype: str = "float32") -> Transformer:
     """Random weights in `dtype`, made on the device."""
 
     def make() -> Transformer:
-        model = Transformer(config, jax.random.key(0), Execution.for_decoding(config, dtype))
+        model = Transformer(config, jax.random.key(0), Placement().execution(config, dtype))
         return jax.tree.map(lambda leaf: leaf.astype(dtype), model)
 
     return jax.block_until_ready(jax.jit(make)())

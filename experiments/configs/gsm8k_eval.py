@@ -12,6 +12,7 @@ block length 32, kept by CD4LM's student at 5.18x the speed; under LLaDA's own s
 from __future__ import annotations
 
 from cd4lm_jax.evaluation.benchmark import BenchmarkConfig
+from cd4lm_jax.models.placement import Placement
 
 
 def get_config() -> BenchmarkConfig:
@@ -21,5 +22,5 @@ def get_config() -> BenchmarkConfig:
         model="checkpoints/LLaDA-8B-Instruct",
         task="gsm8k",
         setting="cd4lm",
-        dtype="bfloat16",
+        placement=Placement(dtype="bfloat16"),
     )

@@ -12,6 +12,7 @@ have the weights.
 from __future__ import annotations
 
 from cd4lm_jax.evaluation.benchmark import BenchmarkConfig
+from cd4lm_jax.models.placement import Placement
 
 
 def get_config() -> BenchmarkConfig:
@@ -21,5 +22,5 @@ def get_config() -> BenchmarkConfig:
         model="checkpoints/LLaDA-8B-Instruct",
         task="humaneval",
         setting="cd4lm",
-        dtype="bfloat16",
+        placement=Placement(dtype="bfloat16"),
     )

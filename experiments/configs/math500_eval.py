@@ -11,6 +11,7 @@ which it reports 42.2 % on all of MATH. Not run by us with LLaDA-8B: we do not h
 from __future__ import annotations
 
 from cd4lm_jax.evaluation.benchmark import BenchmarkConfig
+from cd4lm_jax.models.placement import Placement
 
 
 def get_config() -> BenchmarkConfig:
@@ -20,5 +21,5 @@ def get_config() -> BenchmarkConfig:
         model="checkpoints/LLaDA-8B-Instruct",
         task="math500",
         setting="cd4lm",
-        dtype="bfloat16",
+        placement=Placement(dtype="bfloat16"),
     )

@@ -105,7 +105,8 @@ def test_decode_answers_in_the_order_of_the_input(
     assert [line["id"] for line in lines] == ["b", 1]
     positions = ["committed_at", "confidence", "reason"]
     for line in lines:
-        assert list(line) == ["id", "generated_ids", "text", "nfe", *positions]
+        assert list(line) == ["id", "generated_ids", "text", "length", "nfe", *positions]
+        assert 0 <= line["length"] <= 16
         assert [len(line[name]) for name in ("generated_ids", *positions)] == [16] * 4
         assert 1 <= line["nfe"] <= 16
         assert max(line["committed_at"]) == line["nfe"]
@@ -141,7 +142,7 @@ def test_full_disk_leaves_the_earlier_output(
     with full_beyond(100):
         done = run_python(*arguments(checkpoint, prompts, output))
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.splitlines()[-1] == f"error: {output}: File too large"
+    assert done.stderr.splitlines()[-1] == (f"error: {output}.journal/run.json: File too large")
     untouched(output)
 
 

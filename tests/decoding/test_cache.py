@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import cd4lm_jax as cd
-from cd4lm_jax.decoding import batching, cache, canvas, loop
+from cd4lm_jax.decoding import batching, cache, canvas, loop, queues
 from cd4lm_jax.decoding.config import DecodeConfig
 from cd4lm_jax.decoding.trajectory import Trajectory
 from cd4lm_jax.models.attention import KeyValueCache
@@ -142,9 +142,9 @@ def test_dual_keeps_what_lies_outside_the_block_as_it_was() -> None:
     """The definition (Fast-dLLM, section 3.2) pass by pass in plain words, for one row."""
     model, prompt = LAYOUTS["same"], PROMPTS[0]
     found = decode(model, [prompt], cache="dual")
-    length = batching.PROMPT_BUCKET + GEN
+    length = queues.PROMPT_BUCKET + GEN
     tokens = np.zeros((1, length), np.int32)
-    start = batching.PROMPT_BUCKET
+    start = queues.PROMPT_BUCKET
     tokens[0, start - len(prompt) : start] = prompt
     tokens[0, start:] = TINY_TALKER.mask_id
     valid = np.arange(length)[None] >= start - len(prompt)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from cd4lm_jax.decoding import batching, canvas, loop
+from cd4lm_jax.decoding import batching, canvas, loop, queues
 from cd4lm_jax.decoding.canvas import Queue
 from cd4lm_jax.decoding.config import DecodeConfig
 from cd4lm_jax.decoding.loop import Slots
@@ -33,7 +33,7 @@ from tests.tiny import TINY_TALKER, forward, tiny_model
 
 # Mask 0: where all logits are equal, or none is a number, the mask is what arg-max would pick.
 CONFIG = dataclasses.replace(TINY_TALKER, mask_id=0)
-GEN, BLOCK, PROMPT = 16, 8, batching.PROMPT_BUCKET
+GEN, BLOCK, PROMPT = 16, 8, queues.PROMPT_BUCKET
 # Three rows at a time, so that two of five prompts take over the slots of others.
 STOP = DecodeConfig(gen_length=GEN, block_length=BLOCK, batch_size=3)
 FILL = dataclasses.replace(STOP, stop_at_eos=False)
@@ -90,7 +90,7 @@ def decode(
     prompts: list[list[int]],
     commit: CommitRule,
     options: DecodeConfig = STOP,
-    given: batching.Given | None = None,
+    given: queues.Given | None = None,
 ) -> Trajectory:
     config = dataclasses.replace(options, rule=commit)
     return batching.decode(model, prompts, config, given).trajectory
@@ -345,7 +345,7 @@ def test_queues_of_many_lengths_share_one_compile() -> None:
 def test_prompts_that_do_not_fill_the_batch_join_the_next_longer_ones() -> None:
     """Instead of a compile of their own, and slots that stay idle."""
     options = dataclasses.replace(STOP, batch_size=3)
-    long = [[*PROMPTS[0][:1]] * (batching.PROMPT_BUCKET + 1 + row) for row in range(4)]
+    long = [[*PROMPTS[0][:1]] * (queues.PROMPT_BUCKET + 1 + row) for row in range(4)]
     alone = decode(MODELS[0], long, SHY, options)
     before = loop.run._cache_size()  # type: ignore[attr-defined]
     mixed = decode(MODELS[0], [long[0], PROMPTS[0], *long[1:3], PROMPTS[1]], SHY, options)

@@ -92,7 +92,7 @@ def test_two_hosts_train_as_one_and_survive(tmp_path: pathlib.Path) -> None:
         (
             1,
             f"error: host 1 died or cannot be reached: no sign of life for {TIMEOUT} s; start the "
-            "run again, it continues from its last checkpoint",
+            "same command again, it continues",
         ),
         (code_of_dead, dead[1][1]),
     ]

@@ -72,8 +72,9 @@ def test_what_is_there_is_left_unless_the_settings_are_others(
 def test_an_interrupted_run_continues_with_the_same_draws(
     config: AnswersConfig, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    drawn = dataclasses.replace(config, decode=dataclasses.replace(config.decode, temperature=0.5))
-    monkeypatch.setattr(answers, "_CHUNK", 4)
+    drawn = dataclasses.replace(
+        config, chunk=4, decode=dataclasses.replace(config.decode, temperature=0.5)
+    )
     write_answers(drawn)
     whole = (pathlib.Path(drawn.output) / "all.jsonl").read_bytes()
     again = dataclasses.replace(drawn, output=str(tmp_path / "again"))

@@ -22,6 +22,8 @@ from cd4lm_jax.data.chat import RenderedChat
 from cd4lm_jax.data.tokenizer import Tokenizer
 from cd4lm_jax.evaluation.harness import likelihood, settings
 from cd4lm_jax.language_model import Decoded, decode, load
+from cd4lm_jax.models.placement import Placement, Quantize
+from cd4lm_jax.runtime.mesh import MeshConfig
 
 Pair = tuple[tuple[str, str], list[int], list[int]]
 """Context and continuation as text, then as token ids; what `TemplateLM` hands on."""
@@ -37,7 +39,11 @@ class DiffusionLM(TemplateLM):
         self,
         pretrained: str | os.PathLike[str],
         *,
-        dtype: str = "float32",
+        dtype: str | None = None,
+        quantize: Quantize = "none",
+        mesh_data: int = 1,
+        mesh_fsdp: int = 1,
+        mesh_tensor: int = 1,
         mc_num: int = 128,
         batch_size: int | str = 8,
         seed: int = 0,
@@ -49,7 +55,8 @@ class DiffusionLM(TemplateLM):
 
         Args:
             pretrained: model folder, see `cd4lm_jax.load`.
-            dtype: of the weights.
+            dtype, quantize: as in `Placement`.
+            mesh_data, mesh_fsdp, mesh_tensor: the axes of its mesh.
             mc_num: maskings of a continuation; one is enough where it is one token.
             batch_size: prompts, or maskings, computed at once.
             seed: of maskings and of what is drawn.
@@ -64,7 +71,8 @@ class DiffusionLM(TemplateLM):
         rows = int(batch_size) if str(batch_size).isdigit() else 8
         self.draw = likelihood.MonteCarlo(samples=int(mc_num), batch_size=rows, seed=int(seed))
         self.config = settings.of_model({**decoding, "batch_size": rows, "seed": int(seed)})
-        self.model = load(pretrained, dtype=dtype)
+        mesh = MeshConfig(data=int(mesh_data), fsdp=int(mesh_fsdp), tensor=int(mesh_tensor))
+        self.model = load(pretrained, Placement(dtype=dtype, quantize=quantize, mesh=mesh))
         if self.model.tokenizer is None:
             raise ValueError(
                 f"{pretrained} has no tokenizer, and the harness asks in text; copy tokenizer.json "

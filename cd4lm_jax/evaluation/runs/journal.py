@@ -12,7 +12,6 @@ so that an interrupted run ends with the bytes of one that was not.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import os
@@ -25,7 +24,8 @@ import numpy.typing as npt
 
 from cd4lm_jax.data.benchmarks import Problem
 from cd4lm_jax.decoding.trajectory import POSITION_TYPES, Trajectory
-from cd4lm_jax.runtime import files
+from cd4lm_jax.evaluation.runs.chunks import ChunkedLines, differences
+from cd4lm_jax.runtime import cluster, files
 
 PROBLEMS_FILE = "problems.jsonl"
 RUN_FILE = "run.json"
@@ -101,20 +101,10 @@ class Journal:
         self._record: dict[str, Any] = {"settings": mine, "environments": []}
         if (self._path / RUN_FILE).is_file():
             self._record = _same(self._path, mine)
-        problems = self._path / PROBLEMS_FILE
-        with contextlib.closing(files.AppendOnly(problems)) as file:
-            lines = problems.read_bytes().split(b"\n")[:-1]
-            whole = len(lines) if len(lines) == total else len(lines) // chunk * chunk
-            found = [
-                _record(problems, number, line) for number, line in enumerate(lines[:whole], 1)
-            ]
-            file.truncate(sum(len(line) + 1 for line in lines[:whole]))
-        try:
-            self._earlier = answers_of(found) if found else None
-        except ValueError as error:
-            raise JournalError(f"{problems} is of no single run ({error})") from None
-        self.count = whole
-        if whole < total and environment not in self._record["environments"]:
+        self._lines = ChunkedLines(self._path / PROBLEMS_FILE, total=total, chunk=chunk)
+        self._earlier = self._read()
+        self.count = self._lines.count
+        if self.count < total and environment not in self._record["environments"]:
             self._record["environments"].append(dict(environment))
             self._write_record()
 
@@ -136,8 +126,24 @@ class Journal:
         """What was on the disk when the journal was opened."""
         return self._earlier
 
-    def append(self, problems: Sequence[Problem], answers: Answers) -> None:
+    @property
+    def scattered(self) -> bool:
+        """Whether chunks are there that come after a missing one."""
+        return self._lines.scattered
+
+    def missing(self, *, together: bool = False) -> list[int]:
+        """The chunks that this process is to decode, see `ChunkedLines`."""
+        return self._lines.missing(together=together)
+
+    def append(
+        self, problems: Sequence[Problem], answers: Answers, number: int | None = None
+    ) -> None:
         """Adds a chunk; it is with the operating system on return.
+
+        Args:
+            problems: of the chunk.
+            answers: to them.
+            number: of the chunk, from 0; the next one if None.
 
         Raises:
             OSError: the disk is full.
@@ -160,16 +166,36 @@ class Journal:
             )
             for problem, output, correct, record in rows
         ]
-        with contextlib.closing(files.AppendOnly(self._path / PROBLEMS_FILE)) as file:
-            file.append("".join(f"{line}\n" for line in lines).encode())
+        self._lines.append(self._lines.written if number is None else number, lines)
         self.count += len(lines)
+
+    def gathered(self) -> Answers:
+        """All answers, once every host has come here.
+
+        Raises:
+            JournalError: a damaged line.
+        """
+        self._lines.gather()
+        found = self._read()
+        assert found is not None  # a run has problems
+        return found
 
     def timed(self, time: Mapping[str, Any]) -> None:
         """Ends a run that one process decoded all of, and that says how long it took."""
         self._record["time"] = dict(time)
         self._write_record()
 
+    def _read(self) -> Answers | None:
+        file = self._lines.path
+        found = [record for _, record in records(file)]
+        try:
+            return answers_of(found) if found else None
+        except ValueError as error:
+            raise JournalError(f"{file} is of no single run ({error})") from None
+
     def _write_record(self) -> None:
+        if not cluster.is_main():
+            return
         files.write_text(self._path / RUN_FILE, json.dumps(self._record, indent=2) + "\n")
 
 
@@ -253,10 +279,7 @@ def _run_record(folder: pathlib.Path) -> dict[str, Any]:
 def _same(folder: pathlib.Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     """What run.json holds, if it is of these settings."""
     record = _run_record(folder)
-    saved = record["settings"]
-    names = dict.fromkeys([*settings, *saved])
-    different = [name for name in names if settings.get(name) != saved.get(name)]
-    if different:
+    if different := differences(settings, record["settings"]):
         raise JournalError(
             f"{folder} holds a run of other settings ({', '.join(different)} differ); give another "
             "output, or remove that folder"

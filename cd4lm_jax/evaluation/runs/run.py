@@ -7,12 +7,14 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
+import jax
 import numpy as np
 import numpy.typing as npt
 
 from cd4lm_jax.data.benchmarks import Problem
 from cd4lm_jax.data.conversations import Example
 from cd4lm_jax.decoding.config import DecodeConfig
+from cd4lm_jax.decoding.on_mesh import mesh_of
 from cd4lm_jax.decoding.trajectory import Trajectory
 from cd4lm_jax.evaluation.judges import numbers
 from cd4lm_jax.evaluation.runs import speed
@@ -20,7 +22,7 @@ from cd4lm_jax.evaluation.runs.journal import Answers
 from cd4lm_jax.evaluation.runs.recorder import PROCESS, Recorder
 from cd4lm_jax.evaluation.statistics import proportion
 from cd4lm_jax.language_model import LanguageModel, decode
-from cd4lm_jax.runtime import checksums
+from cd4lm_jax.runtime import checksums, cluster
 from cd4lm_jax.settings.config import to_plain
 
 Judge = Callable[[Sequence[str], Sequence[Any]], npt.NDArray[np.bool_]]
@@ -94,7 +96,7 @@ def execute(
     judge: Judge | None = None,
     recorder: Recorder | None = None,
 ) -> Run:
-    """Decodes and judges problems.
+    """Decodes and judges problems; several hosts with a recorder share the chunks.
 
     Args:
         model: from `cd4lm_jax.load`.
@@ -118,7 +120,11 @@ def execute(
         size, earlier = recorder.chunk, journal.earlier()
         parts = [] if earlier is None else [earlier]
     begun, seconds = len(parts) > 0, 0.0
-    for start in range(journal.count if journal else 0, len(asked), size):
+    mesh = mesh_of(model.transformer)
+    together = mesh is not None and mesh.is_multi_process
+    shared = journal is not None and (jax.process_count() > 1 or journal.scattered)
+    for number in [0] if journal is None else journal.missing(together=together):
+        start = number * size
         chunk = asked[start : start + size]
         before = time.perf_counter()
         decoded = decode(model, prompts[start : start + size], config, first=start)
@@ -131,7 +137,8 @@ def execute(
         )
         parts.append(part)
         if recorder is not None and journal is not None:
-            journal.append(chunk, part)
+            if cluster.is_main() or not together:
+                journal.append(chunk, part, number)
             right = np.concatenate([part.correct for part in parts]).mean()
             recorder.note(
                 len(chunk),
@@ -139,12 +146,13 @@ def execute(
                 preparing=spent - decoded.seconds,
                 right=float(right),
             )
+    begun |= shared
     measured: dict[str, Any] = {"process": PROCESS, "seconds": None if begun else seconds}
     if journal is not None:
         if not begun:
             journal.timed(measured)
         measured = journal.time or measured
-    answers = Answers.concatenate(parts)
+    answers = journal.gathered() if journal is not None and shared else Answers.concatenate(parts)
     return Run(
         name=name,
         model=who,
