@@ -34,6 +34,8 @@ class Block(nnx.Module):
         query_bias: `[heads * head_dim]`, where the architecture has biases.
         key_bias: `[kv_heads * head_dim]`, likewise.
         value_bias: likewise.
+        query_norm: `[head_dim]`, where the architecture normalises heads.
+        key_norm: likewise.
     """
 
     def __init__(self, config: ModelConfig, key: jax.Array) -> None:
@@ -62,6 +64,9 @@ class Block(nnx.Module):
             self.query_bias = nnx.Param(jnp.zeros(queries))
             self.key_bias = nnx.Param(jnp.zeros(keys))
             self.value_bias = nnx.Param(jnp.zeros(keys))
+        if config.qk_norm:
+            self.query_norm = nnx.Param(jnp.ones(config.head_dim))
+            self.key_norm = nnx.Param(jnp.ones(config.head_dim))
 
     def __call__(
         self,
@@ -77,7 +82,7 @@ class Block(nnx.Module):
 
         Args:
             x: the residual stream, `[batch, length, embed]`.
-            angles: rotary cosine and sine of these positions, `[batch, length, head_dim / 2]`.
+            angles: rotary cosine and sine of these positions, `[batch, length, pairs]`.
             attention_mask: `[batch, keys]` or `[batch, length, keys]`, True where a query
                 attends; keys are those of `cache`, then those of `x`.
             window: the positions whose output is wanted; None for all.
@@ -89,13 +94,13 @@ class Block(nnx.Module):
         eps = self.config.norm_eps
         cos, sin = angles
         normed = layers.rms_norm(x, self.attention_norm[...], eps)
-        k = layers.rotate(self._project("key", normed), cos, sin)
+        k = layers.rotate(self._normed("key", self._project("key", normed)), cos, sin)
         v = self._project("value", normed)
         if window is not None:
             x, normed, cos, sin = (window.of(array) for array in (x, normed, cos, sin))
             if attention_mask.ndim == 3:
                 attention_mask = window.of(attention_mask)
-        q = layers.rotate(self._project("query", normed), cos, sin)
+        q = layers.rotate(self._normed("query", self._project("query", normed)), cos, sin)
         mixed = attention(q, k, v, attention_mask, cache)
         x = x + layers.linear(mixed, self.attention_out[...])
         normed = layers.rms_norm(x, self.mlp_norm[...], eps)
@@ -109,3 +114,11 @@ class Block(nnx.Module):
         bias = getattr(self, f"{name}_bias")[...] if self.config.qkv_bias else None
         heads = layers.linear(x, getattr(self, name)[...], bias)
         return heads.reshape(*x.shape[:-1], -1, self.config.head_dim)
+
+    def _normed(
+        self, name: str, heads: Float[jax.Array, "batch length heads head_dim"]
+    ) -> Float[jax.Array, "batch length heads head_dim"]:
+        """Queries or keys, each head normalised where the architecture has it."""
+        if not self.config.qk_norm:
+            return heads
+        return layers.rms_norm(heads, getattr(self, f"{name}_norm")[...], self.config.norm_eps)

@@ -16,7 +16,13 @@ from flax import nnx
 from jax import lax
 
 from cd4lm_jax.models import layers
-from cd4lm_jax.models.attention import KeyValueCache, KeyValues, block_causal_mask
+from cd4lm_jax.models.attention import (
+    KeyValueCache,
+    KeyValues,
+    attention_groups,
+    block_causal_mask,
+    positions_of,
+)
 from cd4lm_jax.models.block import Block
 from cd4lm_jax.models.config import ModelConfig, check_dtype
 from cd4lm_jax.models.window import Window
@@ -119,8 +125,8 @@ class Transformer(nnx.Module):
             valid: `[batch, length]`, False on padding (left or right). Positions count from a
                 row's first valid token.
             window: the positions wanted; None for all.
-            groups: `[batch, length]` for block-causal attention: a position attends those whose
-                group is not above its own. None for full attention.
+            groups: `[batch, length]`: a position attends those whose group is not above its own.
+                None for the model's own attention, see `attention_groups`.
 
         Returns:
             `[batch, length or window, embed]` in the compute dtype.
@@ -176,6 +182,7 @@ class Transformer(nnx.Module):
         if not suffix:
             renewed &= position < begin + fresh.length
         attention_mask = jnp.concatenate([valid & ~renewed, fresh.of(valid & renewed)], axis=1)
+        groups = attention_groups(self.config, valid) if groups is None else groups
         if groups is not None:
             queries = fresh.of(groups)
             keys = jnp.concatenate([groups, queries], axis=1)
@@ -204,8 +211,9 @@ class Transformer(nnx.Module):
         return self.embedding[...].astype(self.execution.dtype)[tokens]
 
     def _angles(self, valid: jax.Array) -> tuple[jax.Array, jax.Array]:
-        positions = jnp.maximum(jnp.cumsum(valid, axis=1) - 1, 0)
-        return layers.rotary_angles(positions, self.config.head_dim, self.config.rope_theta)
+        config = self.config
+        rotary_dim = config.rotary_dim or config.head_dim
+        return layers.rotary_angles(positions_of(valid), rotary_dim, config.rope_theta)
 
     def _forward(
         self,
@@ -221,6 +229,7 @@ class Transformer(nnx.Module):
         if window is not None and self._shift:
             at_zero = (window.start == 0)[:, None, None]
             window = dataclasses.replace(window, start=jnp.maximum(window.start - 1, 0))
+        groups = attention_groups(self.config, valid) if groups is None else groups
         attention_mask = valid if groups is None else block_causal_mask(groups, groups, valid)
         x, cache = self._stack(
             self._embed(tokens), self._angles(valid), attention_mask, window, keep=keep
@@ -313,6 +322,8 @@ _LOGICAL_AXES: dict[str, tuple[str | None, ...]] = {
     "query_bias": ("layers", "heads"),
     "key_bias": ("layers", "kv_heads"),
     "value_bias": ("layers", "kv_heads"),
+    "query_norm": ("layers", "norm"),
+    "key_norm": ("layers", "norm"),
     "attention_out": ("layers", "heads", "embed"),
     "mlp_norm": ("layers", "norm"),
     "gate": ("layers", "embed", "mlp"),
