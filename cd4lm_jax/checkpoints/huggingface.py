@@ -14,9 +14,9 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, SingleDeviceSharding
 
-from cd4lm_jax.checkpoints import weight_files
+from cd4lm_jax.checkpoints import mask_token, weight_files
 from cd4lm_jax.checkpoints.families import family_of
-from cd4lm_jax.checkpoints.family import Family, HuggingFaceError
+from cd4lm_jax.checkpoints.family import MASK_KEY, Family, HuggingFaceError
 from cd4lm_jax.checkpoints.model_folder import PARAMS_FOLDER, abstract_model
 from cd4lm_jax.checkpoints.published_tensors import Tensor, all_tensors, transpose
 from cd4lm_jax.checkpoints.safetensors_files import DTYPES, Stored
@@ -65,6 +65,8 @@ def _read_config(folder: str | os.PathLike[str]) -> tuple[Family, ModelConfig]:
         raise HuggingFaceError(f"{file} is not JSON ({reason}); fetch it again") from None
     if not isinstance(data, dict):
         raise HuggingFaceError(f"{file} is no JSON object; fetch it again")
+    if data.get(MASK_KEY) is None and (found := mask_token.in_tokenizer(folder)) is not None:
+        data[MASK_KEY] = found
     try:
         family = family_of(data, str(file))
         return family, family.read(data, str(file))
