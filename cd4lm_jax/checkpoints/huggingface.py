@@ -19,7 +19,7 @@ from cd4lm_jax.checkpoints.families import family_of
 from cd4lm_jax.checkpoints.family import MASK_KEY, Family, HuggingFaceError
 from cd4lm_jax.checkpoints.model_folder import PARAMS_FOLDER, abstract_model
 from cd4lm_jax.checkpoints.published_tensors import Tensor, all_tensors, transpose
-from cd4lm_jax.checkpoints.safetensors_files import DTYPES, Stored
+from cd4lm_jax.checkpoints.safetensors_files import DTYPES, Rows
 from cd4lm_jax.checkpoints.weight_files import INDEX_FILE, SINGLE_FILE
 from cd4lm_jax.models.config import ModelConfig, check_dtype
 from cd4lm_jax.models.transformer import Execution, Transformer
@@ -81,14 +81,16 @@ class Checkpoint:
     """A Hugging Face folder of which every tensor's name, shape and type were checked.
 
     Attributes:
+        family: whose it is.
         config: the architecture.
         tensors: what it consists of, one parameter of ours after the other.
         stored: where each tensor's data are, by name.
     """
 
+    family: Family
     config: ModelConfig
     tensors: list[Tensor]
-    stored: dict[str, Stored]
+    stored: dict[str, Rows]
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str], *, verify: bool = True) -> Checkpoint:
@@ -141,10 +143,10 @@ class Checkpoint:
                 f"{path}: {min(unknown)!r} is no tensor of the model that {CONFIG_FILE} describes"
             )
         names = {tensor.name for tensor in expected}
-        used = {name: found for name, found in stored.items() if name in names}
+        used: dict[str, Rows] = {name: found for name, found in stored.items() if name in names}
         if verify:
             weight_files.check_digests(path, {found.file for found in used.values()})
-        return cls(config=config, tensors=expected, stored=used)
+        return cls(family=family, config=config, tensors=expected, stored=used)
 
     @property
     def files(self) -> set[pathlib.Path]:
@@ -167,7 +169,7 @@ class Checkpoint:
         return str(self.stored[first.name].dtype)
 
 
-def _equal(one: Stored, other: Stored) -> bool:
+def _equal(one: Rows, other: Rows) -> bool:
     """Whether two tensors have the same shape, type and bytes, read some rows at a time."""
     if (one.shape, one.kind) != (other.shape, other.kind) or one.kind not in DTYPES:
         return False
@@ -219,7 +221,7 @@ def read_model(
     return with_leaves(model, leaves)
 
 
-def _part(tensors: list[Tensor], stored: Mapping[str, Stored], leaf: Any) -> Any:
+def _part(tensors: list[Tensor], stored: Mapping[str, Rows], leaf: Any) -> Any:
     """A function from an index into a parameter to the values there."""
 
     def read(index: tuple[slice, ...]) -> np.ndarray:
@@ -236,7 +238,7 @@ def _part(tensors: list[Tensor], stored: Mapping[str, Stored], leaf: Any) -> Any
 
 
 def _fill(
-    target: np.ndarray, tensor: Tensor, stored: Mapping[str, Stored], index: tuple[slice, ...]
+    target: np.ndarray, tensor: Tensor, stored: Mapping[str, Rows], index: tuple[slice, ...]
 ) -> None:
     """Reads the part at `index` of our form of a tensor, a chunk at a time."""
     rows, *others = index[::-1] if tensor.transposed else index
