@@ -194,7 +194,7 @@ class _ToOwn:
             for rows in tensor.chunks():
                 place = tensor.place(rows)
                 if not writer.holds(tensor.leaf, place):
-                    chunk = self._stored[tensor.name].rows(rows.start, rows.stop)
+                    chunk = tensor.read(self._stored[tensor.name], rows.start, rows.stop)
                     values = tensor.turned(chunk, self._dtype)
                     writer.write(tensor.leaf, place, values)
             progress.update(number)
@@ -241,15 +241,17 @@ class _ToHuggingFace:
         shards = self._shards()
         reader = TreeReader(self._params)
         placed: dict[str, str] = {}
+        done = 0
         for number, shard in enumerate(shards, start=1):
             name = f"model-{number:05}-of-{len(shards):05}.safetensors"
             if not (folder / name).exists():
                 with files.atomic_path(folder / name) as temporary:
-                    shapes = {tensor.name: tensor.shape for tensor in shard}
-                    chunks = self._chunks(shard, reader, progress, done=len(placed))
+                    shapes = {tensor.name: tensor.whole_shape for tensor in shard}
+                    chunks = self._chunks(shard, reader, progress, done)
                     write_file(temporary, shapes, self._dtype, chunks)
             placed |= {tensor.name: name for tensor in shard}
-            progress.update(len(placed))
+            done += len(shard)
+            progress.update(done)
         total = sum(map(self._bytes, self.tensors))
         digests = manifest.digests(folder, set(placed.values()))
         metadata = {"total_size": total, weight_files.DIGESTS: digests}
@@ -294,7 +296,8 @@ class _ToHuggingFace:
         shards: list[list[Tensor]] = [[]]
         size = 0
         for tensor in self.tensors:
-            if shards[-1] and size + self._bytes(tensor) > self._shard_bytes:
+            whole = not tensor.first_row  # a tensor's parts stay together
+            if shards[-1] and whole and size + self._bytes(tensor) > self._shard_bytes:
                 shards.append([])
                 size = 0
             shards[-1].append(tensor)

@@ -90,7 +90,7 @@ class Checkpoint:
     family: Family
     config: ModelConfig
     tensors: list[Tensor]
-    stored: dict[str, Rows]
+    stored: Mapping[str, Rows]
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str], *, verify: bool = True) -> Checkpoint:
@@ -118,10 +118,10 @@ class Checkpoint:
                     f"shape {tensor.shape}"
                 )
             found = stored[tensor.name]
-            if found.shape != tensor.shape:
+            if found.shape != tensor.whole_shape:
                 raise HuggingFaceError(
                     f"{path}: {tensor.name} has shape {found.shape}, {CONFIG_FILE} makes it "
-                    f"{tensor.shape}"
+                    f"{tensor.whole_shape}"
                 )
             if found.kind not in DTYPES:
                 raise HuggingFaceError(
@@ -227,11 +227,11 @@ def _part(tensors: list[Tensor], stored: Mapping[str, Rows], leaf: Any) -> Any:
     def read(index: tuple[slice, ...]) -> np.ndarray:
         index = tuple(slice(*at.indices(n)) for at, n in zip(index, leaf.shape, strict=True))
         values = np.empty([at.stop - at.start for at in index], leaf.dtype)
-        if tensors[0].layer is None:
-            _fill(values, tensors[0], stored, index)
-        else:
-            for target, tensor in zip(values, tensors[index[0]], strict=True):
-                _fill(target, tensor, stored, index[1:])
+        for tensor in tensors:
+            stacked = index[: len(tensor.index)]
+            place = [n - at.start for n, at in zip(tensor.index, stacked, strict=True)]
+            if all(0 <= n < at.stop - at.start for n, at in zip(place, stacked, strict=True)):
+                _fill(values[tuple(place)], tensor, stored, index[len(stacked) :])
         return values
 
     return read
@@ -244,7 +244,7 @@ def _fill(
     rows, *others = index[::-1] if tensor.transposed else index
     for start in range(rows.start, rows.stop, tensor.rows_at_once):
         stop = min(start + tensor.rows_at_once, rows.stop)
-        chunk = stored[tensor.name].rows(start, stop)[:, *others]
+        chunk = tensor.read(stored[tensor.name], start, stop)[:, *others]
         here = slice(start - rows.start, stop - rows.start)
         if tensor.transposed:
             transpose(chunk, target[:, here])

@@ -16,13 +16,14 @@ trained before it answers well.
 
 from __future__ import annotations
 
-from typing import NoReturn
+from typing import Literal, NoReturn, cast
 
 from absl import flags
 
 from cd4lm_jax.checkpoints import conversion, loading
 from cd4lm_jax.checkpoints.diffusion import Diffusion
 from cd4lm_jax.commands import common
+from cd4lm_jax.models.config import Alignment
 
 _SOURCE = flags.DEFINE_string("source", None, "Model folder to read.")
 _TARGET = flags.DEFINE_string("target", None, "Folder to write; must not exist, or be empty.")
@@ -67,7 +68,9 @@ def _diffusion() -> Diffusion | None:
         return None
     length = _BLOCK_LENGTH.value or (32 if _DIFFUSION.value == "block" else 0)
     return Diffusion(
-        attention=_DIFFUSION.value, block_length=length, alignment=_ALIGNMENT.value or "shifted"
+        attention=cast(Literal["block", "full"], _DIFFUSION.value),
+        block_length=length,
+        alignment=cast(Alignment, _ALIGNMENT.value or "shifted"),
     )
 
 
