@@ -137,8 +137,10 @@ class DecodeConfig:
         """What is compiled for.
 
         Raises:
-            ValueError: ids outside the model's vocabulary, or nothing left to generate.
+            ValueError: a model without a mask token, ids outside the model's vocabulary, or
+                nothing left to generate.
         """
+        model.check_mask()
         ids = {
             "suppress": self.suppress,
             "stop_sequences": sum(self.stop_sequences, ()),

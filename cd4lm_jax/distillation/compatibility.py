@@ -18,7 +18,9 @@ def check_tokenizer(tokenizer: Tokenizer, model: ModelConfig, folder: str) -> No
 
     Raises:
         TrainingError: ids beyond the vocabulary, or another mask or end token.
+        ValueError: the model has no mask token.
     """
+    model.check_mask()
     if tokenizer.vocab_size > model.vocab_size:
         raise TrainingError(
             f"the tokenizer in {folder} has {tokenizer.vocab_size} tokens, the model's vocabulary "

@@ -1,4 +1,4 @@
-"""Attention with grouped heads, its mask and its key/value cache."""
+"""Attention with grouped heads, the mask of a model's pattern, and the key/value cache."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
+
+from cd4lm_jax.models.config import ModelConfig
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -85,6 +87,39 @@ def block_causal_mask(
         attention_mask: `[batch, keys]`, False on keys that no query attends.
     """
     return attention_mask[:, None, :] & (key_groups[:, None, :] <= groups[:, :, None])
+
+
+def positions_of(valid: Bool[jax.Array, "batch length"]) -> Int[jax.Array, "batch length"]:
+    """Positions `[batch, length]`, counted from a row's first valid token."""
+    return jnp.maximum(jnp.cumsum(valid, axis=1) - 1, 0)
+
+
+def attention_groups(
+    config: ModelConfig, valid: Bool[jax.Array, "batch length"]
+) -> Int[jax.Array, "batch length"] | None:
+    """The groups of the model's own attention: blocks, or positions where it is causal.
+
+    Args:
+        config: the architecture.
+        valid: `[batch, length]`, False on padding.
+
+    Returns:
+        `[batch, length]`, or None where every position attends all.
+
+    Raises:
+        ValueError: blocks are counted from the start of the generation, which the caller must
+            give groups for.
+    """
+    if config.attention == "full":
+        return None
+    if config.attention == "causal":
+        return positions_of(valid)
+    if config.blocks == "generation":
+        raise ValueError(
+            "the model attends by blocks that count from the start of the generation, which only "
+            "the caller knows; give groups"
+        )
+    return positions_of(valid) // config.block_length
 
 
 def heads_first(

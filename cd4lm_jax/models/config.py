@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Literal
+from typing import Literal, get_args
 
+from cd4lm_jax.models.experts import ExpertsConfig
 from cd4lm_jax.settings.choices import nearest
 
 Alignment = Literal["same", "shifted"]
 Confidence = Literal["plain", "sampled"]
+Attention = Literal["full", "block", "causal"]
+BlockOrigin = Literal["generation", "sequence"]
+
+NO_MASK = -1
+"""The `mask_id` of a model that has no mask token."""
 
 DTYPES = ("float32", "bfloat16", "float16")
 """What a model's parameters and activations may be."""
@@ -25,6 +31,8 @@ def check_dtype(dtype: str, name: str) -> None:
 class ModelConfig:
     """Architecture of a LLaDA-type model (LLaDA, arXiv 2502.09992, section 2.2 and its config).
 
+    With `qk_norm` it is that of Qwen3, with `qkv_bias` that of Qwen2, with neither that of Llama.
+
     Attributes:
         vocab_size: rows of the embedding and columns of the head.
         embed_dim: width of the residual stream.
@@ -38,12 +46,22 @@ class ModelConfig:
             nearly all wavelengths exceed a short sequence and order is not learnt.
         norm_eps: epsilon of every RMSNorm.
         qkv_bias: biases on query, key and value (Dream, Qwen2.5).
+        qk_norm: every head of the queries and keys is normalised before the rotation, by one scale
+            a layer for all query heads and one for all key heads (Qwen3).
+        rotary_dim: dimensions of a head that are rotated, from the first; 0 for all of them.
         tie_head: the head is the transposed embedding.
-        mask_id: the token that stands for "not yet known".
+        experts: of layers that have experts in place of the MLP; None where none has.
+        attention: what a position attends: `full` all positions, `block` its own block and earlier
+            ones (SDAR, LLaDA2, Fast-dLLM v2), `causal` itself and earlier ones (autoregressive).
+        block_length: positions of a block that the model was trained with; 0 where it has none.
+        blocks: where blocks are counted from: the first position of the `generation` (then only
+            the caller knows them) or of the `sequence`.
+        mask_id: the token that stands for "not yet known"; -1 where the model has none, as an
+            autoregressive checkpoint. It computes logits, but is not decoded by diffusion.
         eos_id: the token that fills what follows an answer.
         end_ids: tokens that end an answer (EOS, EOT).
         alignment: `same` (logits at i predict token i, LLaDA) or `shifted` (logits at i-1
-            predict token i, Dream).
+            predict token i: Dream, and every autoregressive model).
         confidence: where tokens are drawn, a token's confidence is its probability at temperature 1
             (`plain`, LLaDA) or in the distribution that is drawn from (`sampled`, Dream).
     """
@@ -59,7 +77,13 @@ class ModelConfig:
     rope_theta: float = 500_000.0
     norm_eps: float = 1e-5
     qkv_bias: bool = False
+    qk_norm: bool = False
+    rotary_dim: int = 0
     tie_head: bool = False
+    experts: ExpertsConfig | None = None
+    attention: Attention = "full"
+    block_length: int = 0
+    blocks: BlockOrigin = "generation"
     mask_id: int
     eos_id: int
     end_ids: tuple[int, ...]
@@ -93,7 +117,34 @@ class ModelConfig:
                 f"head_dim={self.head_dim} is odd; rotary embedding pairs the dimensions of a "
                 "head, give an even one"
             )
-        special = {"mask_id": self.mask_id, "eos_id": self.eos_id}
+        if not 0 <= self.rotary_dim <= self.head_dim or self.rotary_dim % 2:
+            raise ValueError(
+                f"rotary_dim={self.rotary_dim}; give an even number up to head_dim="
+                f"{self.head_dim}, or 0 for the whole head"
+            )
+        if self.experts and self.dense_layers >= self.num_layers:
+            raise ValueError(
+                f"experts.dense_layers={self.dense_layers} of num_layers={self.num_layers}; some "
+                "layer must have experts, or give experts=None"
+            )
+        self._check_blocks()
+        self._check_tokens()
+
+    def _check_blocks(self) -> None:
+        for name, choices in (("attention", Attention), ("blocks", BlockOrigin)):
+            if getattr(self, name) not in get_args(choices):
+                known = ", ".join(get_args(choices))
+                raise ValueError(f"{name}={getattr(self, name)!r} is unknown; give one of {known}")
+        if self.block_length < 0 or (self.attention == "block" and not self.block_length):
+            raise ValueError(
+                f"block_length={self.block_length} with attention={self.attention!r}; give the "
+                "block that the model was trained with, 1 or more"
+            )
+
+    def _check_tokens(self) -> None:
+        special = {"eos_id": self.eos_id}
+        if self.mask_id != NO_MASK:
+            special["mask_id"] = self.mask_id
         special |= {f"end_ids[{i}]": token for i, token in enumerate(self.end_ids)}
         for name, token in special.items():
             if not 0 <= token < self.vocab_size:
@@ -107,6 +158,20 @@ class ModelConfig:
                 "no answer could end"
             )
 
+    def check_mask(self) -> None:
+        """Raises ValueError where the model has no mask token: only diffusion needs one."""
+        if self.mask_id == NO_MASK:
+            raise ValueError(
+                "the model has no mask token: it is autoregressive and cannot be decoded or "
+                "trained by diffusion as it is; make a diffusion model of it with `cd4lm convert "
+                "--diffusion=block --block_length=32 --source=... --target=...`"
+            )
+
+    @property
+    def dense_layers(self) -> int:
+        """First layers with an ordinary MLP in a model of experts; 0 in any other."""
+        return self.experts.dense_layers if self.experts else 0
+
     @property
     def num_parameters(self) -> int:
         """Trainable scalars, embedding and head included."""
@@ -114,10 +179,17 @@ class ModelConfig:
         keys = self.num_kv_heads * self.head_dim
         attention = self.embed_dim * (2 * queries + 2 * keys)
         biases = queries + 2 * keys if self.qkv_bias else 0
-        mlp = 3 * self.embed_dim * self.mlp_dim
-        block = attention + biases + mlp + 2 * self.embed_dim
+        norms = 2 * self.embed_dim + (2 * self.head_dim if self.qk_norm else 0)
+        mlps = self.num_layers * 3 * self.embed_dim * self.mlp_dim
+        if self.experts:
+            kernels = 3 * self.embed_dim * self.experts.width
+            router = self.experts.count * (self.embed_dim + self.experts.biased)
+            each = (self.experts.count + self.experts.shared) * kernels + router
+            dense = self.dense_layers
+            mlps = dense * mlps // self.num_layers + (self.num_layers - dense) * each
+        block = attention + biases + norms
         tables = self.vocab_size * self.embed_dim * (1 if self.tie_head else 2)
-        return self.num_layers * block + tables + self.embed_dim
+        return self.num_layers * block + mlps + tables + self.embed_dim
 
 
 def gsm_mini(

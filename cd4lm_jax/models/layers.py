@@ -55,18 +55,18 @@ def rms_norm(
 
 
 def rotary_angles(
-    positions: Int[jax.Array, "batch length"], head_dim: int, theta: float
+    positions: Int[jax.Array, "batch length"], rotary_dim: int, theta: float
 ) -> tuple[Float[jax.Array, "batch length pairs"], Float[jax.Array, "batch length pairs"]]:
-    """Cosine and sine of the rotary angles, `[batch, length, head_dim / 2]`.
+    """Cosine and sine of the rotary angles, `[batch, length, rotary_dim / 2]`.
 
     Both are float32 whatever the model computes in: bfloat16 rounds position 257 to 256.
 
     Args:
         positions: `[batch, length]`.
-        head_dim: width of a head, even.
+        rotary_dim: dimensions of a head that are rotated, even.
         theta: base of the wavelengths.
     """
-    wavelengths = theta ** (jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
+    wavelengths = theta ** (jnp.arange(0, rotary_dim, 2, dtype=jnp.float32) / rotary_dim)
     angles = positions.astype(jnp.float32)[..., None] / wavelengths
     return jnp.cos(angles), jnp.sin(angles)
 
@@ -76,14 +76,17 @@ def rotate(
     cos: Float[jax.Array, "batch length pairs"],
     sin: Float[jax.Array, "batch length pairs"],
 ) -> Float[jax.Array, "batch length heads head_dim"]:
-    """Rotary embedding over the full head, "rotate-half" pairing (Su et al., 2104.09864).
+    """Rotary embedding of a head's first dimensions, "rotate-half" pairing (2104.09864).
+
+    What the angles leave over of the head stays as it is.
 
     Args:
         x: queries or keys, `[batch, length, heads, head_dim]`.
-        cos: `[batch, length, head_dim / 2]`, from `rotary_angles`.
+        cos: `[batch, length, rotary_dim / 2]`, from `rotary_angles`.
         sin: likewise.
     """
-    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    pairs = cos.shape[-1]
+    first, second, rest = jnp.split(x.astype(jnp.float32), [pairs, 2 * pairs], axis=-1)
     cos, sin = cos[:, :, None], sin[:, :, None]
-    turned = [first * cos - second * sin, second * cos + first * sin]
+    turned = [first * cos - second * sin, second * cos + first * sin, rest]
     return jnp.concatenate(turned, axis=-1).astype(x.dtype)

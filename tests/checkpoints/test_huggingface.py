@@ -102,7 +102,7 @@ def test_says_which_tensor_has_another_shape(tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("model_type", "llama"), ("alibi", True), ("layer_norm_type", "default")]
+    ("field", "value"), [("model_type", "gpt2"), ("alibi", True), ("layer_norm_type", "default")]
 )
 def test_refuses_what_it_does_not_compute(
     tmp_path: pathlib.Path, field: str, value: object

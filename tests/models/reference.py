@@ -20,15 +20,23 @@ def forward(
 
     def rotate(x: np.ndarray) -> np.ndarray:
         """Dimensions i and i + half are a complex number, turned by position times frequency."""
-        half = config.head_dim // 2
+        half = (config.rotary_dim or config.head_dim) // 2
         frequency = config.rope_theta ** (-np.arange(half) / half)
         turn = np.exp(1j * np.outer(np.arange(len(x)), frequency))
-        turned = (x[:, :half] + 1j * x[:, half:]) * turn
-        return np.concatenate([turned.real, turned.imag], axis=-1)
+        turned = (x[:, :half] + 1j * x[:, half : 2 * half]) * turn
+        return np.concatenate([turned.real, turned.imag, x[:, 2 * half :]], axis=-1)
+
+    def attends(query: int, key: int) -> bool:
+        if config.attention == "full":
+            return True
+        if config.attention == "causal":
+            return key <= query
+        return key // config.block_length <= query // config.block_length
 
     def head(x: np.ndarray, index: int) -> np.ndarray:
         return x[:, index * config.head_dim : (index + 1) * config.head_dim]
 
+    pairs = [[attends(query, key) for key in range(len(tokens))] for query in range(len(tokens))]
     x = p["embedding"][tokens]
     for layer in range(config.num_layers):
         block = {
@@ -44,8 +52,11 @@ def forward(
         mixed = []
         for index in range(config.num_heads):
             shared = index // (config.num_heads // config.num_kv_heads)
-            scores = rotate(head(query, index)) @ rotate(head(key, shared)).T
-            weights = np.exp(scores / np.sqrt(config.head_dim))
+            one, other = head(query, index), head(key, shared)
+            if config.qk_norm:
+                one, other = norm(one, block["query_norm"]), norm(other, block["key_norm"])
+            scores = rotate(one) @ rotate(other).T
+            weights = np.exp(scores / np.sqrt(config.head_dim)) * pairs
             weights /= weights.sum(axis=-1, keepdims=True)
             mixed.append(weights @ head(value, shared))
         x = x + np.concatenate(mixed, axis=-1) @ block["attention_out"]

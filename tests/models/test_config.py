@@ -8,7 +8,7 @@ import pytest
 
 from cd4lm_jax.checkpoints.model_folder import abstract_model
 from cd4lm_jax.data.gsm_mini import vocabulary
-from cd4lm_jax.models.config import ModelConfig, gsm_mini, llada_8b
+from cd4lm_jax.models.config import NO_MASK, ModelConfig, gsm_mini, llada_8b
 from cd4lm_jax.settings.config import config_from_json, config_to_json
 from tests.tiny import TINY
 
@@ -21,6 +21,7 @@ from tests.tiny import TINY
         {"qkv_bias": True},
         {"tie_head": True},
         {"num_layers": 3, "mlp_dim": 20, "head_dim": 6},
+        {"qk_norm": True, "head_dim": 6},
     ],
 )
 def test_counts_the_parameters_that_there_are(changes: dict[str, Any]) -> None:
@@ -41,12 +42,25 @@ def test_counts_the_parameters_that_there_are(changes: dict[str, Any]) -> None:
         ({"mask_id": 37}, "mask_id=37 is also an end token"),
         ({"num_layers": 0}, "num_layers=0; give 1 or more"),
         ({"num_kv_heads": 0}, "num_kv_heads=0; give 1 or more"),
+        ({"mask_id": -2}, "mask_id=-2 is outside the vocabulary"),
+        ({"rotary_dim": 3}, "rotary_dim=3; give an even number up to head_dim=8"),
+        ({"rotary_dim": 10}, "rotary_dim=10; give an even number up to head_dim=8"),
+        ({"attention": "sliding"}, "attention='sliding' is unknown; give one of full, block, "),
+        ({"blocks": "prompt"}, "blocks='prompt' is unknown; give one of generation, sequence"),
+        ({"attention": "block"}, "block_length=0 with attention='block'; give the block that"),
+        ({"block_length": -1}, "block_length=-1 with attention='full'"),
     ],
 )
 def test_says_what_does_not_fit(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message) as error:
         dataclasses.replace(TINY, **changes)
     assert "\n" not in str(error.value)
+
+
+def test_a_model_without_a_mask_token_is_no_diffusion_model() -> None:
+    TINY.check_mask()
+    with pytest.raises(ValueError, match=r"no mask token: .* `cd4lm convert --diffusion=block"):
+        dataclasses.replace(TINY, mask_id=NO_MASK).check_mask()
 
 
 def test_the_demonstration_model_fits_its_tokenizer_and_its_budget() -> None:

@@ -26,11 +26,14 @@ START = jax.ShapeDtypeStruct((2,), jnp.int32)
 
 FUNCTIONS: list[tuple[types.ModuleType, list[str]]] = [
     (layers, ["linear", "rms_norm", "rotary_angles", "rotate"]),
-    (attention, ["attention", "block_causal_mask", "heads_first"]),
+    (
+        attention,
+        ["attention", "block_causal_mask", "heads_first", "positions_of", "attention_groups"],
+    ),
 ]
 METHODS: list[tuple[types.ModuleType, type, list[str]]] = [
     (window, Window, ["of"]),
-    (block, block.Block, ["__call__", "_project"]),
+    (block, block.Block, ["__call__", "_project", "_normed"]),
     (
         transformer,
         transformer.Transformer,
@@ -69,12 +72,13 @@ VARIANTS: list[dict[str, Any]] = [
     {},
     {"qkv_bias": True, "alignment": "shifted"},
     {"tie_head": True},
+    {"qk_norm": True, "rotary_dim": 4, "attention": "causal"},
 ]
 
 
 @pytest.mark.usefixtures("shapes_checked")
 @pytest.mark.parametrize("scan_layers", [True, False])
-@pytest.mark.parametrize("changes", VARIANTS, ids=["plain", "Dream", "tied"])
+@pytest.mark.parametrize("changes", VARIANTS, ids=["plain", "Dream", "tied", "heads normalised"])
 def test_every_forward_pass_keeps_to_them(changes: dict[str, Any], scan_layers: bool) -> None:
     config = dataclasses.replace(TINY, **changes)
     model = tiny_model(config, transformer.Execution(dtype="bfloat16", scan_layers=scan_layers))

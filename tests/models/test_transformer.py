@@ -40,6 +40,17 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "biased": {"qkv_bias": True, "num_kv_heads": 4},
     "tied": {"tie_head": True},
     "shifted": {"alignment": "shifted"},
+    "groups of three heads": {"num_heads": 6, "head_dim": 10, "qk_norm": True, "tie_head": True},
+    "half rotated": {"rotary_dim": 4, "qk_norm": True, "qkv_bias": True},
+    "causal": {"attention": "causal", "mask_id": -1},
+    "causal, shifted": {"attention": "causal", "alignment": "shifted"},
+    "blocks": {"attention": "block", "block_length": 4, "blocks": "sequence"},
+    "blocks, shifted": {
+        "attention": "block",
+        "block_length": 5,
+        "blocks": "sequence",
+        "alignment": "shifted",
+    },
 }
 
 
