@@ -206,7 +206,7 @@ def decode(
         prompts: questions or conversations (put in the chat template), or lists of token ids
             (taken as they are); a single question or conversation may stand alone. A conversation
             is a list of messages, each with `role` and `content`.
-        config: how; the defaults if None.
+        config: how; the defaults if None, with the model's own block length where it has one.
         given: infilling: for each prompt its generation positions from the first, a token id where
             it is fixed and None where it is to be decoded; the rest is to be decoded.
         first: number of the first prompt, where a list is decoded in parts; what is drawn goes by
@@ -220,7 +220,7 @@ def decode(
             output is no number.
         TypeError: an option that does not exist.
     """
-    chosen, prompts = _config(config, options), _listed(prompts)
+    chosen, prompts = _config(model, config, options), _listed(prompts)
     ids = [model.prompt_ids(prompt) for prompt in prompts]
     trajectory, seconds = batching.decode(
         model.transformer, ids, chosen, given, first=first, report=report
@@ -250,12 +250,14 @@ def decode_stream(
             update is asked for.
         TypeError: an option that does not exist.
     """
-    chosen = _config(config, options)
+    chosen = _config(model, config, options)
     ids = [model.prompt_ids(prompt) for prompt in _listed(prompts)]
     return batching.decode_stream(model.transformer, ids, chosen, given, every=every)
 
 
-def _config(config: DecodeConfig | None, options: dict[str, Any]) -> DecodeConfig:
+def _config(
+    model: LanguageModel, config: DecodeConfig | None, options: dict[str, Any]
+) -> DecodeConfig:
     """The config with options changed; `commit` is the older name of `rule`."""
     if "commit" in options:
         options = {"rule": options["commit"], **options}
@@ -264,7 +266,9 @@ def _config(config: DecodeConfig | None, options: dict[str, Any]) -> DecodeConfi
     for name in options:
         if name not in known:
             raise TypeError(f"no option {name!r} of a decode; {nearest(name, known)}")
-    return dataclasses.replace(config or DecodeConfig(), **options)
+    if config is None:
+        return DecodeConfig.for_model(model.transformer.config, **options)
+    return dataclasses.replace(config, **options)
 
 
 def _listed(prompts: Prompts) -> Sequence[Prompt]:

@@ -113,6 +113,10 @@ def chosen() -> DecodeConfig:
     Raises:
         ValueError: values that are none, or do not fit each other.
     """
+    model = load_config(_CHECKPOINT.value or bundled.teacher())
+    # The bundled teacher was trained for answers of these lengths.
+    lengths = {"gen_length": 64} if _CHECKPOINT.value is None else {}
+    base = DecodeConfig.for_model(model, **lengths)
     try:
         text = decode_flags.DECODE.text("rule") or _COMMIT.value or "confidence"
         rule = RULES.find(split_call(text)[0])
@@ -122,9 +126,8 @@ def chosen() -> DecodeConfig:
             for field, flag in _SHORTHANDS.items()
             if field in fields and flag.value is not None
         }
-        # The bundled teacher was trained for answers of these lengths.
-        base = DecodeConfig(gen_length=64) if _CHECKPOINT.value is None else DecodeConfig()
         config = decode_flags.DECODE.chosen(base, {"rule": text, **changes})
+        config.shape(model)  # lengths and ids that do not fit are found before weights are read
     except ValueError as error:
         raise common.UsageError(str(error)) from error
     if not _STOP_SEQUENCES.value:

@@ -18,7 +18,7 @@ from cd4lm_jax.decoding.canvas import Queue, Results
 from cd4lm_jax.decoding.config import DecodeConfig
 from cd4lm_jax.decoding.program import Shape
 from cd4lm_jax.decoding.reason import Reason
-from cd4lm_jax.decoding.trajectory import Positions, Trajectory
+from cd4lm_jax.decoding.trajectory import Edits, Positions, Trajectory
 from cd4lm_jax.models.transformer import Transformer
 
 REPORT_PASSES = 16
@@ -51,7 +51,7 @@ class Decode(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Update(Positions[np.ndarray]):
-    """What some passes of a streamed decode committed: n positions of any rows.
+    """What some passes of a streamed decode committed or edited: n positions of any rows.
 
     Attributes:
         tokens, committed_at, confidence, reason: `[n]`, see `Positions`.
@@ -140,9 +140,9 @@ def decode_stream(
     *,
     every: int = 1,
 ) -> Iterator[Update]:
-    """As `decode`, yielding what was committed after every so many passes.
+    """As `decode`, yielding what was committed or edited after every so many passes.
 
-    Together the updates are what `decode` returns.
+    Together the updates are what `decode` returns; of a position the last one.
 
     Raises:
         ValueError: as `decode`, or `every` is below 1.
@@ -155,14 +155,15 @@ def decode_stream(
         slots = min(config.batch_size, len(numbers))
         _bound_programs(model, config, shape, queue)
         state = loop.begin(model, queue, shape=shape, slots=slots)
-        known = np.zeros((len(numbers), shape.gen_length), bool)
+        seen = np.zeros((len(numbers), shape.gen_length), np.int32)
         over = np.zeros(len(numbers), bool)
         while not over.all():
             state, results, ended = loop.advance_by(
                 model, queue, config.rule, config.limits, state, every, shape=shape
             )
             committed_at = _real(results.committed_at, numbers)
-            new, fresh = (committed_at > 0) & ~known, _real(ended, numbers) & ~over
+            changed_at = np.maximum(committed_at, _real(results.edited_at, numbers))
+            new, fresh = changed_at > seen, _real(ended, numbers) & ~over
             row, position = np.nonzero(new)
             _check_finite(_real(results.confidence, numbers), committed_at, numbers)
             committed = results.positions().items()
@@ -173,7 +174,7 @@ def decode_stream(
                 finished=numbers[fresh],
                 nfe=_real(results.nfe, numbers)[fresh],
             )
-            known |= new
+            seen = changed_at
             over |= fresh
 
 
@@ -188,6 +189,13 @@ def bucket(length: int) -> int:
     return -(-length // step) * step
 
 
+def row_length(prompt: int, shape: Shape) -> int:
+    """Generated positions after so many of the prompt: whole blocks from where they count."""
+    size = shape.block_length
+    asked = shape.gen_length - shape.lead
+    return asked if shape.blocks == "generation" else -(-(prompt + asked) // size) * size - prompt
+
+
 def _queues(
     model: Transformer,
     prompts: Sequence[Sequence[int]],
@@ -200,9 +208,11 @@ def _queues(
     given = [()] * len(prompts) if given is None else given
     _check(model, prompts, given, shape)
     room = model.config.max_length - shape.gen_length
+    # A first block that begins in the prompt, and what a cache reads before it, lie on the canvas.
+    least = shape.window_length if shape.lead else 1
     buckets: dict[int, list[int]] = {}
     for number, prompt in enumerate(prompts):
-        width = min(bucket(len(prompt)), room)
+        width = max(min(bucket(len(prompt)), room), least)
         buckets.setdefault(width, []).append(number)
     # A queue shorter than the batch would be compiled for itself and leave slots idle.
     for width, wider in itertools.pairwise(sorted(buckets)):
@@ -220,6 +230,7 @@ def _queues(
             prompt_length=width,
             gen_length=shape.gen_length,
             mask_id=model.config.mask_id,
+            lengths=[row_length(len(prompts[number]), shape) for number in numbers],
         )
         tokens, valid, masked = (
             np.pad(array, ((0, rows - len(array)), (0, 0))) for array in laid_out
@@ -285,11 +296,20 @@ def _trajectory(
         Trajectory(
             **{name: _real(array, rows) for name, array in end.positions().items()},
             nfe=_real(end.nfe, rows),
+            edits=_edits(end, rows) if shape.editing else None,
             length=_real(stop.answer_length(end.tokens, end.reason == Reason.GIVEN, ends_at), rows),
         )
         for rows, end in zip(numbers, ends, strict=True)
     ]
     return Trajectory.concatenate(parts).rows(np.argsort(np.concatenate(numbers)))
+
+
+def _edits(end: Results, numbers: np.ndarray) -> Edits:
+    return Edits(
+        first_tokens=_real(end.first_tokens, numbers),
+        edited_at=_real(end.edited_at, numbers),
+        count=_real(end.edits, numbers),
+    )
 
 
 @jax.jit
@@ -319,10 +339,10 @@ def _check(
                 f"prompt {row} has {len(prompt)} tokens; the model's {config.max_length} positions "
                 f"less gen_length={shape.gen_length} leave {room}; shorten the prompt or gen_length"
             )
-        if len(fixed) > shape.gen_length:
+        most = row_length(len(prompt), shape)
+        if len(fixed) > most:
             raise ValueError(
-                f"given row {row} has {len(fixed)} positions; gen_length={shape.gen_length} is all "
-                "there are"
+                f"given row {row} has {len(fixed)} positions; gen_length={most} is all there are"
             )
         tokens = [*prompt, *(token for token in fixed if token is not None)]
         if min(tokens) < 0 or max(tokens) >= config.vocab_size:
