@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import dataclasses
 import json
 import logging
 import os
@@ -20,19 +21,23 @@ import numpy as np
 
 from cd4lm_jax.checkpoints import (
     array_trees,
+    gguf_files,
+    gguf_tokenizer,
     huggingface,
     manifest,
+    mask_token,
     model_folder,
     published_tensors,
     side_files,
     weight_files,
 )
 from cd4lm_jax.checkpoints.chunks import Chunked, TreeReader, TreeWriter
+from cd4lm_jax.checkpoints.diffusion import Diffusion
 from cd4lm_jax.checkpoints.families import family_for
 from cd4lm_jax.checkpoints.huggingface import Checkpoint
 from cd4lm_jax.checkpoints.published_tensors import Tensor
 from cd4lm_jax.checkpoints.safetensors_files import DTYPES, write_file
-from cd4lm_jax.models.config import ModelConfig, check_dtype
+from cd4lm_jax.models.config import NO_MASK, ModelConfig, check_dtype
 from cd4lm_jax.runtime import files
 from cd4lm_jax.runtime.progress import Progress
 from cd4lm_jax.runtime.trees import named_leaves
@@ -51,20 +56,23 @@ def convert(
     target: str | os.PathLike[str],
     *,
     dtype: str | None = None,
+    diffusion: Diffusion | None = None,
     shard_bytes: int = 5_000_000_000,
     verify: bool = True,
     quiet: bool = True,
 ) -> ModelConfig:
-    """Writes the model of one layout as a folder of the other.
+    """Writes the model of one layout as a folder of the other, or a diffusion model made of it.
 
     Every tensor's name, shape and type is checked before anything is written. A call that was
     interrupted is continued by the same call.
 
     Args:
-        source: a model folder; its tokenizer, generation settings, modelling code and other side
-            files are copied.
+        source: a model folder, of which tokenizer, generation settings, modelling code and other
+            side files are copied; or a GGUF file.
         target: appears when it is complete; must not hold anything yet.
         dtype: what parameters are stored in; None: as in the source.
+        diffusion: makes a diffusion model of a published one, which may be autoregressive: it
+            gets a mask token where it has none, and its tokenizer too.
         shard_bytes: most bytes of tensors in a file of the Hugging Face layout, unless one tensor
             alone is larger.
         verify: compare the source's files with their checksums, where there are some.
@@ -85,14 +93,21 @@ def convert(
         raise ConversionError(
             f"{target} is not empty; give a folder that is, or one that does not exist"
         )
-    plan = _ToOwn if huggingface.is_checkpoint(source) else _ToHuggingFace
-    job = plan(source, dtype, shard_bytes, verify)
+    job: _ToOwn | _ToHuggingFace
+    if gguf_files.is_gguf(source) or huggingface.is_checkpoint(source):
+        job = _ToOwn(source, dtype, diffusion, verify)
+    elif diffusion is None:
+        job = _ToHuggingFace(source, dtype, shard_bytes, verify)
+    else:
+        raise ConversionError(
+            f"{source} is a folder of this project; a diffusion model is made of a published "
+            "folder or a GGUF file, give that"
+        )
     with (
         _unfinished(target, job.begun) as folder,
         Progress(len(job.tensors), label="convert", unit="tensor", quiet=quiet) as progress,
     ):
         job.write(folder, progress)
-        side_files.copy(source, folder)
     return job.config
 
 
@@ -145,17 +160,26 @@ def _ahead(items: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
 
 
 class _ToOwn:
-    """From safetensors to orbax."""
+    """From safetensors, or a GGUF file, to orbax."""
 
     def __init__(
-        self, source: pathlib.Path, dtype: str | None, shard_bytes: int, verify: bool
+        self, source: pathlib.Path, dtype: str | None, diffusion: Diffusion | None, verify: bool
     ) -> None:
-        del shard_bytes
-        found = Checkpoint.open(source, verify=verify)
+        self._source, self._packed = source, gguf_files.is_gguf(source)
+        if self._packed:
+            found, inputs, base = gguf_files.open_checkpoint(source), {source}, source.parent
+            self._tokenizer = gguf_tokenizer.texts(source)
+        else:
+            found, base = Checkpoint.open(source, verify=verify), source
+            inputs = {source / huggingface.CONFIG_FILE, *found.files}
+        self._adds_mask = diffusion is not None and found.config.mask_id == NO_MASK
+        settings = {} if diffusion is None else {"diffusion": dataclasses.asdict(diffusion)}
+        if diffusion is not None:
+            known = mask_token.id_for(source) if not self._packed else None
+            found = diffusion.convert(found, found.config.vocab_size if known is None else known)
         self.config, self.tensors, self._stored = found.config, found.tensors, found.stored
         self._dtype = np.dtype(dtype or found.dtype())
-        inputs = {source / huggingface.CONFIG_FILE, *found.files}
-        self.begun = _begun(source, inputs, dtype=str(self._dtype))
+        self.begun = _begun(base, inputs, dtype=str(self._dtype), **settings)
 
     def write(self, folder: pathlib.Path, progress: Progress) -> None:
         """Writes the parameters of the model that are not there yet, then its config."""
@@ -170,13 +194,20 @@ class _ToOwn:
             for rows in tensor.chunks():
                 place = tensor.place(rows)
                 if not writer.holds(tensor.leaf, place):
-                    chunk = self._stored[tensor.name].rows(rows.start, rows.stop)
+                    chunk = tensor.read(self._stored[tensor.name], rows.start, rows.stop)
                     values = tensor.turned(chunk, self._dtype)
                     writer.write(tensor.leaf, place, values)
             progress.update(number)
         writer.close()
         array_trees.check_tree(folder / model_folder.PARAMS_FOLDER, shapes)
         files.write_text(folder / model_folder.CONFIG_FILE, config_to_json(self.config))
+        if self._packed:
+            for name, text in self._tokenizer.items():
+                files.write_text(folder / name, text)
+        else:
+            side_files.copy(self._source, folder)
+        if self._adds_mask:
+            mask_token.add(folder, self.config.mask_id)
 
 
 class _ToHuggingFace:
@@ -210,15 +241,17 @@ class _ToHuggingFace:
         shards = self._shards()
         reader = TreeReader(self._params)
         placed: dict[str, str] = {}
+        done = 0
         for number, shard in enumerate(shards, start=1):
             name = f"model-{number:05}-of-{len(shards):05}.safetensors"
             if not (folder / name).exists():
                 with files.atomic_path(folder / name) as temporary:
-                    shapes = {tensor.name: tensor.shape for tensor in shard}
-                    chunks = self._chunks(shard, reader, progress, done=len(placed))
+                    shapes = {tensor.name: tensor.whole_shape for tensor in shard}
+                    chunks = self._chunks(shard, reader, progress, done)
                     write_file(temporary, shapes, self._dtype, chunks)
             placed |= {tensor.name: name for tensor in shard}
-            progress.update(len(placed))
+            done += len(shard)
+            progress.update(done)
         total = sum(map(self._bytes, self.tensors))
         digests = manifest.digests(folder, set(placed.values()))
         metadata = {"total_size": total, weight_files.DIGESTS: digests}
@@ -231,6 +264,7 @@ class _ToHuggingFace:
             text = json.dumps(value, indent=2, sort_keys=True) + "\n"
             files.write_text(folder / name, text)
         Checkpoint.open(folder, verify=False)
+        side_files.copy(self._source, folder)
 
     def _described(self) -> dict[str, Any]:
         """The `config.json`; code that the source lacks is not named, transformers would fail."""
@@ -262,7 +296,8 @@ class _ToHuggingFace:
         shards: list[list[Tensor]] = [[]]
         size = 0
         for tensor in self.tensors:
-            if shards[-1] and size + self._bytes(tensor) > self._shard_bytes:
+            whole = not tensor.first_row  # a tensor's parts stay together
+            if shards[-1] and whole and size + self._bytes(tensor) > self._shard_bytes:
                 shards.append([])
                 size = 0
             shards[-1].append(tensor)

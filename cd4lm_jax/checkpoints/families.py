@@ -10,15 +10,15 @@ from typing import Any
 from cd4lm_jax.checkpoints.family import Family, HuggingFaceError
 from cd4lm_jax.checkpoints.family_llada import LLADA
 from cd4lm_jax.checkpoints.family_llama import A2D, DREAM, FAST_DLLM, LLAMA, QWEN2, QWEN3, SDAR
+from cd4lm_jax.checkpoints.family_moe import LLADA2, LLADA_MOE
 from cd4lm_jax.models.config import ModelConfig
 
 __all__ = ["DREAM", "FAMILIES", "LLADA", "family_for", "family_of"]
 
-FAMILIES = (LLADA, DREAM, LLAMA, QWEN2, QWEN3, SDAR, FAST_DLLM, *A2D)
+FAMILIES = (LLADA, DREAM, LLAMA, QWEN2, QWEN3, SDAR, FAST_DLLM, *A2D, LLADA2, LLADA_MOE)
 """Where several compute an architecture, the first is written."""
 
 _SUPPORTED = ", ".join(f"{family.model_types[0]!r} ({family.title})" for family in FAMILIES)
-_EXPERTS = ("num_experts", "n_routed_experts", "moe_", "expert_")
 
 
 def family_of(data: Mapping[str, Any], where: str) -> Family:
@@ -30,14 +30,8 @@ def family_of(data: Mapping[str, Any], where: str) -> Family:
     """
     kind = data["model_type"]
     family = next((family for family in FAMILIES if kind in family.model_types), None)
-    # LLaDA-MoE shares its model_type with LLaDA-8B.
-    experts = [key for key in data if key.startswith(_EXPERTS)]
-    if family is LLADA and (experts or ("hidden_size" in data and "d_model" not in data)):
-        sign = experts[0] if experts else "hidden_size"
-        raise HuggingFaceError(
-            f"{where}: model_type {kind!r} with {sign!r} is LLaDA-MoE, a mixture of experts, which "
-            f"this port does not compute; give a checkpoint of {_SUPPORTED}"
-        )
+    if family is LLADA and "d_model" not in data and "hidden_size" in data:
+        return LLADA_MOE  # which shares its model_type with LLaDA-8B
     if family is None:
         raise HuggingFaceError(f"{where}: model_type is {kind!r}; expected one of {_SUPPORTED}")
     return family

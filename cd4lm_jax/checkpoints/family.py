@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from cd4lm_jax.models.config import NO_MASK, Confidence, ModelConfig
+from cd4lm_jax.models.experts import ExpertsConfig
 
 # A key of our own in config.json; published modelling code passes over what it does not know.
 _END_IDS = "end_token_ids"
@@ -50,6 +51,9 @@ class Family:
         eot_id: the chat template ends turns with it; `config.json` does not name it.
         confidence: `ModelConfig.confidence` of the family's own sampler.
         free_head_dim: heads need not be width / heads wide.
+        expert_fields: field of ExpertsConfig -> key of `config.json`; empty without experts.
+        expert_fixed: fields of ExpertsConfig that have one value in the whole family.
+        written: keys that say a field in another way -> their value; written, not read.
     """
 
     title: str
@@ -66,6 +70,9 @@ class Family:
     eot_id: int
     confidence: Confidence = "plain"
     free_head_dim: bool = False
+    expert_fields: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    expert_fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    written: Mapping[str, Callable[[ModelConfig], Any]] = dataclasses.field(default_factory=dict)
 
     def read(self, data: Mapping[str, Any], where: str) -> ModelConfig:
         """The architecture in the fields of a `config.json`.
@@ -82,21 +89,27 @@ class Family:
                     f"{where}: {key} is {data[key]!r}; this port computes {self.title}'s own "
                     f"architecture, where it is {expected!r}"
                 )
-        fields = {field: self._value(field, data, where) for field in self.fields}
+        kinds = typing.get_type_hints(ModelConfig)
+        fields = {
+            field: self._value(key, kinds[field], data, where) for field, key in self.fields.items()
+        }
         if fields["mask_id"] == NO_MASK and MASK_KEY not in self.implied:
             raise HuggingFaceError(f"{where}: {MASK_KEY} is {NO_MASK}; give the mask token's id")
         eos = fields["eos_id"]
-        published = (eos, self.eot_id) if eos == self.eos_id else (eos,)
+        published = tuple(dict.fromkeys((eos, self.eot_id))) if eos == self.eos_id else (eos,)
         end_ids = data.get(_END_IDS, published)
         if not isinstance(end_ids, list | tuple) or any(
             type(token) is not int for token in end_ids
         ):
             raise HuggingFaceError(f"{where}: {_END_IDS} is {end_ids!r}; give a list of token ids")
+        head_dim = self._head_dim(fields["embed_dim"], fields["num_heads"], data, where)
+        experts = self._expert_values(data, where)
         try:
             return ModelConfig(
-                head_dim=self._head_dim(fields["embed_dim"], fields["num_heads"], data, where),
+                head_dim=head_dim,
                 end_ids=tuple(end_ids),
                 confidence=self.confidence,
+                experts=ExpertsConfig(**experts, **self.expert_fixed) if experts else None,
                 **fields,
                 **self.fixed,
             )
@@ -116,16 +129,22 @@ class Family:
             )
         return head_dim
 
-    def _value(self, field: str, data: Mapping[str, Any], where: str) -> Any:
-        """The value of one field of ModelConfig, checked against its type."""
-        key = self.fields[field]
+    def _expert_values(self, data: Mapping[str, Any], where: str) -> dict[str, Any]:
+        """Fields of ExpertsConfig; none in a family without experts."""
+        kinds = typing.get_type_hints(ExpertsConfig)
+        return {
+            field: self._value(key, kinds[field], data, where)
+            for field, key in self.expert_fields.items()
+        }
+
+    def _value(self, key: str, kind: Any, data: Mapping[str, Any], where: str) -> Any:
+        """The value of a key, checked against its type."""
         try:
             value = data.get(key) or self.implied[key](data) if key in self.implied else data[key]
         except TypeError:
             raise HuggingFaceError(
                 f"{where}: {key} is missing and does not follow from the other fields"
             ) from None
-        kind = typing.get_type_hints(ModelConfig)[field]
         if kind is float and type(value) is int:
             value = float(value)
         if typing.get_origin(kind) is typing.Literal:
@@ -152,6 +171,15 @@ class Family:
             for field in dataclasses.fields(config)
             if field.name not in has_own
         )
+        if config.experts is None or not self.expert_fields:
+            same &= config.experts is None and not self.expert_fields
+        else:
+            same &= all(
+                getattr(config.experts, field.name)
+                == self.expert_fixed.get(field.name, field.default)
+                for field in dataclasses.fields(config.experts)
+                if field.name not in self.expert_fields
+            )
         return same and (
             self.free_head_dim or config.head_dim * config.num_heads == config.embed_dim
         )
@@ -159,6 +187,8 @@ class Family:
     def describe(self, config: ModelConfig, dtype: str) -> dict[str, Any]:
         """The `config.json` of an architecture; `read` reads it back."""
         values = {key: getattr(config, field) for field, key in self.fields.items()}
+        values |= {key: getattr(config.experts, f) for f, key in self.expert_fields.items()}
+        values |= {key: value(config) for key, value in self.written.items()}
         values |= {key: values[other] for key, other in self.repeated.items()}
         values |= {_END_IDS: list(config.end_ids), "torch_dtype": dtype}
         if config.mask_id == NO_MASK:
@@ -176,7 +206,7 @@ class Family:
         return {"_from_model_config": True} | ids
 
 
-_OF_EVERY_FAMILY = ("head_dim", "end_ids", "confidence")
+_OF_EVERY_FAMILY = ("head_dim", "end_ids", "confidence", "experts")
 _NAMES = {int: "a whole number", float: "a number", bool: "true or false"}
 
 

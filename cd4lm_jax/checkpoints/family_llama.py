@@ -149,8 +149,8 @@ SDAR = dataclasses.replace(
         "qkv_bias": False,
         "qk_norm": True,
     },
-    implied=_IMPLIED
-    | {
+    implied={
+        **_IMPLIED,
         "head_dim": lambda data: 128,
         MASK_KEY: lambda data: _given(data, MASK_KEY, 151_669),
         "block_size": lambda data: 4,
@@ -182,8 +182,11 @@ FAST_DLLM = dataclasses.replace(
         "qkv_bias": True,
         "qk_norm": False,
     },
-    implied=_IMPLIED
-    | {MASK_KEY: lambda data: _given(data, MASK_KEY, 151_665), "bd_size": lambda data: 32},
+    implied={
+        **_IMPLIED,
+        MASK_KEY: lambda data: _given(data, MASK_KEY, 151_665),
+        "bd_size": lambda data: 32,
+    },
     constant=_CONSTANT
     | {
         "architectures": ["Fast_dLLM_QwenForCausalLM"],

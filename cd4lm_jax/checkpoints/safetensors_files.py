@@ -13,7 +13,7 @@ import math
 import os
 import pathlib
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import ml_dtypes
 import numpy as np
@@ -27,6 +27,29 @@ _METADATA = "__metadata__"
 
 class TensorFileError(ValueError):
     """A file that is no safetensors file, or one that is cut off."""
+
+
+class Rows(Protocol):
+    """A tensor that rows can be read of, wherever they come from."""
+
+    @property
+    def file(self) -> pathlib.Path:
+        """Where its data are."""
+
+    @property
+    def kind(self) -> str:
+        """Its type as safetensors files name it."""
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The same for NumPy."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """In elements."""
+
+    def rows(self, start: int, stop: int) -> np.ndarray:
+        """`[stop - start, ...]`."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from cd4lm_jax.models import layers
+from cd4lm_jax.models import experts, layers
 from cd4lm_jax.models.attention import KeyValues, attention, heads_first
 from cd4lm_jax.models.config import ModelConfig
 from cd4lm_jax.models.window import Window
@@ -17,8 +17,35 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float
 
 
+LOGICAL_AXES: dict[str, tuple[str | None, ...]] = {
+    "attention_norm": ("norm",),
+    "query": ("embed", "heads"),
+    "key": ("embed", "kv_heads"),
+    "value": ("embed", "kv_heads"),
+    "query_bias": ("heads",),
+    "key_bias": ("kv_heads",),
+    "value_bias": ("kv_heads",),
+    "query_norm": ("norm",),
+    "key_norm": ("norm",),
+    "attention_out": ("heads", "embed"),
+    "mlp_norm": ("norm",),
+    "gate": ("embed", "mlp"),
+    "up": ("embed", "mlp"),
+    "down": ("mlp", "embed"),
+    "router": ("embed", None),
+    "router_bias": (None,),
+    "expert_gate": ("experts", "embed", "mlp"),
+    "expert_up": ("experts", "embed", "mlp"),
+    "expert_down": ("experts", "mlp", "embed"),
+    "shared_gate": ("embed", "mlp"),
+    "shared_up": ("embed", "mlp"),
+    "shared_down": ("mlp", "embed"),
+}
+"""Of the parameters of one layer."""
+
+
 class Block(nnx.Module):
-    """Pre-norm attention and SiLU-gated MLP.
+    """Pre-norm attention and SiLU-gated MLP, or experts in its place.
 
     Attributes:
         config: the architecture.
@@ -36,18 +63,28 @@ class Block(nnx.Module):
         value_bias: likewise.
         query_norm: `[head_dim]`, where the architecture normalises heads.
         key_norm: likewise.
+        router: `[embed, experts]`, in layers with experts, which have no MLP of their own.
+        router_bias: `[experts]`, where the choice of experts is biased.
+        expert_gate: `[experts, embed, width]`.
+        expert_up: likewise.
+        expert_down: `[experts, width, embed]`.
+        shared_gate: `[embed, shared * width]`, where some experts are shared.
+        shared_up: likewise.
+        shared_down: `[shared * width, embed]`.
     """
 
-    def __init__(self, config: ModelConfig, key: jax.Array) -> None:
+    def __init__(self, config: ModelConfig, key: jax.Array, *, dense: bool = False) -> None:
         width, mlp = config.embed_dim, config.mlp_dim
         queries = config.num_heads * config.head_dim
         keys = config.num_kv_heads * config.head_dim
-        keygen = iter(jax.random.split(key, 7))
+        keygen = iter(jax.random.split(key, 7 if config.experts is None else 11))
         # Outputs into the residual stream start small, so that depth does not add up.
         residual = (2 * config.num_layers) ** -0.5
 
-        def kernel(fan_in: int, fan_out: int, gain: float = 1.0) -> nnx.Param[jax.Array]:
-            draw = jax.random.normal(next(keygen), (fan_in, fan_out), jnp.float32)
+        def kernel(
+            fan_in: int, fan_out: int, gain: float = 1.0, count: tuple[int, ...] = ()
+        ) -> nnx.Param[jax.Array]:
+            draw = jax.random.normal(next(keygen), (*count, fan_in, fan_out), jnp.float32)
             return nnx.Param(draw * (gain * fan_in**-0.5))
 
         self.config = config
@@ -57,9 +94,23 @@ class Block(nnx.Module):
         self.value = kernel(width, keys)
         self.attention_out = kernel(queries, width, residual)
         self.mlp_norm = nnx.Param(jnp.ones(width))
-        self.gate = kernel(width, mlp)
-        self.up = kernel(width, mlp)
-        self.down = kernel(mlp, width, residual)
+        if config.experts is None or dense:
+            self.gate = kernel(width, mlp)
+            self.up = kernel(width, mlp)
+            self.down = kernel(mlp, width, residual)
+        else:
+            inner, count = config.experts.width, (config.experts.count,)
+            self.router = kernel(width, config.experts.count)
+            if config.experts.biased:
+                self.router_bias = nnx.Param(jnp.zeros(config.experts.count))
+            self.expert_gate = kernel(width, inner, count=count)
+            self.expert_up = kernel(width, inner, count=count)
+            self.expert_down = kernel(inner, width, residual, count=count)
+            if config.experts.shared:
+                shared = config.experts.shared * inner
+                self.shared_gate = kernel(width, shared)
+                self.shared_up = kernel(width, shared)
+                self.shared_down = kernel(shared, width, residual)
         if config.qkv_bias:
             self.query_bias = nnx.Param(jnp.zeros(queries))
             self.key_bias = nnx.Param(jnp.zeros(keys))
@@ -104,9 +155,30 @@ class Block(nnx.Module):
         mixed = attention(q, k, v, attention_mask, cache)
         x = x + layers.linear(mixed, self.attention_out[...])
         normed = layers.rms_norm(x, self.mlp_norm[...], eps)
-        gate = jax.nn.silu(layers.linear(normed, self.gate[...]))
-        x = x + layers.linear(gate * layers.linear(normed, self.up[...]), self.down[...])
+        x = x + (self._experts(normed) if hasattr(self, "router") else self._mlp(normed))
         return x, KeyValues(heads_first(k), heads_first(v))
+
+    def _mlp(
+        self, x: Float[jax.Array, "batch length embed"], prefix: str = ""
+    ) -> Float[jax.Array, "batch length embed"]:
+        gate, up, down = (getattr(self, f"{prefix}{name}")[...] for name in ("gate", "up", "down"))
+        return layers.linear(jax.nn.silu(layers.linear(x, gate)) * layers.linear(x, up), down)
+
+    def _experts(
+        self, x: Float[jax.Array, "batch length embed"]
+    ) -> Float[jax.Array, "batch length embed"]:
+        config = self.config.experts
+        assert config is not None
+        flat = x.reshape(-1, x.shape[-1])
+        bias = self.router_bias[...] if config.biased else None
+        mixed = experts.mixture(
+            flat,
+            experts.route(config, flat, self.router[...], bias),
+            self.expert_gate[...],
+            self.expert_up[...],
+            self.expert_down[...],
+        ).reshape(x.shape)
+        return mixed + self._mlp(x, "shared_") if config.shared else mixed
 
     def _project(
         self, name: str, x: Float[jax.Array, "batch length embed"]

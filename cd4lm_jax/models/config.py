@@ -6,6 +6,7 @@ import dataclasses
 import math
 from typing import Literal, get_args
 
+from cd4lm_jax.models.experts import ExpertsConfig
 from cd4lm_jax.settings.choices import nearest
 
 Alignment = Literal["same", "shifted"]
@@ -49,6 +50,7 @@ class ModelConfig:
             a layer for all query heads and one for all key heads (Qwen3).
         rotary_dim: dimensions of a head that are rotated, from the first; 0 for all of them.
         tie_head: the head is the transposed embedding.
+        experts: of layers that have experts in place of the MLP; None where none has.
         attention: what a position attends: `full` all positions, `block` its own block and earlier
             ones (SDAR, LLaDA2, Fast-dLLM v2), `causal` itself and earlier ones (autoregressive).
         block_length: positions of a block that the model was trained with; 0 where it has none.
@@ -78,6 +80,7 @@ class ModelConfig:
     qk_norm: bool = False
     rotary_dim: int = 0
     tie_head: bool = False
+    experts: ExpertsConfig | None = None
     attention: Attention = "full"
     block_length: int = 0
     blocks: BlockOrigin = "generation"
@@ -118,6 +121,11 @@ class ModelConfig:
             raise ValueError(
                 f"rotary_dim={self.rotary_dim}; give an even number up to head_dim="
                 f"{self.head_dim}, or 0 for the whole head"
+            )
+        if self.experts and self.dense_layers >= self.num_layers:
+            raise ValueError(
+                f"experts.dense_layers={self.dense_layers} of num_layers={self.num_layers}; some "
+                "layer must have experts, or give experts=None"
             )
         self._check_blocks()
         self._check_tokens()
@@ -160,6 +168,11 @@ class ModelConfig:
             )
 
     @property
+    def dense_layers(self) -> int:
+        """First layers with an ordinary MLP in a model of experts; 0 in any other."""
+        return self.experts.dense_layers if self.experts else 0
+
+    @property
     def num_parameters(self) -> int:
         """Trainable scalars, embedding and head included."""
         queries = self.num_heads * self.head_dim
@@ -167,10 +180,16 @@ class ModelConfig:
         attention = self.embed_dim * (2 * queries + 2 * keys)
         biases = queries + 2 * keys if self.qkv_bias else 0
         norms = 2 * self.embed_dim + (2 * self.head_dim if self.qk_norm else 0)
-        mlp = 3 * self.embed_dim * self.mlp_dim
-        block = attention + biases + norms + mlp
+        mlps = self.num_layers * 3 * self.embed_dim * self.mlp_dim
+        if self.experts:
+            kernels = 3 * self.embed_dim * self.experts.width
+            router = self.experts.count * (self.embed_dim + self.experts.biased)
+            each = (self.experts.count + self.experts.shared) * kernels + router
+            dense = self.dense_layers
+            mlps = dense * mlps // self.num_layers + (self.num_layers - dense) * each
+        block = attention + biases + norms
         tables = self.vocab_size * self.embed_dim * (1 if self.tie_head else 2)
-        return self.num_layers * block + tables + self.embed_dim
+        return self.num_layers * block + mlps + tables + self.embed_dim
 
 
 def gsm_mini(

@@ -121,8 +121,17 @@ def create(config: LoraConfig, base: Transformer, key: jax.Array) -> Adapters:
         config: which kernels, what rank.
         base: the model to adapt; only its shapes are used.
         key: draws the first factor.
+
+    Raises:
+        ValueError: a target that the blocks of this model do not have.
     """
     kernels = named_leaves(base)
+    for name in config.targets:
+        if f"blocks.{name}" not in kernels:
+            raise ValueError(
+                f"lora.targets: {name!r} is no linear layer of this model, whose MLPs are experts; "
+                "name those of attention: query, key, value, attention_out"
+            )
     adapters = {}
     for name, drawn in zip(config.targets, jax.random.split(key, len(config.targets)), strict=True):
         layers, fan_in, fan_out = kernels[f"blocks.{name}"].shape

@@ -23,7 +23,7 @@ from cd4lm_jax.models.attention import (
     block_causal_mask,
     positions_of,
 )
-from cd4lm_jax.models.block import Block
+from cd4lm_jax.models.block import LOGICAL_AXES, Block
 from cd4lm_jax.models.config import ModelConfig, check_dtype
 from cd4lm_jax.models.window import Window
 
@@ -69,6 +69,8 @@ class Transformer(nnx.Module):
         execution: how it runs.
         embedding: `[vocab, embed]`.
         blocks: the layers, one `Block` whose arrays have a leading axis of layers.
+        dense_blocks: likewise, the first layers of a model of experts that have none; before the
+            others, which then are fewer.
         norm: `[embed]`.
         head: `[embed, vocab]`, where it is not the transposed embedding.
     """
@@ -82,7 +84,12 @@ class Transformer(nnx.Module):
         self.config = config
         self.execution = execution
         self.embedding = nnx.Param(0.02 * jax.random.normal(embed_key, table))
-        self.blocks = jax.vmap(lambda key: Block(config, key))(block_keys)
+        dense = config.dense_layers
+        self.blocks = jax.vmap(lambda key: Block(config, key))(block_keys[dense:])
+        if dense:
+            self.dense_blocks = jax.vmap(lambda key: Block(config, key, dense=True))(
+                block_keys[:dense]
+            )
         self.norm = nnx.Param(jnp.ones(config.embed_dim))
         if not config.tie_head:
             draw = jax.random.normal(head_key, table[::-1])
@@ -304,20 +311,20 @@ class Transformer(nnx.Module):
             middle = jax.checkpoint(run, policy=policy)
 
         def layer(index: int | jax.Array) -> tuple[Block, KeyValues | None]:
-            return _layer(self.blocks, index), _layer(cache, index)
+            return _block(self, index), _layer(cache, index)
 
-        last = self.config.num_layers - 1
+        dense, last = self.config.dense_layers, self.config.num_layers - 1
 
         def end(x: jax.Array) -> tuple[jax.Array, KeyValues | None]:
             block, cached = layer(last)
             return run(block, x, cached, window) if window else middle(block, x, cached)
 
+        kept: list[Any] = []
+        for index in range(dense if self.execution.scan_layers else last):
+            block, cached = layer(index)
+            x, computed = middle(block, x, cached)
+            kept.append(computed)
         if not self.execution.scan_layers:
-            kept: list[Any] = []
-            for index in range(last):
-                block, cached = layer(index)
-                x, computed = middle(block, x, cached)
-                kept.append(computed)
             x, computed = end(x)
             return x, [*kept, computed] if keep else None
         if window is None and cache is None and not keep:
@@ -329,16 +336,29 @@ class Transformer(nnx.Module):
             block, cached = layer(index)
             return middle(block, x, cached)
 
-        x, most = lax.scan(step, x, jnp.arange(last))
+        x, most = lax.scan(step, x, jnp.arange(dense, last))
         x, computed = end(x)
-        return x, jax.tree.map(lambda some, one: jnp.concatenate([some, one[None]]), most, computed)
+        *first, final = (jax.tree.map(lambda one: one[None], each) for each in [*kept, computed])
+        return x, jax.tree.map(lambda *parts: jnp.concatenate(parts), *first, most, final)
 
 
 @jax.jit
 def _split_layers(model: Transformer) -> Transformer:
     split, count = copy.copy(model), model.config.num_layers
-    split.blocks = nnx.List(_layer(model.blocks, i) for i in range(count))  # type: ignore[assignment]
+    split.blocks = nnx.List(_block(model, i) for i in range(count))  # type: ignore[assignment]
+    if model.config.dense_layers:
+        del split.dense_blocks
     return split
+
+
+def _block(model: Transformer, index: Any) -> Any:
+    """A layer of a model; a traced index is that of one behind the dense ones."""
+    dense = model.config.dense_layers
+    if isinstance(model.blocks, nnx.List):
+        return model.blocks[index]
+    if isinstance(index, int) and index < dense:
+        return _layer(model.dense_blocks, index)
+    return _layer(model.blocks, index - dense)
 
 
 def _layer(stack: Any, index: Any) -> Any:
@@ -352,20 +372,7 @@ _LOGICAL_AXES: dict[str, tuple[str | None, ...]] = {
     "embedding": ("vocab", "embed"),
     "head": ("embed", "vocab"),
     "norm": ("norm",),
-    "attention_norm": ("layers", "norm"),
-    "query": ("layers", "embed", "heads"),
-    "key": ("layers", "embed", "kv_heads"),
-    "value": ("layers", "embed", "kv_heads"),
-    "query_bias": ("layers", "heads"),
-    "key_bias": ("layers", "kv_heads"),
-    "value_bias": ("layers", "kv_heads"),
-    "query_norm": ("layers", "norm"),
-    "key_norm": ("layers", "norm"),
-    "attention_out": ("layers", "heads", "embed"),
-    "mlp_norm": ("layers", "norm"),
-    "gate": ("layers", "embed", "mlp"),
-    "up": ("layers", "embed", "mlp"),
-    "down": ("layers", "mlp", "embed"),
+    **{name: ("layers", *axes) for name, axes in LOGICAL_AXES.items()},
 }
 
 

@@ -38,6 +38,7 @@ class ShardingRules:
     kv_heads: MeshAxes = "tensor"
     head_dim: MeshAxes = None
     mlp: MeshAxes = "tensor"
+    experts: MeshAxes = None
     vocab: MeshAxes = "tensor"
     layers: MeshAxes = None
     norm: MeshAxes = None

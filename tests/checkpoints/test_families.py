@@ -212,24 +212,6 @@ def test_json_that_is_no_description_is_named(tmp_path: pathlib.Path, text: str)
 
 
 @pytest.mark.parametrize(
-    ("data", "sign"),
-    [
-        (LLADA_CONFIG | {"num_experts": 64}, "num_experts"),
-        (LLADA_CONFIG | {"n_routed_experts": 64}, "n_routed_experts"),
-        (LLADA_CONFIG | {"moe_intermediate_size": 1024}, "moe_intermediate_size"),
-        (DREAM_CONFIG | {"model_type": "llada"}, "hidden_size"),
-    ],
-)
-def test_llada_moe_is_told_by_its_fields(
-    tmp_path: pathlib.Path, data: dict[str, Any], sign: str
-) -> None:
-    message = f"model_type 'llada' with '{sign}' is LLaDA-MoE, .* give a checkpoint of 'llada' "
-    with pytest.raises(HuggingFaceError, match=message) as raised:
-        read(tmp_path, data)
-    assert "\n" not in str(raised.value)
-
-
-@pytest.mark.parametrize(
     ("data", "message"),
     [
         (DREAM_CONFIG | {"model_type": "gpt2"}, r"is 'gpt2'; expected one of 'llada' \(LLaDA-8B"),
