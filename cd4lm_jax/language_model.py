@@ -15,7 +15,6 @@ from cd4lm_jax.checkpoints.loading import load_config, load_model, stored_dtype
 from cd4lm_jax.decoding import batching, queues
 from cd4lm_jax.decoding.config import DecodeConfig
 from cd4lm_jax.decoding.trajectory import Trajectory
-from cd4lm_jax.models.config import ModelConfig
 from cd4lm_jax.models.fingerprint import fingerprint
 from cd4lm_jax.models.placement import Placement, Quantize
 from cd4lm_jax.models.transformer import Transformer
@@ -232,7 +231,8 @@ def decode(
         prompts: questions or conversations (put in the chat template), or lists of token ids
             (taken as they are); a single question or conversation may stand alone. A conversation
             is a list of messages, each with `role` and `content`.
-        config: how; if None the defaults, with a generation that the model has room for.
+        config: how; if None the defaults for the model: its block length where it has one, and a
+            generation that it has room for.
         given: infilling: for each prompt its generation positions from the first, a token id where
             it is fixed and None where it is to be decoded; the rest is to be decoded.
         first: number of the first prompt, where a list is decoded in parts; what is drawn goes by
@@ -246,8 +246,7 @@ def decode(
             output is no number.
         TypeError: an option that does not exist.
     """
-    chosen = _config(model.transformer.config, config, options)
-    prompts = _listed(prompts)
+    chosen, prompts = _config(model, config, options), _listed(prompts)
     ids = [model.prompt_ids(prompt) for prompt in prompts]
     trajectory, seconds = batching.decode(
         model.transformer, ids, chosen, given, first=first, report=report
@@ -277,13 +276,13 @@ def decode_stream(
             update is asked for.
         TypeError: an option that does not exist.
     """
-    chosen = _config(model.transformer.config, config, options)
+    chosen = _config(model, config, options)
     ids = [model.prompt_ids(prompt) for prompt in _listed(prompts)]
     return batching.decode_stream(model.transformer, ids, chosen, given, every=every)
 
 
 def _config(
-    model: ModelConfig, config: DecodeConfig | None, options: dict[str, Any]
+    model: LanguageModel, config: DecodeConfig | None, options: dict[str, Any]
 ) -> DecodeConfig:
     """The config with options changed; `commit` is the older name of `rule`."""
     if "commit" in options:
@@ -293,19 +292,9 @@ def _config(
     for name in options:
         if name not in known:
             raise TypeError(f"no option {name!r} of a decode; {nearest(name, known)}")
-    if config is None and "gen_length" not in options:
-        block = options.get("block_length", DecodeConfig.block_length)
-        options = {**options, "gen_length": default_length(model, block)}
-    return dataclasses.replace(config or DecodeConfig(), **options)
-
-
-def default_length(model: ModelConfig, block_length: int = DecodeConfig.block_length) -> int:
-    """Positions that are generated unless asked otherwise: blocks in a third of the model's room.
-
-    At most the default of `DecodeConfig`, and at least a block.
-    """
-    most = min(DecodeConfig.gen_length, model.max_length // 3)
-    return max(most // max(block_length, 1), 1) * block_length
+    if config is None:
+        return DecodeConfig.for_model(model.transformer.config, **options)
+    return dataclasses.replace(config, **options)
 
 
 def _listed(prompts: Prompts) -> Sequence[Prompt]:

@@ -31,7 +31,6 @@ from cd4lm_jax.data.prompts import PromptRecord, read_prompts
 from cd4lm_jax.decoding.config import DecodeConfig
 from cd4lm_jax.decoding.rule import RULES
 from cd4lm_jax.evaluation.runs import decodes
-from cd4lm_jax.language_model import default_length
 from cd4lm_jax.runtime import cluster, files, interrupt
 from cd4lm_jax.runtime.progress import Progress
 from cd4lm_jax.settings.choices import split_call
@@ -144,6 +143,8 @@ def chosen(checkpoint: str) -> DecodeConfig:
     Raises:
         ValueError: values that are none, or do not fit each other.
     """
+    model = load_config(checkpoint)
+    base = DecodeConfig.for_model(model)
     try:
         text = decode_flags.DECODE.text("rule") or _COMMIT.value or "confidence"
         rule = RULES.find(split_call(text)[0])
@@ -153,9 +154,8 @@ def chosen(checkpoint: str) -> DecodeConfig:
             for field, flag in _SHORTHANDS.items()
             if field in fields and flag.value is not None
         }
-        length = default_length(load_config(checkpoint))
-        base = DecodeConfig(gen_length=length, block_length=min(length, DecodeConfig.block_length))
         config = decode_flags.DECODE.chosen(base, {"rule": text, **changes})
+        config.shape(model)  # lengths and ids that do not fit are found before weights are read
     except ValueError as error:
         raise common.UsageError(str(error)) from error
     if not _STOP_SEQUENCES.value:

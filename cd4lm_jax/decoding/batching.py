@@ -16,7 +16,7 @@ from cd4lm_jax.decoding.config import DecodeConfig
 from cd4lm_jax.decoding.program import Shape
 from cd4lm_jax.decoding.queues import Given
 from cd4lm_jax.decoding.reason import Reason
-from cd4lm_jax.decoding.trajectory import Positions, Trajectory
+from cd4lm_jax.decoding.trajectory import Edits, Positions, Trajectory
 from cd4lm_jax.models.transformer import Transformer
 
 REPORT_PASSES = 16
@@ -42,7 +42,7 @@ class Decode(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Update(Positions[np.ndarray]):
-    """What some passes of a streamed decode committed: n positions of any rows.
+    """What some passes of a streamed decode committed or edited: n positions of any rows.
 
     Attributes:
         tokens, committed_at, confidence, reason: `[n]`, see `Positions`.
@@ -147,9 +147,9 @@ def decode_stream(
     *,
     every: int = 1,
 ) -> Iterator[Update]:
-    """As `decode`, yielding what was committed after every so many passes.
+    """As `decode`, yielding what was committed or edited after every so many passes.
 
-    Together the updates are what `decode` returns.
+    Together the updates are what `decode` returns; of a position the last one.
 
     Raises:
         ValueError: as `decode`, or `every` is below 1.
@@ -163,7 +163,7 @@ def decode_stream(
         _bound_programs(model, config, shape, queue)
         with on_mesh.within(mesh):
             state = loop.begin(model, queue, shape=shape, slots=slots)
-        known = np.zeros((len(numbers), shape.gen_length), bool)
+        seen = np.zeros((len(numbers), shape.gen_length), np.int32)
         over = np.zeros(len(numbers), bool)
         while not over.all():
             with on_mesh.within(mesh):
@@ -171,7 +171,8 @@ def decode_stream(
                     model, queue, config.rule, config.limits, state, every, shape=shape
                 )
             committed_at = _real(results.committed_at, numbers)
-            new, fresh = (committed_at > 0) & ~known, _real(ended, numbers) & ~over
+            changed_at = np.maximum(committed_at, _real(results.edited_at, numbers))
+            new, fresh = changed_at > seen, _real(ended, numbers) & ~over
             row, position = np.nonzero(new)
             _check_finite(_real(results.confidence, numbers), committed_at, numbers)
             committed = results.positions().items()
@@ -182,7 +183,7 @@ def decode_stream(
                 finished=numbers[fresh],
                 nfe=_real(results.nfe, numbers)[fresh],
             )
-            known |= new
+            seen = changed_at
             over |= fresh
 
 
@@ -236,6 +237,7 @@ def _trajectory(
         Trajectory(
             **{name: _real(array, rows) for name, array in end.positions().items()},
             nfe=_real(end.nfe, rows),
+            edits=_edits(end, rows) if shape.editing else None,
             length=_real(_lengths(end, ends_at), rows),
         )
         for rows, end in zip(numbers, ends, strict=True)
@@ -247,3 +249,11 @@ def _lengths(end: Results, ends: stop.Ends) -> jax.Array:
     # On the host first: the results of a mesh of several hosts are no operands of this one's.
     tokens, given = np.asarray(end.tokens), np.asarray(end.reason) == Reason.GIVEN
     return stop.answer_length(tokens, given, ends)
+
+
+def _edits(end: Results, numbers: np.ndarray) -> Edits:
+    return Edits(
+        first_tokens=_real(end.first_tokens, numbers),
+        edited_at=_real(end.edited_at, numbers),
+        count=_real(end.edits, numbers),
+    )

@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cd4lm_jax.decoding import on_mesh
+from cd4lm_jax.decoding import blocks, on_mesh
+from cd4lm_jax.decoding.program import Shape
 from cd4lm_jax.decoding.reason import Reason
 from cd4lm_jax.decoding.trajectory import POSITION_TYPES, Positions
 from cd4lm_jax.models.attention import KeyValueCache
@@ -33,8 +34,14 @@ class Canvas(NamedTuple):
         committed_at: `[B, G]` int32, the row's pass that committed a position, 0 before.
         confidence: `[B, G]` float32, probability of the committed token, 0 before.
         reason: `[B, G]` int32, a `cd4lm_jax.decoding.trajectory.Reason`.
-        block: `[B]` int32, the active block.
+        first_tokens: `[B, G]` int32, what an edited position was first; 0 at others.
+        edited_at: `[B, G]` int32, the row's pass that last edited a position, 0 where none did.
+        edits: `[B]` int32, tokens replaced by others.
+        block: `[B]` int32, the active block: the first that is not finished.
+        opened: `[B]` int32, one past the last block that is open.
+        before: `[B]` int32, the active block of the pass before.
         step: `[B]` int32, passes spent in the active block.
+        settling: `[B]` int32, those of them that began with nothing masked in it.
         nfe: `[B]` int32, passes spent while the row was unfinished.
         done: `[B]` bool.
     """
@@ -44,44 +51,58 @@ class Canvas(NamedTuple):
     committed_at: jax.Array
     confidence: jax.Array
     reason: jax.Array
+    first_tokens: jax.Array
+    edited_at: jax.Array
+    edits: jax.Array
     block: jax.Array
+    opened: jax.Array
+    before: jax.Array
     step: jax.Array
+    settling: jax.Array
     nfe: jax.Array
     done: jax.Array
 
     @classmethod
     def start(
-        cls, tokens: jax.Array, masked: jax.Array, done: jax.Array, block_length: int
+        cls,
+        tokens: jax.Array,
+        valid: jax.Array,
+        masked: jax.Array,
+        done: jax.Array,
+        shape: Shape,
     ) -> Canvas:
         """A canvas before its first pass.
 
         Args:
             tokens: `[B, T]`, the mask token wherever `masked`.
+            valid: `[B, T]`, False on padding and past a row's last block.
             masked: `[B, G]`, what is to be decoded; the rest is given.
             done: `[B]`, slots that no prompt is left for.
-            block_length: positions that are decoded together.
+            shape: says where blocks begin.
         """
         zero = jnp.zeros(masked.shape, jnp.int32)
-        block = next_block(masked, jnp.full(done.shape, -1), block_length)
+        size = shape.block_length
+        begun = blocks.offset(valid, shape.gen_length, size, shape.blocks)
+        none = jnp.full(done.shape, -1)
+        block = blocks.next_block(masked, none, size, begun, shape.num_blocks)
+        past = ~valid[:, valid.shape[1] - masked.shape[1] :]
         return cls(
             tokens=tokens,
             masked=masked & ~done[:, None],
             committed_at=zero,
             confidence=zero.astype(jnp.float32),
-            reason=jnp.where(masked, int(Reason.TAIL), int(Reason.GIVEN)),
+            reason=jnp.where(masked | past, int(Reason.TAIL), int(Reason.GIVEN)),
+            first_tokens=zero,
+            edited_at=zero,
+            edits=zero[:, 0],
             block=block,
+            opened=block + 1,
+            before=block,
             step=zero[:, 0],
+            settling=zero[:, 0],
             nfe=zero[:, 0],
             done=done | ~masked.any(axis=1),
         )
-
-
-def next_block(masked: jax.Array, block: jax.Array, block_length: int) -> jax.Array:
-    """`[B]`: the first block after `block` with something to decode; one past the last."""
-    blocks = masked.reshape(len(masked), -1, block_length).any(axis=2)
-    count = blocks.shape[1]
-    later = blocks & (jnp.arange(count) > block[:, None])
-    return jnp.where(later.any(axis=1), later.argmax(axis=1), count).astype(jnp.int32)
 
 
 class Queue(NamedTuple):
@@ -111,9 +132,13 @@ class Results(Positions[jax.Array]):
 
     Attributes:
         tokens, committed_at, confidence, reason: [N, G], see `Positions`.
+        first_tokens, edited_at, edits: [N, G], [N, G] and [N], see `Edits`.
         nfe: int32 [N], forward passes.
     """
 
+    first_tokens: jax.Array
+    edited_at: jax.Array
+    edits: jax.Array
     nfe: jax.Array
 
 
@@ -135,18 +160,19 @@ class State(NamedTuple):
     cache: KeyValueCache | None
 
     @classmethod
-    def start(
-        cls, queue: Queue, slots: int, block_length: int, cache: KeyValueCache | None
-    ) -> State:
+    def start(cls, queue: Queue, slots: int, shape: Shape, cache: KeyValueCache | None) -> State:
         """The first `slots` prompts of a queue, before their first pass."""
         region = queue.masked.shape
         row = jnp.arange(slots, dtype=jnp.int32)
         results = Results(
             **{name: jnp.zeros(region, kind) for name, kind in POSITION_TYPES.items()},
+            first_tokens=jnp.zeros(region, jnp.int32),
+            edited_at=jnp.zeros(region, jnp.int32),
+            edits=jnp.zeros(region[:1], jnp.int32),
             nfe=jnp.zeros(region[:1], jnp.int32),
         )
         canvas = Canvas.start(
-            queue.tokens[row], queue.masked[row], row >= queue.pending, block_length
+            queue.tokens[row], queue.valid[row], queue.masked[row], row >= queue.pending, shape
         )
         return cls(canvas, row, jnp.int32(slots), results, cache).pinned()
 
@@ -168,9 +194,18 @@ class State(NamedTuple):
         """The results with the slots of `which [B]` as they are now, EOS for what is masked."""
         canvas = self.canvas
         gen_length = canvas.masked.shape[1]
-        generated = jnp.where(canvas.masked, eos_id, canvas.tokens[:, -gen_length:])
+        own = jnp.minimum(self.row, len(queue.tokens) - 1)
+        unknown = canvas.masked | ~queue.valid[own, -gen_length:]
+        generated = jnp.where(unknown, eos_id, canvas.tokens[:, -gen_length:])
+        first = jnp.where(canvas.edited_at > 0, canvas.first_tokens, generated)
         committed = {name: getattr(canvas, name) for name in POSITION_TYPES}
-        rows = Results(**committed | {"tokens": generated}, nfe=canvas.nfe)
+        rows = Results(
+            **committed | {"tokens": generated},
+            first_tokens=first,
+            edited_at=canvas.edited_at,
+            edits=canvas.edits,
+            nfe=canvas.nfe,
+        )
         place = jnp.where(which, self.row, len(queue.tokens))  # past the end: written nowhere
         return jax.tree.map(
             lambda every, row: on_mesh.everywhere(every.at[place].set(row, mode="drop")),
@@ -179,13 +214,13 @@ class State(NamedTuple):
         )
 
 
-def hand_over(queue: Queue, eos_id: int, block_length: int, state: State) -> State:
+def hand_over(queue: Queue, eos_id: int, shape: Shape, state: State) -> State:
     """Writes the rows that have ended to the results and gives their slots to the next prompts."""
     ended = state.ended(queue)
     row = jnp.where(ended, state.upcoming + jnp.cumsum(ended) - 1, state.row)
     place = jnp.minimum(row, len(queue.tokens) - 1)
     fresh = Canvas.start(
-        queue.tokens[place], queue.masked[place], row >= queue.pending, block_length
+        queue.tokens[place], queue.valid[place], queue.masked[place], row >= queue.pending, shape
     )
 
     def pick(new: jax.Array, old: jax.Array) -> jax.Array:
@@ -206,11 +241,13 @@ def layout(
     prompt_length: int,
     gen_length: int,
     mask_id: int,
+    lengths: Sequence[int] | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Tokens `[N, T]`, valid `[N, T]` and masked `[N, G]`; prompts end where answers begin.
 
     `given` has, for each prompt, the generation positions from the first: a token that is fixed,
-    None for one to decode; what it does not reach is to be decoded.
+    None for one to decode; what it does not reach is to be decoded. `lengths` are how many
+    generation positions each row has, where that is not `gen_length`.
     """
     total = prompt_length + gen_length
     tokens = np.full((len(prompts), total), mask_id, np.int32)
@@ -219,7 +256,9 @@ def layout(
     for row, (prompt, fixed) in enumerate(zip(prompts, given, strict=True)):
         start = prompt_length - len(prompt)
         tokens[row, start:prompt_length] = prompt
-        valid[row, start:] = True
+        end = gen_length if lengths is None else lengths[row]
+        valid[row, start : prompt_length + end] = True
+        masked[row, end:] = False
         for position, token in enumerate(fixed):
             if token is not None:
                 tokens[row, prompt_length + position] = token

@@ -28,7 +28,13 @@ class DecodeConfig:
         rule: commit rule, which says what a pass makes final; in text `NAME(FIELD=VALUE)` or
             `FILE.py:NAME(FIELD=VALUE)`.
         gen_length: generated positions.
-        block_length: positions decoded together, left to right by block; divides `gen_length`.
+        block_length: positions decoded together, left to right by block; divides `gen_length`, but
+            for models whose blocks count from the start of the sequence (SDAR, LLaDA2).
+        lookahead: most blocks that are open at once (d3LLM); 1 for one after the other.
+        open_at: with more, the next block opens when this share of the last open one is committed.
+        editing_threshold: a committed token is replaced while its block is open where another has
+            more than this probability (LLaDA2.1); 0 for no editing.
+        max_post_steps: with editing, most passes in a block after its last mask.
         stop_at_eos: end a row at its end token instead of filling the whole generation.
         stop_sequences: lists of token ids that end a row as an end token does.
         max_passes: of each row: the last one commits what is left of its block, later blocks are
@@ -67,6 +73,10 @@ class DecodeConfig:
     rule: rule.Rule = ConfidenceAdaptive()
     gen_length: int = 128
     block_length: int = 32
+    lookahead: int = 1
+    open_at: float = 0.5
+    editing_threshold: float = 0.0
+    max_post_steps: int = 16
     stop_at_eos: bool = True
     stop_sequences: tuple[tuple[int, ...], ...] = ()
     max_passes: int = 0
@@ -92,6 +102,18 @@ class DecodeConfig:
         self._check_rule()
         self._check_numbers()
         self._check_together()
+
+    @classmethod
+    def for_model(cls, model: ModelConfig, **changes: Any) -> DecodeConfig:
+        """The defaults for a model, with some fields changed.
+
+        Its own block length where it has one, and a generation that it has room for: blocks in a
+        third of its positions.
+        """
+        block = changes.get("block_length", model.block_length or cls.block_length)
+        most = min(cls.gen_length, model.max_length // 3)
+        length = max(most // max(block, 1), 1) * block
+        return cls(**{"block_length": block, "gen_length": length, **changes})
 
     def fixed(self, tokens_per_pass: int = 1) -> DecodeConfig:
         """The fixed-step form: so many tokens every pass until the generation is filled, no gate.
@@ -161,9 +183,21 @@ class DecodeConfig:
         if self.stop_at_eos or self.stop_sequences:
             tokens = model.end_ids if self.stop_at_eos else ()
             ends = stop.Ends(tokens=tokens, sequences=self.stop_sequences)
+        by_sequence = model.blocks == "sequence"
+        if by_sequence and self.propose_mask:
+            raise ValueError(
+                "propose_mask reproduces published code of models whose blocks count from the "
+                "generation; this model's count from the sequence: leave it out"
+            )
+        if not by_sequence:
+            self._check_blocks()
+        reach = self.gen_length + (self.block_length - 1 if by_sequence else 0)
         return Shape(
-            gen_length=self.gen_length,
+            gen_length=reach,
             block_length=self.block_length,
+            blocks=model.blocks,
+            lookahead=min(self.lookahead, -(-reach // self.block_length)),
+            editing=self.editing_threshold > 0.0,
             eos_token_ids=model.end_ids if self.eos_token_ids is None else self.eos_token_ids,
             ends=ends,
             suppressed=self.suppress,
@@ -174,7 +208,7 @@ class DecodeConfig:
             and (self.confidence or model.confidence) == "sampled",
             cache=self.cache,
             refresh_rows=self.refresh_rows,
-            block_causal=self.block_causal,
+            block_causal=self.block_causal or model.attention == "block",
             propose_mask=self.propose_mask,
         )
 
@@ -188,24 +222,35 @@ class DecodeConfig:
         if isinstance(self.rule, str):
             object.__setattr__(self, "rule", rule.parse(self.rule))
 
-    def _check_rule(self) -> None:
+    def _check_blocks(self) -> None:
         size, total = self.block_length, self.gen_length
         if size < 1 or total < 1 or total % size:
             raise ValueError(
                 f"gen_length={total} is not a multiple of block_length={size}; blocks must fill "
                 "the generation exactly"
             )
+
+    def _check_rule(self) -> None:
+        if self.block_length < 1 or self.gen_length < 1:
+            self._check_blocks()
         if isinstance(self.rule, type):
             raise ValueError(f"rule={self.rule.__name__} is a class; give {self.rule.__name__}()")
         rule.RULES.name(type(self.rule))
         check = getattr(self.rule, "check", None)
         if check is not None:
-            check(total, size)
+            check(self.gen_length, self.block_length)
 
     def _check_numbers(self) -> None:
         if not 0.0 <= self.eos_gate_ratio <= 1.0:
             raise ValueError(
                 f"eos_gate_ratio={self.eos_gate_ratio} is no share; give one from 0 to 1"
+            )
+        if not 0.0 <= self.open_at <= 1.0:
+            raise ValueError(f"open_at={self.open_at} is no share; give one from 0 to 1")
+        if not 0.0 <= self.editing_threshold <= 1.0:
+            raise ValueError(
+                f"editing_threshold={self.editing_threshold} is no probability; give one from 0 "
+                "(off) to 1"
             )
         if not 0.0 < self.top_p <= 1.0:
             raise ValueError(
@@ -214,6 +259,7 @@ class DecodeConfig:
         for name in (
             "max_passes",
             "max_steps_per_block",
+            "max_post_steps",
             "cfg_scale",
             "temperature",
             "top_k",
@@ -222,7 +268,7 @@ class DecodeConfig:
             value = getattr(self, name)
             if not 0 <= value < math.inf:
                 raise ValueError(f"{name}={value}; give 0 (off) or more")
-        for name in ("batch_size", "refresh_rows"):
+        for name in ("batch_size", "lookahead", "refresh_rows"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}; give 1 or more")
         for name, choices in (
@@ -243,6 +289,11 @@ class DecodeConfig:
             raise ValueError(
                 f"refresh_interval={self.refresh_interval} refreshes a cache, and cache=none keeps "
                 "none; give cache=prefix or dual"
+            )
+        if self.propose_mask and self.editing_threshold:
+            raise ValueError(
+                "propose_mask reproduces published code, which edits nothing; leave out "
+                "editing_threshold or propose_mask"
             )
         if self.propose_mask and self.cache != "none":
             raise ValueError(

@@ -37,6 +37,13 @@ def bucket(length: int) -> int:
     return -(-length // step) * step
 
 
+def row_length(prompt: int, shape: Shape) -> int:
+    """Generated positions after so many of the prompt: whole blocks from where they count."""
+    size = shape.block_length
+    asked = shape.gen_length - shape.lead
+    return asked if shape.blocks == "generation" else -(-(prompt + asked) // size) * size - prompt
+
+
 def arrange(
     model: Transformer,
     prompts: Sequence[Sequence[int]],
@@ -49,9 +56,11 @@ def arrange(
     given = [()] * len(prompts) if given is None else given
     check(model, prompts, given, shape)
     room = model.config.max_length - shape.gen_length
+    # A first block that begins in the prompt, and what a cache reads before it, lie on the canvas.
+    least = shape.window_length if shape.lead else 1
     buckets: dict[int, list[int]] = {}
     for number, prompt in enumerate(prompts):
-        width = min(bucket(len(prompt)), room)
+        width = max(min(bucket(len(prompt)), room), least)
         buckets.setdefault(width, []).append(number)
     # A queue shorter than the batch would be compiled for itself and leave slots idle.
     for width, wider in itertools.pairwise(sorted(buckets)):
@@ -70,6 +79,7 @@ def arrange(
             prompt_length=width,
             gen_length=shape.gen_length,
             mask_id=model.config.mask_id,
+            lengths=[row_length(len(prompts[number]), shape) for number in numbers],
         )
         tokens, valid, masked = (
             np.pad(array, ((0, rows - len(array)), (0, 0))) for array in laid_out
@@ -123,10 +133,10 @@ def check(
                 f"prompt {row} has {len(prompt)} tokens; the model's {config.max_length} positions "
                 f"less gen_length={shape.gen_length} leave {room}; shorten the prompt or gen_length"
             )
-        if len(fixed) > shape.gen_length:
+        most = row_length(len(prompt), shape)
+        if len(fixed) > most:
             raise ValueError(
-                f"given row {row} has {len(fixed)} positions; gen_length={shape.gen_length} is all "
-                "there are"
+                f"given row {row} has {len(fixed)} positions; gen_length={most} is all there are"
             )
         tokens = [*prompt, *(token for token in fixed if token is not None)]
         if min(tokens) < 0 or max(tokens) >= config.vocab_size:

@@ -14,6 +14,7 @@ class Reason(enum.IntEnum):
         MINIMUM: not good enough for the rule; committed to keep the least number a pass.
         LIMIT: committed because the block's or the row's passes were used up.
         GIVEN: fixed from the start (infilling).
+        EDITED: replaced after it had been committed (token editing).
     """
 
     TAIL = 0
@@ -21,3 +22,4 @@ class Reason(enum.IntEnum):
     MINIMUM = 2
     LIMIT = 3
     GIVEN = 4
+    EDITED = 5

@@ -38,20 +38,21 @@ T = TypeVar("T", bound=type)
 
 
 class Proposal(NamedTuple):
-    """What a pass proposes for the active block of every row.
+    """What a pass proposes for the open blocks of every row.
 
-    Arrays are as long as the block; where the mask token may be proposed, as long as the whole
-    generation, and what is out of reach is not eligible.
+    Arrays are as long as the window of open blocks: one block by default; where the mask token may
+    be proposed, the whole generation. What is out of reach is not eligible. With several blocks at
+    once (`lookahead`) a rule that plans its passes plans those of the generation.
 
     Attributes:
-        confidence: `[batch, block]` float32, probability of the proposed token.
-        neg_entropy: `[batch, block]` float32, minus the entropy (nats) of the distribution.
-        margin: `[batch, block]` float32, lead over the second best token's probability.
-        noise: `[batch, block]` float32, uniform in [0, 1), drawn for each row by itself.
-        eligible: `[batch, block]` bool, masked and not held back by the EOS gate.
-        step: `[batch]` int32, passes already spent in this block.
-        block_length: positions of a block.
-        num_blocks: blocks of the whole generation.
+        confidence: `[batch, window]` float32, probability of the proposed token.
+        neg_entropy: `[batch, window]` float32, minus the entropy (nats) of the distribution.
+        margin: `[batch, window]` float32, lead over the second best token's probability.
+        noise: `[batch, window]` float32, uniform in [0, 1), drawn for each row by itself.
+        eligible: `[batch, window]` bool, masked and not held back by the EOS gate.
+        step: `[batch]` int32, passes already spent in this block; with several open, on this row.
+        block_length: positions of a block; with several open, of the generation.
+        num_blocks: how many times so many positions are in the generation.
     """
 
     confidence: jax.Array
@@ -67,13 +68,13 @@ class Proposal(NamedTuple):
 class CommitRule(Protocol):
     """How a pass chooses what to commit.
 
-    Two more methods are optional. `qualifies(proposal)`, `[batch, block]` bool, says which
+    Two more methods are optional. `qualifies(proposal)`, `[batch, window]` bool, says which
     positions meet the rule's criterion, where the rule may commit others too to keep a minimum.
     `check(gen_length, block_length)` raises ValueError where the rule does not fit the lengths.
     """
 
     def score(self, proposal: Proposal) -> jax.Array:
-        """`[batch, block]` float; higher is committed earlier, ties go to the lower position."""
+        """`[batch, window]` float; higher is committed earlier, ties go to the lower position."""
 
     def count(self, proposal: Proposal) -> jax.Array:
         """`[batch]` int32, how many to commit; the decoder raises it to 1 at least."""

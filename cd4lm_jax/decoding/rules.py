@@ -55,7 +55,7 @@ class FixedStep:
 
     def check(self, gen_length: int, block_length: int) -> None:
         """Raises ValueError where blocks cannot share the passes evenly, or a pass has no token."""
-        blocks = gen_length // block_length
+        blocks = max(gen_length // block_length, 1)
         if self.steps and (self.steps % blocks or self.steps > gen_length):
             least, most = self.steps // blocks * blocks, (self.steps // blocks + 1) * blocks
             near = [steps for steps in (least, most) if 0 < steps <= gen_length] or [gen_length]
@@ -151,6 +151,51 @@ class ConfidenceAdaptive(_Threshold):
     def score(self, proposal: Proposal) -> jax.Array:
         """By confidence."""
         return proposal.confidence
+
+
+@rule(name="block_diffusion")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BlockDiffusion:
+    """Every token above a threshold, and in each pass its share (SDAR, 2510.06303; LLaDA2).
+
+    The positions of a block are shared out among its passes, the remainder to the first ones. A
+    pass commits what is above the threshold if that is at least its share, else the share.
+
+    Attributes:
+        threshold: probability of a token, 0 to 1, that must be exceeded.
+        denoising_steps: most passes of a block, or with several blocks open of the generation; 0
+            for one token a pass at least.
+    """
+
+    threshold: float = 0.9
+    denoising_steps: int = 0
+
+    def __post_init__(self) -> None:
+        _check("threshold", self.threshold, 0.0, 1.0, "a probability")
+        _check("denoising_steps", self.denoising_steps, 0, None, "a number of passes")
+
+    def check(self, gen_length: int, block_length: int) -> None:
+        """Raises ValueError where a pass would have no token."""
+        if self.denoising_steps > block_length:
+            raise ValueError(
+                f"denoising_steps={self.denoising_steps} leaves passes of a block of "
+                f"{block_length} positions without a token; give at most {block_length}"
+            )
+
+    def score(self, proposal: Proposal) -> jax.Array:
+        """By confidence."""
+        return proposal.confidence
+
+    def qualifies(self, proposal: Proposal) -> jax.Array:
+        """Eligible positions above the threshold."""
+        return proposal.eligible & (proposal.confidence > self.threshold)
+
+    def count(self, proposal: Proposal) -> jax.Array:
+        """What is above the threshold, or the share of this pass if that is more."""
+        steps, size = jnp.asarray(self.denoising_steps), proposal.block_length
+        steps = jnp.where(steps > 0, steps, size)
+        share = size // steps + (proposal.step < size % steps)
+        return jnp.maximum(self.qualifies(proposal).sum(axis=1), share)
 
 
 @rule(name="entropy")

@@ -13,9 +13,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from cd4lm_jax.decoding import stop
+from cd4lm_jax.decoding.program import Limits, Shape
+
 
 class Guess(NamedTuple):
-    """What a pass would commit, each `[batch, block]`.
+    """What a pass would commit, each `[batch, window]`.
 
     Attributes:
         token: int32.
@@ -32,8 +35,21 @@ class Guess(NamedTuple):
     finite: jax.Array
 
 
+def guess(logits: jax.Array, keys: jax.Array, mask_id: int, limits: Limits, shape: Shape) -> Guess:
+    """What a pass would commit, from its logits `[batch, window, vocab]` and a key a row."""
+    never = shape.suppressed if shape.propose_mask else (*shape.suppressed, mask_id)
+    logits = jnp.where(stop.is_any_of(jnp.arange(logits.shape[-1]), never), -jnp.inf, logits)
+    noisy = logits
+    if shape.truncated:
+        noisy = truncate(noisy, limits.temperature, limits.top_k, limits.top_p)
+    drawn_from = noisy / limits.temperature if shape.sampled_confidence else logits
+    if shape.sampled:
+        noisy = perturb(noisy, keys, limits.temperature)
+    return propose(drawn_from, noisy)
+
+
 def propose(logits: jax.Array, noisy: jax.Array) -> Guess:
-    """The best token of `noisy`, its probability under `logits`; both `[batch, block, vocab]`."""
+    """The best token of `noisy`, its probability under `logits`; both `[batch, window, vocab]`."""
     token = _best(noisy)
     centred = logits - logits.max(axis=-1, keepdims=True)
     total = jnp.exp(centred).sum(axis=-1)

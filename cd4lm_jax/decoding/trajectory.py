@@ -7,7 +7,7 @@ pass-by-pass replay) is worked out from this record, so a decoder has nothing el
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -33,8 +33,8 @@ class Positions(Generic[Values]):
         tokens: int32, token ids.
         committed_at: int32, the forward pass (from 1, counted by row) that committed the position;
             0 where the position was not decoded: filled after the end, or given.
-        confidence: float32, probability of the committed token in the pass that committed it; 0
-            where the position was not decoded.
+        confidence: float32, probability of the token in the pass that committed it, or that last
+            edited it; 0 where the position was not decoded.
         reason: int32, a `Reason`.
     """
 
@@ -56,6 +56,33 @@ POSITION_TYPES: dict[str, type[np.generic]] = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Edits:
+    """What token editing replaced in the decodes of N prompts with G generated positions each.
+
+    Attributes:
+        first_tokens: int32 [N, G], the token that was committed; `Positions.tokens` is the last.
+        edited_at: int32 [N, G], the forward pass that last edited a position, 0 where none did.
+        count: int32 [N], tokens replaced by others.
+    """
+
+    first_tokens: Int32
+    edited_at: Int32
+    count: Int32
+
+    def __post_init__(self) -> None:
+        """Takes anything numpy can read; raises ValueError for a wrong number of axes."""
+        for field in dataclasses.fields(self):
+            rank = 1 if field.name == "count" else 2
+            object.__setattr__(
+                self, field.name, _array(field.name, getattr(self, field.name), rank)
+            )
+
+    def rows(self, index: slice | npt.NDArray[Any]) -> Edits:
+        """Those of some prompts."""
+        return Edits(**{name: values[index] for name, values in vars(self).items()})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Trajectory(Positions[npt.NDArray[Any]]):
     """The decodes of N prompts with G generated positions each; numpy, on the host.
 
@@ -63,10 +90,12 @@ class Trajectory(Positions[npt.NDArray[Any]]):
         tokens, committed_at, confidence, reason: [N, G], see `Positions`.
         nfe: int32 [N], forward passes while the row was unfinished.
         length: int32 [N], generated tokens before the first EOS or EOT; G where there is none.
+        edits: what was edited; None where decoding edits nothing.
     """
 
     nfe: Int32
     length: Int32
+    edits: Edits | None = None
 
     def __post_init__(self) -> None:
         """Takes anything numpy can read (device arrays included) and checks that it fits.
@@ -75,15 +104,15 @@ class Trajectory(Positions[npt.NDArray[Any]]):
             ValueError: a wrong number of axes or kind of number, shapes that disagree, a pass or a
             length outside what the row allows.
         """
-        for field in dataclasses.fields(self):
-            rank = 2 if field.name in POSITION_TYPES else 1
-            value = _array(field.name, getattr(self, field.name), rank)
-            object.__setattr__(self, field.name, value)
+        for name in _ARRAYS:
+            rank = 2 if name in POSITION_TYPES else 1
+            object.__setattr__(self, name, _array(name, getattr(self, name), rank))
         rows, positions = self.tokens.shape
-        for field in dataclasses.fields(self):
-            name = field.name
-            expected = (rows, positions) if name in POSITION_TYPES else (rows,)
-            found = getattr(self, name).shape
+        found_shapes = {name: getattr(self, name).shape for name in _ARRAYS}
+        if self.edits is not None:
+            found_shapes |= {name: values.shape for name, values in vars(self.edits).items()}
+        for name, found in found_shapes.items():
+            expected = (rows,) if name in ("nfe", "length", "count") else (rows, positions)
             if found != expected:
                 raise ValueError(
                     f"trajectory: {name} has shape {found}, expected {expected} to go with "
@@ -121,7 +150,8 @@ class Trajectory(Positions[npt.NDArray[Any]]):
                 raise ValueError(f"rows: expected a slice or a list of rows, got {index!r}")
             picked = picked if picked.dtype == np.bool_ else picked.astype(np.intp)
         return Trajectory(
-            **{f.name: getattr(self, f.name)[picked] for f in dataclasses.fields(self)}
+            **{name: getattr(self, name)[picked] for name in _ARRAYS},
+            edits=None if self.edits is None else self.edits.rows(picked),
         )
 
     @classmethod
@@ -129,7 +159,8 @@ class Trajectory(Positions[npt.NDArray[Any]]):
         """One trajectory from those of several batches, in their order.
 
         Raises:
-            ValueError: no part at all, or parts of different generation lengths.
+            ValueError: no part at all, parts of different generation lengths, or some of them
+                with edits and some without.
         """
         parts = list(parts)
         lengths = sorted({part.gen_length for part in parts})
@@ -137,11 +168,12 @@ class Trajectory(Positions[npt.NDArray[Any]]):
             raise ValueError(
                 f"concatenate: expected parts of one generation length, got {lengths or 'none'}"
             )
+        edits = [part.edits for part in parts if part.edits is not None]
+        if edits and len(edits) != len(parts):
+            raise ValueError("concatenate: expected edits in all parts or in none")
         return cls(
-            **{
-                f.name: np.concatenate([getattr(part, f.name) for part in parts])
-                for f in dataclasses.fields(cls)
-            }
+            **{name: np.concatenate([getattr(part, name) for part in parts]) for name in _ARRAYS},
+            edits=_stacked([vars(one) for one in edits], np.concatenate) if edits else None,
         )
 
     def to_json(self) -> list[dict[str, Any]]:
@@ -155,6 +187,13 @@ class Trajectory(Positions[npt.NDArray[Any]]):
                 "nfe": int(self.nfe[row]),
                 "length": int(self.length[row]),
             }
+            | (
+                {}
+                if self.edits is None
+                else {
+                    "edits": {name: each[row].tolist() for name, each in vars(self.edits).items()}
+                }
+            )
             for row in range(len(self))
         ]
 
@@ -166,7 +205,7 @@ class Trajectory(Positions[npt.NDArray[Any]]):
             ValueError: no record, a key missing, or records of different generation lengths.
         """
         records = list(records)
-        names = [field.name for field in dataclasses.fields(cls)]
+        names = _ARRAYS
         if not records:
             raise ValueError("trajectory: expected at least one record, got none")
         for number, record in enumerate(records):
@@ -178,7 +217,22 @@ class Trajectory(Positions[npt.NDArray[Any]]):
         lengths = sorted({len(record[name]) for record in records for name in POSITION_TYPES})
         if len(lengths) != 1:
             raise ValueError(f"trajectory: expected records of one length, got {lengths}")
-        return cls(**{name: np.asarray([record[name] for record in records]) for name in names})
+        edited = [record["edits"] for record in records if "edits" in record]
+        if edited and len(edited) != len(records):
+            raise ValueError("trajectory: expected edits in all records or in none")
+        return cls(
+            **{name: np.asarray([record[name] for record in records]) for name in names},
+            edits=_stacked(edited, np.asarray) if edited else None,
+        )
+
+
+_ARRAYS = (*POSITION_TYPES, "nfe", "length")
+"""The arrays of a `Trajectory`."""
+
+
+def _stacked(rows: Sequence[Mapping[str, Any]], join: Callable[[list[Any]], Any]) -> Edits:
+    """The edits of several rows, or of several batches of them."""
+    return Edits(**{name: join([each[name] for each in rows]) for name in rows[0]})
 
 
 def _array(name: str, value: Any, rank: int) -> npt.NDArray[Any]:

@@ -168,17 +168,48 @@ class Transformer(nnx.Module):
         Returns:
             `[batch, window, embed]` in the compute dtype.
         """
-        length, shift = tokens.shape[1], self._shift
-        start = window.start - shift
-        fresh = Window(start=start, length=window.length + shift)
+        length, start = tokens.shape[1], window.start - self._shift
+        fresh = Window(start=start, length=window.length + self._shift)
         if suffix:
             fresh = Window(
-                start=jnp.full_like(start, length - suffix - shift), length=suffix + shift
+                start=jnp.full_like(start, length - suffix - self._shift),
+                length=suffix + self._shift,
             )
-        position, begin = jnp.arange(length), start[:, None]
-        renewed = position >= begin
-        if not suffix:
-            renewed &= position < begin + fresh.length
+        return self._cached(tokens, valid, window, fresh, start, cache, groups, keep=False)[0]
+
+    def extend(
+        self,
+        tokens: Int[jax.Array, "batch length"],
+        valid: Bool[jax.Array, "batch length"],
+        window: Window,
+        cache: KeyValueCache,
+        groups: Int[jax.Array, "batch length"] | None = None,
+    ) -> tuple[Float[jax.Array, "batch window embed"], KeyValueCache]:
+        """As `cached_forward`, of a window as long before the window too, which the cache then has.
+
+        Returns:
+            States of the window, and the cache with the keys and values of both.
+        """
+        start = window.start - window.length - self._shift
+        fresh = Window(start=start, length=2 * window.length + self._shift)
+        hidden, own = self._cached(tokens, valid, window, fresh, start, cache, groups, keep=True)
+        return hidden, jax.tree.map(fresh.put, cache, own)
+
+    def _cached(
+        self,
+        tokens: jax.Array,
+        valid: jax.Array,
+        window: Window,
+        fresh: Window,
+        begin: jax.Array,
+        cache: KeyValueCache,
+        groups: jax.Array | None,
+        *,
+        keep: bool,
+    ) -> tuple[jax.Array, KeyValueCache | None]:
+        """Of `fresh`, with what is before `begin [batch]` and after `fresh` from the cache."""
+        position, start = jnp.arange(tokens.shape[1]), fresh.start[:, None]
+        renewed = (position >= begin[:, None]) & (position < start + fresh.length)
         attention_mask = jnp.concatenate([valid & ~renewed, fresh.of(valid & renewed)], axis=1)
         groups = attention_groups(self.config, valid) if groups is None else groups
         if groups is not None:
@@ -187,11 +218,17 @@ class Transformer(nnx.Module):
             attention_mask = block_causal_mask(queries, keys, attention_mask)
         cos, sin = self._angles(valid)
         wanted = None
-        if suffix or shift:
-            wanted = Window(start=start - fresh.start, length=window.length)
-        x = self._embed(fresh.of(tokens))
-        x, _ = self._stack(x, (fresh.of(cos), fresh.of(sin)), attention_mask, wanted, cache)
-        return layers.rms_norm(x, self.norm[...], self.config.norm_eps)
+        if fresh.length != window.length:
+            wanted = Window(start=window.start - self._shift - fresh.start, length=window.length)
+        x, own = self._stack(
+            self._embed(fresh.of(tokens)),
+            (fresh.of(cos), fresh.of(sin)),
+            attention_mask,
+            wanted,
+            cache,
+            keep=keep,
+        )
+        return layers.rms_norm(x, self.norm[...], self.config.norm_eps), own
 
     def logits(self, hidden: Float[jax.Array, "*batch embed"]) -> Float[jax.Array, "*batch vocab"]:
         """Float32 logits `[..., vocab]` of hidden states `[..., embed]`."""

@@ -32,3 +32,16 @@ class Window:
         """The window of every row of `x`."""
         take = jax.vmap(lambda row, at: lax.dynamic_slice_in_dim(row, at, self.length))
         return take(x, self.start)
+
+    def put(
+        self,
+        x: Shaped[jax.Array, "*layers batch heads length dim"],
+        part: Shaped[jax.Array, "*layers batch heads window dim"],
+    ) -> Shaped[jax.Array, "*layers batch heads length dim"]:
+        """Keys or values `x` with the window of every row from `part`."""
+        put = jax.vmap(
+            lambda row, new, at: lax.dynamic_update_slice_in_dim(row, new, at, axis=row.ndim - 2),
+            in_axes=(x.ndim - 4, x.ndim - 4, 0),
+            out_axes=x.ndim - 4,
+        )
+        return put(x, part.astype(x.dtype), self.start)

@@ -33,6 +33,8 @@ TOOLTIPS = {
     Reason.MINIMUM: _COMMITTED % "to keep the least number a pass",
     Reason.LIMIT: _COMMITTED % "because its block's or row's passes were used up",
     Reason.GIVEN: "position {position}: given from the start",
+    Reason.EDITED: "position {position}: committed in pass {at} of {nfe}, replaced in pass "
+    "{edited}, confidence {confidence}",
 }
 """The tooltip of a position, by the reason of its token; replay.js fills in the numbers."""
 
@@ -79,12 +81,16 @@ class Chip(TokenText):
         due: the pass after which it is there.
         reason: why it has its token.
         heat: its confidence on the colour scale, 0 to 1.
+        edited_at: the pass that last replaced it, 0 where none did.
+        first: what it was before.
     """
 
     committed_at: int
     due: int
     reason: Reason
     heat: float
+    edited_at: int = 0
+    first: TokenText | None = None
 
 
 def chips(replay: Replay, text: Callable[[int], str]) -> list[Chip]:
@@ -100,12 +106,18 @@ def chips(replay: Replay, text: Callable[[int], str]) -> list[Chip]:
 def _chip(replay: Replay, position: int, text: Callable[[int], str]) -> Chip:
     at, reason = replay.committed_at[position], Reason(replay.reason[position])
     heat = (replay.confidence[position] - COLOUR_FLOOR) / (1 - COLOUR_FLOOR)
+    edited_at, first = 0, None
+    if replay.first_tokens is not None and replay.edited_at is not None:
+        edited_at = replay.edited_at[position]
+        first = TokenText.of(text(replay.first_tokens[position]))
     return Chip(
         **vars(TokenText.of(text(replay.tokens[position]))),
         committed_at=at,
         due=replay.nfe if reason == Reason.TAIL else at,
         reason=reason,
         heat=min(1.0, max(0.0, heat)),
+        edited_at=edited_at,
+        first=first,
     )
 
 
@@ -125,6 +137,10 @@ class TextTable:
         count = replay.shown
         columns = {name: [*values[:count]] for name, values in replay.positions().items()}
         places = [self._places.setdefault(token, len(self._places)) for token in columns["tokens"]]
+        if replay.first_tokens is not None and replay.edited_at is not None:
+            first = replay.first_tokens[:count]
+            columns["first"] = [self._places.setdefault(it, len(self._places)) for it in first]
+            columns["edited_at"] = [*replay.edited_at[:count]]
         return columns | {
             "tokens": places,
             "confidence": [round(value, 3) for value in columns["confidence"]],

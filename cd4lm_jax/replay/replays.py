@@ -18,6 +18,7 @@ class Replay(Positions[Sequence[Any]]):
     Attributes:
         tokens, committed_at, confidence, reason: G values each, see `Positions`.
         nfe: forward passes of this prompt.
+        first_tokens, edited_at: of every position, see `Edits`; None where nothing is edited.
         title: which run this is, such as "student, confidence:0.9".
         correct: whether the answer is right.
 
@@ -27,11 +28,15 @@ class Replay(Positions[Sequence[Any]]):
     """
 
     nfe: int
+    first_tokens: Sequence[int] | None = None
+    edited_at: Sequence[int] | None = None
     title: str | None = None
     correct: bool | None = None
 
     def __post_init__(self) -> None:
         sizes = {name: len(values) for name, values in self.positions().items()}
+        if self.first_tokens is not None and self.edited_at is not None:
+            sizes |= {"first_tokens": len(self.first_tokens), "edited_at": len(self.edited_at)}
         if len(set(sizes.values())) != 1:
             given = ", ".join(f"{size} {name}" for name, size in sizes.items())
             raise ValueError(
@@ -67,6 +72,9 @@ class Replay(Positions[Sequence[Any]]):
     ) -> Replay:
         """The replay of one row of a trajectory."""
         columns = {name: values[row].tolist() for name, values in trajectory.positions().items()}
+        if trajectory.edits is not None:
+            columns["first_tokens"] = trajectory.edits.first_tokens[row].tolist()
+            columns["edited_at"] = trajectory.edits.edited_at[row].tolist()
         return cls(**columns, nfe=int(trajectory.nfe[row]), title=title, correct=correct)
 
 

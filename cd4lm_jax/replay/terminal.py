@@ -28,8 +28,9 @@ def view(replay: Replay, after: int, text: Callable[[int], str] = str) -> Text:
     """What is there after so many passes, as a rich renderable.
 
     Masked positions are grey blocks of the width that their token will have, so nothing moves;
-    the colour is the confidence. What the last pass committed is inverted, special tokens are
-    dimmed, given ones underlined.
+    the colour is the confidence. An edited position has its first token until
+    it is replaced. What the last pass committed or replaced is inverted, special tokens are dimmed,
+    given ones underlined.
 
     Args:
         replay: one decode.
@@ -43,7 +44,8 @@ def view(replay: Replay, after: int, text: Callable[[int], str] = str) -> Text:
     tail = f", {left} position{'s' * (left > 1)} after the end" if left else ""
     view = Text().append(f"pass {after} of {replay.nfe}, {committed} committed{tail}\n", "dim")
     for chip in chips.chips(replay, text):
-        token = f"<{chip.text}>" if chip.special else chip.text
+        shown = chip.first if chip.first is not None and after < chip.edited_at else chip
+        token = f"<{shown.text}>" if shown.special else shown.text
         if chip.due > after:
             view.append(_block(token), _MASK)
         else:
@@ -101,7 +103,7 @@ def _style(chip: Chip, after: int) -> Style:
 
     if chip.reason in (Reason.TAIL, Reason.GIVEN):
         return Style(dim=chip.special or None, underline=chip.reason == Reason.GIVEN or None)
-    now = chip.committed_at == after or None  # None leaves a style as it is
+    now = after in (chip.committed_at, chip.edited_at) or None  # None leaves a style as it is
     heat = (low + (high - low) * chip.heat for low, high in zip(_LOW, _HIGH, strict=True))
     return Style(
         color=_INK, bgcolor=Color.from_rgb(*heat), dim=chip.special or None, bold=now, reverse=now

@@ -215,7 +215,7 @@ def step(
 def test_a_mask_token_inside_a_prompt_is_text_and_stays() -> None:
     prompt = [3, CONFIG.mask_id, 5, CONFIG.mask_id]
     queue = queue_of([prompt, [CONFIG.mask_id], [1]])
-    state = canvas.State.start(queue, 3, BLOCK, None).canvas
+    state = canvas.State.start(queue, 3, STOP.shape(CONFIG), None).canvas
     while not state.done.all():
         state = step(MODELS[0], slots_of(queue), SHY, STOP.shape(CONFIG), state)
         np.testing.assert_array_equal(state.tokens[:, :PROMPT], queue.tokens[:, :PROMPT])
@@ -285,13 +285,15 @@ def test_a_slot_goes_to_the_next_prompt_as_soon_as_its_row_ends(slots: int) -> N
     np.testing.assert_array_equal(end.committed_at, expected.committed_at)
     np.testing.assert_array_equal(end.nfe, expected.nfe)
     # Pass by pass: no slot is idle while a prompt waits.
-    state = canvas.State.start(queue, slots, BLOCK, None)
+    state = canvas.State.start(queue, slots, STOP.shape(CONFIG), None)
     busy = []
     while not state.canvas.done.all():
         row = jnp.minimum(state.row, len(PROMPTS) - 1)
         busy.append(int((~state.canvas.done).sum()))
         moved = step(MODELS[1], slots_of(queue, row), SHY, STOP.shape(CONFIG), state.canvas)
-        state = canvas.hand_over(queue, CONFIG.eos_id, BLOCK, state._replace(canvas=moved))
+        state = canvas.hand_over(
+            queue, CONFIG.eos_id, STOP.shape(CONFIG), state._replace(canvas=moved)
+        )
     assert sum(busy) == expected.nfe.sum()
     waiting = len(PROMPTS) - slots
     if waiting:
@@ -393,7 +395,7 @@ def test_rows_look_at_their_own_blocks() -> None:
     tokens, valid, done = queue.tokens, queue.valid, jnp.zeros(3, bool)
     known = jnp.asarray(rng.integers(1, 10, (3, BLOCK)), jnp.int32)
     tokens = tokens.at[1:, PROMPT : PROMPT + BLOCK].set(known[1:])
-    start = canvas.Canvas.start(tokens, queue.masked, done, BLOCK)
+    start = canvas.Canvas.start(tokens, valid, queue.masked, done, FILL.shape(CONFIG))
     start = start._replace(
         block=jnp.array([0, 1, 2]),  # the first, the last, finished
         masked=start.masked.at[1:, :BLOCK].set(False).at[2].set(False),

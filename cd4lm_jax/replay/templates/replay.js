@@ -52,7 +52,14 @@ function drawChip(data, replay, position) {
   const { name, tooltip } = data.facts.reasons[replay.reason[position]];
   const { floor } = data.facts;
   const heat = Math.min(1, Math.max(0, (confidence - floor) / (1 - floor)));
-  const numbers = { position: position + 1, at, nfe: replay.nfe, confidence: confidence.toFixed(3) };
+  const edited = replay.edited_at?.[position] ?? 0;
+  const numbers = {
+    position: position + 1,
+    at,
+    edited,
+    nfe: replay.nfe,
+    confidence: confidence.toFixed(3),
+  };
   const kinds = { TAIL: " undecoded", GIVEN: " given" };
   return make(
     "span",
@@ -62,6 +69,9 @@ function drawChip(data, replay, position) {
       title: tooltip.replace(/\{(\w+)\}/g, (_, key) => numbers[key]),
       "data-at": at,
       "data-due": name === "TAIL" ? replay.nfe : at,
+      // An edited position has its first token until it is replaced.
+      ...(edited && { "data-edited": edited, "data-first": data.texts[replay.first[position]][0] }),
+      ...(edited && { "data-last": label }),
     },
     label,
     make("sup", {}, name === "TAIL" ? "" : String(at)),
@@ -167,6 +177,7 @@ function animate(article) {
         element: token,
         at: Number(token.dataset.at),
         due: Number(token.dataset.due),
+        edited: Number(token.dataset.edited ?? 0),
       })),
     };
   });
@@ -178,9 +189,13 @@ function animate(article) {
     output.value = `pass ${pass} of ${last}`;
     for (const board of boards) {
       let committed = 0;
-      for (const { element, at, due } of board.tokens) {
+      for (const { element, at, due, edited } of board.tokens) {
         element.classList.toggle("masked", due > pass);
-        element.classList.toggle("now", at > 0 && at === pass);
+        element.classList.toggle("now", pass > 0 && (at === pass || edited === pass));
+        if (edited) {
+          const { first, last } = element.dataset;
+          element.firstChild.data = pass < edited ? first : last;
+        }
         if (at && at <= pass) committed += 1;
       }
       board.bars.forEach((bar, index) => {

@@ -111,7 +111,7 @@ def test_a_threshold_ends_the_baseline() -> None:
     [
         ({"treshold": 0.9}, "cd4lm has no setting 'treshold'; did you mean 'threshold'"),
         ({"gen_length": "long"}, "gen_length: expected int, got 'long'"),
-        ({"gen_length": 100}, "gen_length=100 is not a multiple of block_length=32"),
+        ({"gen_length": 0}, "gen_length=0 is not a multiple of block_length=32"),
         ({"threshold": "high"}, "threshold='high': expected a number"),
         ({"threshold": 0.9, "rule": "fixed"}, "threshold=0.9 is the rule's; give it within rule"),
         ({"rule": "factr"}, "no commit rule 'factr'; did you mean 'factor'"),
