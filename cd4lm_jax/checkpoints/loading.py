@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 from cd4lm_jax.checkpoints import huggingface, model_folder
 from cd4lm_jax.models.config import ModelConfig
 from cd4lm_jax.models.finite import check_finite
+from cd4lm_jax.models.quantization import Mode
 from cd4lm_jax.models.transformer import Execution, Transformer
 
 
@@ -35,6 +36,7 @@ def load_model(
     dtype: str = "float32",
     mesh: Mesh | None = None,
     verify: bool = True,
+    quantize: Mode = "none",
 ) -> Transformer:
     """The model in a folder, parameters in `dtype`, sharded over `mesh` if given.
 
@@ -45,12 +47,17 @@ def load_model(
         mesh: what they are split over.
         verify: compare the files with their checksums, where there are some. Reading every file
             once more takes seconds for a large model.
+        quantize: what kernels are quantised to while they are read, see
+            `cd4lm_jax.models.quantization`; `none` takes them as they are stored, quantised ones
+            too.
 
     Raises:
         ValueError: no model there, damaged files, parameters that do not fit its config or are
-            not finite.
+            not finite, or an unknown mode or another one than they are stored in.
     """
     reader = huggingface if huggingface.is_checkpoint(folder) else model_folder
-    model = reader.read_model(folder, execution, dtype=dtype, mesh=mesh, verify=verify)
+    model = reader.read_model(
+        folder, execution, dtype=dtype, mesh=mesh, verify=verify, quantize=quantize
+    )
     check_finite(model, str(folder))
     return model

@@ -19,7 +19,7 @@ from cd4lm_jax.models import layers
 from cd4lm_jax.models.attention import KeyValueCache, KeyValues, block_causal_mask
 from cd4lm_jax.models.block import Block
 from cd4lm_jax.models.config import ModelConfig, check_dtype
-from cd4lm_jax.models.quantization import QuantizedKernel
+from cd4lm_jax.models.quantization import QuantizedKernel, is_part
 from cd4lm_jax.models.window import Window
 
 if TYPE_CHECKING:
@@ -333,7 +333,7 @@ def logical_axes(name: str) -> tuple[str | None, ...]:
     kernel are on every device along its inputs: there may be fewer groups than devices.
     """
     parent, _, last = name.rpartition(".")
-    if last in ("values", "scales"):
+    if is_part(name):
         *layers, fan_in, fan_out = logical_axes(parent)
         return (*layers, fan_in if last == "values" else None, fan_out)
     return _LOGICAL_AXES.get(last, ())
