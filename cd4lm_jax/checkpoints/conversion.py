@@ -24,6 +24,7 @@ from cd4lm_jax.checkpoints import (
     huggingface,
     manifest,
     model_folder,
+    peft,
     published_tensors,
     side_files,
     weight_files,
@@ -93,6 +94,12 @@ def convert(
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise ConversionError(
             f"{target} is not empty; give a folder that is, or one that does not exist"
+        )
+    if peft.lies_in(source):
+        raise ConversionError(
+            f"{source} has peft adapters, which a conversion would leave out; merge them with peft "
+            "(merge_and_unload, then save_pretrained), or move adapter_* elsewhere to convert the "
+            "base alone"
         )
     job: _ToOwn | _ToHuggingFace
     if huggingface.is_checkpoint(source) or quantize != "none":

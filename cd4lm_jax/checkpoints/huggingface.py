@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 from cd4lm_jax.checkpoints import quantizing, weight_files
 from cd4lm_jax.checkpoints.families import family_of
 from cd4lm_jax.checkpoints.family import Family, HuggingFaceError
+from cd4lm_jax.checkpoints.peft import PeftAdapters
 from cd4lm_jax.checkpoints.model_folder import PARAMS_FOLDER, abstract_model
 from cd4lm_jax.checkpoints.published_tensors import Tensor, all_tensors, transpose
 from cd4lm_jax.checkpoints.safetensors_files import DTYPES, Stored
@@ -186,6 +187,7 @@ def read_model(
     mesh: Mesh | None = None,
     verify: bool = True,
     quantize: Mode = "none",
+    adapters: PeftAdapters | None = None,
 ) -> Transformer:
     """Reads a checkpoint, parameters cast to `dtype`, sharded over `mesh` if given.
 
@@ -199,6 +201,7 @@ def read_model(
         mesh: what they are split over.
         verify: compare the files with their checksums, where some are known.
         quantize: what the kernels are quantised to, one parameter after the other.
+        adapters: are added to the kernels before that.
 
     Raises:
         ValueError: an unknown dtype or mode, or as `Checkpoint.open`.
@@ -209,7 +212,10 @@ def read_model(
     model = abstract_model(
         checkpoint.config, execution, dtype=dtype, mesh=mesh, quantize=quantize
     )
-    return quantizing.assemble(model, quantize, _parameters(checkpoint, dense))
+    parameters = _parameters(checkpoint, dense)
+    if adapters is not None:
+        parameters = adapters.merged(parameters)
+    return quantizing.assemble(model, quantize, parameters)
 
 
 def _parameters(checkpoint: Checkpoint, model: Transformer) -> Iterator[tuple[str, jax.Array]]:

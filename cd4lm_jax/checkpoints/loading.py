@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from typing import Literal
+import pathlib
+from typing import Any, Literal
 
 from jax.sharding import Mesh
 
-from cd4lm_jax.checkpoints import huggingface, model_folder
+from cd4lm_jax.checkpoints import huggingface, model_folder, peft
 from cd4lm_jax.models.config import ModelConfig
 from cd4lm_jax.models.finite import check_finite
 from cd4lm_jax.models.quantization import Mode
@@ -25,8 +26,19 @@ def load_config(folder: str | os.PathLike[str]) -> ModelConfig:
     Raises:
         ValueError: no model there, or one that this port does not compute.
     """
+    if peft.lies_in(folder) and (base := peft.base_of(folder)) != pathlib.Path(folder):
+        return load_config(base)
     reader = huggingface if huggingface.is_checkpoint(folder) else model_folder
     return reader.read_config(folder)
+
+
+def stored_mode(folder: str | os.PathLike[str]) -> Mode:
+    """How the kernels in a folder are quantised; those of published ones are not.
+
+    Raises:
+        ValueError: no model there.
+    """
+    return "none" if huggingface.is_checkpoint(folder) else model_folder.stored_mode(folder)
 
 
 def load_model(
@@ -37,11 +49,14 @@ def load_model(
     mesh: Mesh | None = None,
     verify: bool = True,
     quantize: Mode = "none",
+    base: str | os.PathLike[str] | None = None,
 ) -> Transformer:
     """The model in a folder, parameters in `dtype`, sharded over `mesh` if given.
 
+    Adapters of peft are added to the weights beside them, or to those of the folder that they name.
+
     Args:
-        folder: of either layout.
+        folder: of either layout, or of peft.
         execution: how the model is to run.
         dtype: of the parameters.
         mesh: what they are split over.
@@ -50,14 +65,21 @@ def load_model(
         quantize: what kernels are quantised to while they are read, see
             `cd4lm_jax.models.quantization`; `none` takes them as they are stored, quantised ones
             too.
+        base: where the model is that the adapters in `folder` are of; None for the one they name.
 
     Raises:
         ValueError: no model there, damaged files, parameters that do not fit its config or are
-            not finite, or an unknown mode or another one than they are stored in.
+            not finite, an unknown mode or another one than they are stored in, or adapters that do
+            not fit their base.
     """
-    reader = huggingface if huggingface.is_checkpoint(folder) else model_folder
-    model = reader.read_model(
-        folder, execution, dtype=dtype, mesh=mesh, verify=verify, quantize=quantize
-    )
+    options: dict[str, Any] = {"dtype": dtype, "mesh": mesh, "verify": verify, "quantize": quantize}
+    weights: str | os.PathLike[str] = folder
+    if peft.lies_in(folder):
+        weights = base or peft.base_of(folder)
+        options["adapters"] = peft.read(folder, load_config(weights))
+    elif base is not None:
+        raise ValueError(f"base={base} is for adapters of peft, and {folder} has none; leave it out")
+    reader = huggingface if huggingface.is_checkpoint(weights) else model_folder
+    model = reader.read_model(weights, execution, **options)
     check_finite(model, str(folder))
     return model

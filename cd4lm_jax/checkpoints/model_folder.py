@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import pathlib
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -21,6 +21,9 @@ from cd4lm_jax.runtime import cluster, files
 from cd4lm_jax.runtime.sharding import spec
 from cd4lm_jax.runtime.trees import leaf_name, named_leaves, with_leaves
 from cd4lm_jax.settings.config import config_from_json, config_to_json
+
+if TYPE_CHECKING:
+    from cd4lm_jax.checkpoints.peft import PeftAdapters
 
 CONFIG_FILE = "config.json"
 PARAMS_FOLDER = "params"
@@ -105,6 +108,7 @@ def read_model(
     mesh: Mesh | None = None,
     verify: bool = True,
     quantize: Mode = "none",
+    adapters: PeftAdapters | None = None,
 ) -> Transformer:
     """Reads a model folder; parameters come in `dtype`, sharded over `mesh` if given.
 
@@ -117,6 +121,7 @@ def read_model(
         mesh: what they are split over.
         verify: compare the files with their checksums; folders from before there were any pass.
         quantize: what kernels that are not are quantised to, one parameter after the other.
+        adapters: are added to the kernels before that.
 
     Raises:
         ValueError: an unknown dtype or mode.
@@ -133,14 +138,22 @@ def read_model(
         )
     mode = quantize if stored == "none" else stored
     model = abstract_model(config, execution, dtype=dtype, mesh=mesh, quantize=mode)
-    if stored == mode:
+    if stored != "none" and adapters is not None:
+        raise array_trees.CheckpointError(
+            f"{folder} is quantised in {stored}, which adapters cannot be added to; give the folder "
+            "that it was made from as their base"
+        )
+    if stored == mode and adapters is None:
         return with_leaves(model, array_trees.load_tree(params, named_leaves(model), verify=verify))
     saved = abstract_model(config, dtype=stored_dtype(folder))
     array_trees.check_tree(params, named_leaves(saved))
     if verify:
         array_trees.verify_tree(params)
     dense = abstract_model(config, dtype=dtype, mesh=mesh)
-    return quantizing.assemble(model, mode, _parameters(params, dense))
+    parameters = _parameters(params, dense)
+    if adapters is not None:
+        parameters = adapters.merged(parameters)
+    return quantizing.assemble(model, mode, parameters)
 
 
 def _parameters(params: pathlib.Path, model: Transformer) -> Iterator[tuple[str, jax.Array]]:

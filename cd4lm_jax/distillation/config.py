@@ -17,6 +17,7 @@ from cd4lm_jax.distillation.program import Program
 from cd4lm_jax.distillation.rollout import Rollout
 from cd4lm_jax.models.config import ModelConfig
 from cd4lm_jax.models.lora import LoraConfig
+from cd4lm_jax.models.quantization import Mode, check_mode
 from cd4lm_jax.models.transformer import Execution
 from cd4lm_jax.runtime.mesh import MeshConfig
 
@@ -44,6 +45,9 @@ class TrainConfig:
             computation.
         lora: trains adapters of a frozen `init`; the teacher, if it is the same folder, is the
             base with its adapters off, so there is no second copy. None trains all parameters.
+        quantize: what the kernels of teacher and base are quantised to; with `lora` that is QLoRA
+            (Dettmers et al., 2305.14314): one copy in 8 or 4 bits is what adapters are of and what
+            teaches.
         average: the teacher is the student's moving average, which keeps this share of itself
             in an update and starts as `init`; None keeps the teacher frozen.
         corruption: the noisy states of the text that are learned from.
@@ -80,6 +84,7 @@ class TrainConfig:
     teacher: str | None = None
     teacher_dtype: str = "float32"
     lora: LoraConfig | None = None
+    quantize: Mode = "none"
     average: float | None = None
     corruption: NestedMasks | IndependentMasks | DiffusionMasks | Rollout = NestedMasks()
     objective: Objective = Objective()
@@ -146,6 +151,15 @@ class TrainConfig:
             raise TrainingError(
                 f"teacher_dtype={self.teacher_dtype} is unknown; give {' or '.join(DTYPES)}"
             )
+        try:
+            check_mode(self.quantize)
+        except ValueError as error:
+            raise TrainingError(str(error)) from None
+        if self.quantize != "none" and self.lora is None and self.frozen_teacher == "none":
+            raise TrainingError(
+                f"quantize={self.quantize} is for models that training leaves as they are, and there "
+                "are none: give lora (adapters of a quantised base) or a teacher, or quantize=none"
+            )
         if self.patience and not self.ranked_by_loss:
             raise TrainingError(
                 f"patience={self.patience} stops by validation loss, which does not rank the steps "
@@ -206,5 +220,6 @@ class TrainConfig:
             mesh,
             execution=self.execution,
             frozen_dtype=self.teacher_dtype,
+            frozen_mode=self.quantize,
             teacher=self.frozen_teacher,
         )

@@ -1,4 +1,4 @@
-"""The plan of a decode: one pass of the compiled loop, weights in bfloat16, on a topology."""
+"""The plan of a decode: one pass of the compiled loop, weights in bfloat16 or fewer bits, on a topology."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from cd4lm_jax.decoding import loop
 from cd4lm_jax.decoding.canvas import Queue
 from cd4lm_jax.decoding.config import DecodeConfig
 from cd4lm_jax.models.config import ModelConfig
+from cd4lm_jax.models.quantization import Mode
 from cd4lm_jax.models.transformer import Execution
 from cd4lm_jax.planning import costs
 from cd4lm_jax.planning.costs import Collective, Cost
@@ -25,6 +26,7 @@ def plan(
     topology: Topology,
     *,
     prompt_length: int,
+    quantize: Mode = "none",
 ) -> Plan:
     """Compiles the loop with the model split over all chips (tensor parallel).
 
@@ -36,6 +38,7 @@ def plan(
         config: `batch_size` rows are decoded at once, and wait in the queue.
         topology: the chips.
         prompt_length: padded.
+        quantize: what the kernels are quantised to.
 
     Raises:
         ValueError: lengths that do not fit, or more chips than heads can be split over.
@@ -54,7 +57,13 @@ def plan(
             f"prompt_length={prompt_length} and gen_length={config.gen_length} exceed the model's "
             f"{architecture.max_length} positions; shorten one of them"
         )
-    model = abstract_model(architecture, Execution(dtype="bfloat16"), dtype="bfloat16", mesh=mesh)
+    model = abstract_model(
+        architecture,
+        Execution(dtype="bfloat16"),
+        dtype="bfloat16",
+        mesh=mesh,
+        quantize=quantize,
+    )
     waiting = queue(mesh, rows, length, config.gen_length)
     with jax.set_mesh(mesh):
         lowered = loop.run.lower(
@@ -78,6 +87,7 @@ def plan(
             "gen_length": config.gen_length,
             "block_length": config.block_length,
             "cache": config.cache,
+            "quantize": None if quantize == "none" else quantize,
         },
         bytes_per_chip=held | {"temporaries": done.temporaries},
         tokens=rows,
