@@ -17,8 +17,8 @@ from jax.sharding import Mesh
 from cd4lm_jax.checkpoints import quantizing, weight_files
 from cd4lm_jax.checkpoints.families import family_of
 from cd4lm_jax.checkpoints.family import Family, HuggingFaceError
-from cd4lm_jax.checkpoints.peft import PeftAdapters
 from cd4lm_jax.checkpoints.model_folder import PARAMS_FOLDER, abstract_model
+from cd4lm_jax.checkpoints.peft import PeftAdapters
 from cd4lm_jax.checkpoints.published_tensors import Tensor, all_tensors, transpose
 from cd4lm_jax.checkpoints.safetensors_files import DTYPES, Stored
 from cd4lm_jax.checkpoints.weight_files import INDEX_FILE, SINGLE_FILE
@@ -209,9 +209,7 @@ def read_model(
     check_dtype(dtype, "dtype")
     checkpoint = Checkpoint.open(folder, verify=verify)
     dense = abstract_model(checkpoint.config, execution, dtype=dtype, mesh=mesh)
-    model = abstract_model(
-        checkpoint.config, execution, dtype=dtype, mesh=mesh, quantize=quantize
-    )
+    model = abstract_model(checkpoint.config, execution, dtype=dtype, mesh=mesh, quantize=quantize)
     parameters = _parameters(checkpoint, dense)
     if adapters is not None:
         parameters = adapters.merged(parameters)

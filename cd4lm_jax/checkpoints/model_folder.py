@@ -143,17 +143,18 @@ def read_model(
             f"{folder} is quantised in {stored}, which adapters cannot be added to; give the folder "
             "that it was made from as their base"
         )
-    if stored == mode and adapters is None:
+    if mode == "none" and adapters is None:
         return with_leaves(model, array_trees.load_tree(params, named_leaves(model), verify=verify))
-    saved = abstract_model(config, dtype=stored_dtype(folder))
+    # One parameter after the other: orbax would hold all of them on the host at once.
+    saved = abstract_model(config, dtype=stored_dtype(folder), quantize=stored)
     array_trees.check_tree(params, named_leaves(saved))
     if verify:
         array_trees.verify_tree(params)
-    dense = abstract_model(config, dtype=dtype, mesh=mesh)
-    parameters = _parameters(params, dense)
+    found = abstract_model(config, dtype=dtype, mesh=mesh, quantize=stored)
+    parameters = _parameters(params, found)
     if adapters is not None:
         parameters = adapters.merged(parameters)
-    return quantizing.assemble(model, mode, parameters)
+    return quantizing.assemble(model, "none" if stored == mode else mode, parameters)
 
 
 def _parameters(params: pathlib.Path, model: Transformer) -> Iterator[tuple[str, jax.Array]]:
@@ -163,7 +164,7 @@ def _parameters(params: pathlib.Path, model: Transformer) -> Iterator[tuple[str,
 
         def part(index: Index, name: str = name, leaf: Any = leaf) -> np.ndarray:
             whole = (slice(*at.indices(n)) for at, n in zip(index, leaf.shape, strict=True))
-            return reader.read(name, tuple(whole)).astype(leaf.dtype)
+            return reader.read(name, tuple(whole)).astype(leaf.dtype, copy=False)
 
         yield name, jax.make_array_from_callback(leaf.shape, quantizing.placement(leaf), part)
 

@@ -75,7 +75,7 @@ class PeftAdapters:
             for (leaf, layer), (a, b, scale) in self.factors.items():
                 if leaf == name:
                     a32, b32 = (_float32(each) for each in (a, b))
-                    kernel = _add(kernel, a32, b32, scale, layer)  # noqa: PLW2901
+                    kernel = _add(kernel, a32, b32, scale, layer)
             yield name, kernel
 
 

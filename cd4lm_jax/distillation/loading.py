@@ -81,6 +81,4 @@ class Loaded:
     def _frozen(self, folder: str) -> Transformer:
         config, dtype = self._config, self._config.teacher_dtype
         execution = frozen_execution(config.execution, dtype)
-        return load_model(
-            folder, execution, dtype=dtype, mesh=self._mesh, quantize=config.quantize
-        )
+        return load_model(folder, execution, dtype=dtype, mesh=self._mesh, quantize=config.quantize)

@@ -272,9 +272,7 @@ def quantize_kernel(
     bits = lax.bitcast_convert_type(found.qvalue.astype(jnp.int8), jnp.uint8)
     halves = bits.reshape(-1, 2, tiles[0] // 2, kernel.shape[1])
     packed = (halves[:, 0] & 15) | (halves[:, 1] << 4)
-    return QuantizedKernel(
-        packed.reshape(-1, kernel.shape[1]), found.scale.astype(jnp.bfloat16)
-    )
+    return QuantizedKernel(packed.reshape(-1, kernel.shape[1]), found.scale.astype(jnp.bfloat16))
 
 
 def quantize(model: Transformer, mode: Mode) -> Transformer:

@@ -119,9 +119,7 @@ def test_strength_by_module_and_by_root_of_the_rank(tmp_path: pathlib.Path) -> N
     np.testing.assert_allclose(down[1], 2 * plain["down"][1], atol=1e-6)
     np.testing.assert_allclose(down[0], plain["down"][0], atol=1e-6)
     stabilised = copied(tmp_path / "b", use_rslora=True)  # rank 4: alpha / 2 instead of alpha / 4
-    np.testing.assert_allclose(
-        difference(stabilised, "blocks.up"), 2 * plain["up"], atol=1e-6
-    )
+    np.testing.assert_allclose(difference(stabilised, "blocks.up"), 2 * plain["up"], atol=1e-6)
 
 
 def test_a_list_of_targets_holds_ends_of_names(tmp_path: pathlib.Path) -> None:
