@@ -78,9 +78,7 @@ def load_model(
         weights = base or peft.base_of(folder)
         options["adapters"] = peft.read(folder, load_config(weights))
     elif base is not None:
-        raise ValueError(
-            f"base={base} is for adapters of peft, and {folder} has none; leave it out"
-        )
+        raise ValueError(f"base={base} is for adapters of peft; {folder} has none, leave it out")
     reader = huggingface if huggingface.is_checkpoint(weights) else model_folder
     model = reader.read_model(weights, execution, **options)
     check_finite(model, str(folder))

@@ -133,15 +133,15 @@ def read_model(
     config, params, stored = read_config(folder), _params(folder), stored_mode(folder)
     if stored != "none" and quantize not in ("none", stored):
         raise array_trees.CheckpointError(
-            f"{folder} is quantised in {stored} already; give quantize={stored}, or the folder that "
-            "it was made from"
+            f"{folder} is quantised in {stored} already; give quantize={stored}, or the folder "
+            "that it was made from"
         )
     mode = quantize if stored == "none" else stored
     model = abstract_model(config, execution, dtype=dtype, mesh=mesh, quantize=mode)
     if stored != "none" and adapters is not None:
         raise array_trees.CheckpointError(
-            f"{folder} is quantised in {stored}, which adapters cannot be added to; give the folder "
-            "that it was made from as their base"
+            f"{folder} is quantised in {stored}, which adapters cannot be added to; give the "
+            "folder that it was made from as their base"
         )
     if mode == "none" and adapters is None:
         return with_leaves(model, array_trees.load_tree(params, named_leaves(model), verify=verify))

@@ -1,7 +1,7 @@
-"""LoRA adapters in the folders of Hugging Face's peft: read, merged while their base is read, written.
+"""LoRA adapters in folders of Hugging Face's peft: read, merged while their base is, written.
 
-`adapter_config.json` says how strongly adapters work, `adapter_model.safetensors` which modules have
-some: a tensor is named after its module. What `target_modules` matches must be there, by peft's own
+`adapter_config.json` says how strongly adapters work, `adapter_model.safetensors` which modules
+have some: a tensor is named after its module. What `target_modules` matches must be there, by peft's own
 rule: a text is a regular expression of the whole name, a list holds ends of names. (`ff_out` of
 LLaDA ends the names of the MLP's output and of the head.)
 """
@@ -249,8 +249,8 @@ def _check(described: Mapping[str, Any], path: pathlib.Path) -> None:
     if on:
         field, value = next(iter(on.items()))
         raise HuggingFaceError(
-            f"{path / CONFIG_FILE}: {field} is {value!r}, which is not computed here (plain LoRA of "
-            "linear layers is); merge the adapters with peft (merge_and_unload, then "
+            f"{path / CONFIG_FILE}: {field} is {value!r}, which is not computed here (plain LoRA "
+            "of linear layers is); merge the adapters with peft (merge_and_unload, then "
             "save_pretrained) and give that folder"
         )
     numbers = (described.get("r"), described.get("lora_alpha"))

@@ -7,8 +7,9 @@ r"""Converts a model between a Hugging Face layout and this project's.
 The layout of the source decides the direction. Parameters keep their dtype unless --dtype is given,
 so that there and back again is bit-exact; tokenizer, generation settings and modelling code are
 copied. With --quantize the target is of this project's layout, whatever the source: half or a
-quarter of the size, and every command loads it as it loads the others. The model is streamed: that takes less than 1 GiB of memory, whatever its size. Interrupted,
-the same command continues from what it finds in TARGET.unfinished.
+quarter of the size, and every command loads it as it loads the others. The model is streamed: that
+takes less than 2 GiB of memory, whatever its size. Interrupted, the same command continues from
+what it finds in TARGET.unfinished.
 """
 
 from __future__ import annotations

@@ -157,8 +157,8 @@ class TrainConfig:
             raise TrainingError(str(error)) from None
         if self.quantize != "none" and self.lora is None and self.frozen_teacher == "none":
             raise TrainingError(
-                f"quantize={self.quantize} is for models that training leaves as they are, and there "
-                "are none: give lora (adapters of a quantised base) or a teacher, or quantize=none"
+                f"quantize={self.quantize} is for models that training leaves as they are, and "
+                "there are none: give lora (adapters of a quantised base) or a teacher, or quantize=none"
             )
         if self.patience and not self.ranked_by_loss:
             raise TrainingError(

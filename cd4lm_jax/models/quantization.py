@@ -60,8 +60,8 @@ class QuantizedKernel:
     """A kernel `[fan_in, fan_out]` in 8 or 4 bits, which a linear layer multiplies by.
 
     Attributes:
-        values: `[*layers, fan_in, fan_out]` int8 or float8. In int4 `[*layers, fan_in / 2, fan_out]`
-            uint8: of the inputs of a group, the low bits are the first half.
+        values: `[*layers, fan_in, fan_out]` int8 or float8. In int4 `[*layers, fan_in / 2,
+            fan_out]` uint8: of the inputs of a group, the low bits are the first half.
         scales: `[*layers, 1 or groups, fan_out]`.
     """
 

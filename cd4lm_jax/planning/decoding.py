@@ -1,4 +1,4 @@
-"""The plan of a decode: one pass of the compiled loop, weights in bfloat16 or fewer bits, on a topology."""
+"""The plan of a decode: one pass of the compiled loop on a topology."""
 
 from __future__ import annotations
 

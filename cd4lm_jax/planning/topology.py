@@ -8,8 +8,8 @@ what a chip sends at most over all its links to others, in one direction.
 Sources: Google Cloud's pages of TPU v4, v5e, v5p and v6e (peak, HBM, interchip interconnect); "How
 to Scale Your Model" (jax-ml.github.io/scaling-book), chapter 2; NVIDIA's data sheets of T4, L4,
 A10G, A100, H100 SXM, H200 and HGX B200, and its paper on the Ada architecture (RTX 4090, summed in
-float32). A T4 has no bfloat16, its rate is that of float16. Cards without NVLink have a PCIe slot of
-16 lanes. `clock` is the peak over the FLOPs that the matrix units of a chip do in a cycle
+float32). A T4 has no bfloat16, its rate is that of float16. Cards without NVLink have a PCIe slot
+of 16 lanes. `clock` is the peak over the FLOPs that the matrix units of a chip do in a cycle
 (4 units of 128 x 128 in v5e, 8 in v4 and v5p, 4 of 256 x 256 in v6e).
 """
 

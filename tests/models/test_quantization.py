@@ -56,6 +56,7 @@ def test_a_weight_is_off_by_half_a_step_at_most(mode: Mode, fan_in: int, seed: i
     assert (error <= 1.001 * bound).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("scan_layers", [True, False])
 def test_computes_what_the_dequantised_model_does(mode: Mode, scan_layers: bool) -> None:
@@ -110,6 +111,7 @@ def test_a_loop_over_passes_holds_no_copy_of_the_weights(
     assert compiled.memory_analysis().temp_size_in_bytes < 512 * 512 * 4  # one of the four
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cache", ["none", "dual"])
 def test_decodes_as_the_dequantised_model_does(cache: Any) -> None:
     model = quantize(tiny_model(sharpness=4.0), "int8")
@@ -123,6 +125,7 @@ def test_decodes_as_the_dequantised_model_does(cache: Any) -> None:
     np.testing.assert_array_equal(found.nfe, expected.nfe)
 
 
+@pytest.mark.slow
 def test_adapters_go_on_a_quantised_base() -> None:
     config = LoraConfig(rank=2)
     base = quantize(tiny_model(), "int4")
