@@ -1,9 +1,9 @@
 """LoRA adapters in folders of Hugging Face's peft: read, merged while their base is, written.
 
 `adapter_config.json` says how strongly adapters work, `adapter_model.safetensors` which modules
-have some: a tensor is named after its module. What `target_modules` matches must be there, by peft's own
-rule: a text is a regular expression of the whole name, a list holds ends of names. (`ff_out` of
-LLaDA ends the names of the MLP's output and of the head.)
+have some: a tensor is named after its module. What `target_modules` matches must be there, by
+peft's own rule: a text is a regular expression of the whole name, a list holds ends of names.
+(`ff_out` of LLaDA ends the names of the MLP's output and of the head.)
 """
 
 from __future__ import annotations
