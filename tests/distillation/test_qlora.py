@@ -83,7 +83,7 @@ def test_only_what_is_frozen_can_be_quantised(tmp_path: pathlib.Path) -> None:
     with pytest.raises(TrainingError, match="quantize=int4 is for models that training leaves"):
         dataclasses.replace(config, lora=None, teacher=None)
     with pytest.raises(TrainingError, match="no mode 'int5'; did you mean 'int"):
-        dataclasses.replace(config, quantize="int5")
+        dataclasses.replace(config, quantize="int5")  # type: ignore[arg-type]
     conversion.convert(config.init or "", tmp_path / "small", quantize="int8")
     assert stored_mode(tmp_path / "small") == "int8"
     own = dataclasses.replace(
