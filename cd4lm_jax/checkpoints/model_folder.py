@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import AbstractMesh, Mesh, NamedSharding
 
 from cd4lm_jax.checkpoints import array_trees, quantizing
-from cd4lm_jax.checkpoints.chunks import Index, TreeReader
+from cd4lm_jax.checkpoints.chunks import TreeReader
 from cd4lm_jax.models import quantization
 from cd4lm_jax.models.config import ModelConfig, check_dtype
 from cd4lm_jax.models.quantization import Mode
@@ -162,7 +162,7 @@ def _parameters(params: pathlib.Path, model: Transformer) -> Iterator[tuple[str,
     reader = TreeReader(params)
     for name, leaf in named_leaves(model).items():
 
-        def part(index: Index, name: str = name, leaf: Any = leaf) -> np.ndarray:
+        def part(index: Any, name: str = name, leaf: Any = leaf) -> np.ndarray:
             whole = (slice(*at.indices(n)) for at, n in zip(index, leaf.shape, strict=True))
             return reader.read(name, tuple(whole)).astype(leaf.dtype, copy=False)
 

@@ -46,8 +46,8 @@ QUANTIZED = ("query", "key", "value", "attention_out", "gate", "up", "down", "he
 _TILE_ELEMENTS = 1 << 20
 _LEAST_TILE = 32
 
-_STORED = {"int8": jnp.int8, "int4": jnp.uint8, "fp8": jnp.float8_e4m3fn}
-_NUMBERS = {"int8": jnp.int8, "int4": jnp.int4, "fp8": jnp.float8_e4m3fn}
+_STORED: dict[Mode, Any] = {"int8": jnp.int8, "int4": jnp.uint8, "fp8": jnp.float8_e4m3fn}
+_NUMBERS: dict[Mode, Any] = {"int8": jnp.int8, "int4": jnp.int4, "fp8": jnp.float8_e4m3fn}
 
 PARTS = (".values", ".scales")
 
@@ -220,7 +220,7 @@ def check_mode(mode: str, where: str = "quantize") -> None:
 
 def mode_of(dtype: Any) -> Mode:
     """The mode whose numbers are stored in `dtype`; `none` for that of no mode."""
-    return next((mode for mode, of in _STORED.items() if of == dtype), "none")  # type: ignore[return-value]
+    return next((mode for mode, of in _STORED.items() if of == dtype), "none")
 
 
 def is_quantized(name: str) -> bool:

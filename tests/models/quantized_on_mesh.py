@@ -37,7 +37,7 @@ def main() -> None:
                 needed = sizes.data * sizes.fsdp * sizes.tensor
                 mesh = make_mesh(sizes, jax.devices()[:needed])
                 with jax.set_mesh(mesh):
-                    model = read_model(folder, mesh=mesh, quantize=mode)  # type: ignore[arg-type]
+                    model = read_model(folder, mesh=mesh, quantize=mode)
                     found[mode][name] = logits(model).tolist()
     print(json.dumps(found))
 
