@@ -16,7 +16,8 @@ from cd4lm_jax.decoding import batching, queues
 from cd4lm_jax.decoding.config import DecodeConfig
 from cd4lm_jax.decoding.trajectory import Trajectory
 from cd4lm_jax.models.fingerprint import fingerprint
-from cd4lm_jax.models.placement import Placement, Quantize
+from cd4lm_jax.models.placement import Placement
+from cd4lm_jax.models.quantization import Mode
 from cd4lm_jax.models.transformer import Transformer
 from cd4lm_jax.replay import page, terminal
 from cd4lm_jax.replay.replays import Replay
@@ -174,7 +175,7 @@ def load(
     placement: Placement | None = None,
     *,
     dtype: str | None = None,
-    quantize: Quantize | None = None,
+    quantize: Mode | None = None,
     mesh: MeshConfig | Mapping[str, int] | None = None,
     verify: bool = True,
 ) -> LanguageModel:

@@ -13,10 +13,11 @@ import json
 import logging
 import os
 import pathlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from cd4lm_jax.checkpoints import (
@@ -27,17 +28,20 @@ from cd4lm_jax.checkpoints import (
     manifest,
     mask_token,
     model_folder,
+    peft,
     published_tensors,
     side_files,
     weight_files,
 )
-from cd4lm_jax.checkpoints.chunks import Chunked, TreeReader, TreeWriter
+from cd4lm_jax.checkpoints.chunks import Chunked, Index, TreeReader, TreeWriter
 from cd4lm_jax.checkpoints.diffusion import Diffusion
 from cd4lm_jax.checkpoints.families import family_for
 from cd4lm_jax.checkpoints.huggingface import Checkpoint
 from cd4lm_jax.checkpoints.published_tensors import Tensor
 from cd4lm_jax.checkpoints.safetensors_files import DTYPES, write_file
+from cd4lm_jax.models import quantization
 from cd4lm_jax.models.config import NO_MASK, ModelConfig, check_dtype
+from cd4lm_jax.models.quantization import Mode, check_mode
 from cd4lm_jax.runtime import files
 from cd4lm_jax.runtime.progress import Progress
 from cd4lm_jax.runtime.trees import named_leaves
@@ -56,12 +60,15 @@ def convert(
     target: str | os.PathLike[str],
     *,
     dtype: str | None = None,
+    quantize: Mode = "none",
     diffusion: Diffusion | None = None,
     shard_bytes: int = 5_000_000_000,
     verify: bool = True,
     quiet: bool = True,
 ) -> ModelConfig:
     """Writes the model of one layout as a folder of the other, or a diffusion model made of it.
+
+    Quantised, it is always a folder of our own layout: published ones have no form for that.
 
     Every tensor's name, shape and type is checked before anything is written. A call that was
     interrupted is continued by the same call.
@@ -70,7 +77,9 @@ def convert(
         source: a model folder, of which tokenizer, generation settings, modelling code and other
             side files are copied; or a GGUF file.
         target: appears when it is complete; must not hold anything yet.
-        dtype: what parameters are stored in; None: as in the source.
+        dtype: what parameters are stored in; None: as in the source. Quantised kernels have
+            dtypes of their own.
+        quantize: what kernels are quantised to, see `cd4lm_jax.models.quantization`.
         diffusion: makes a diffusion model of a published one, which may be autoregressive: it
             gets a mask token where it has none, and its tokenizer too.
         shard_bytes: most bytes of tensors in a file of the Hugging Face layout, unless one tensor
@@ -88,21 +97,29 @@ def convert(
     """
     if dtype is not None:
         check_dtype(dtype, "dtype")
+    check_mode(quantize)
     source, target = pathlib.Path(source), pathlib.Path(target).absolute()
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise ConversionError(
             f"{target} is not empty; give a folder that is, or one that does not exist"
         )
-    job: _ToOwn | _ToHuggingFace
-    if gguf_files.is_gguf(source) or huggingface.is_checkpoint(source):
-        job = _ToOwn(source, dtype, diffusion, verify)
-    elif diffusion is None:
-        job = _ToHuggingFace(source, dtype, shard_bytes, verify)
-    else:
+    if peft.lies_in(source):
+        raise ConversionError(
+            f"{source} has peft adapters, which a conversion would leave out; merge them with peft "
+            "(merge_and_unload, then save_pretrained), or move adapter_* elsewhere to convert the "
+            "base alone"
+        )
+    published = gguf_files.is_gguf(source) or huggingface.is_checkpoint(source)
+    if diffusion is not None and not published:
         raise ConversionError(
             f"{source} is a folder of this project; a diffusion model is made of a published "
             "folder or a GGUF file, give that"
         )
+    job: _ToOwn | _ToHuggingFace
+    if published or quantize != "none":
+        job = _ToOwn(source, dtype, quantize, diffusion, verify)
+    else:
+        job = _ToHuggingFace(source, dtype, shard_bytes, verify)
     with (
         _unfinished(target, job.begun) as folder,
         Progress(len(job.tensors), label="convert", unit="tensor", quiet=quiet) as progress,
@@ -146,8 +163,10 @@ def _begun(source: pathlib.Path, inputs: Iterable[pathlib.Path], **settings: Any
     return {"inputs": states, "chunk": published_tensors.CHUNK_ELEMENTS, **settings}
 
 
-def _leaves(config: ModelConfig, dtype: str) -> dict[str, jax.ShapeDtypeStruct]:
-    return named_leaves(model_folder.abstract_model(config, dtype=dtype))
+def _leaves(
+    config: ModelConfig, dtype: str, quantize: Mode = "none"
+) -> dict[str, jax.ShapeDtypeStruct]:
+    return named_leaves(model_folder.abstract_model(config, dtype=dtype, quantize=quantize))
 
 
 def _ahead(items: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
@@ -160,43 +179,63 @@ def _ahead(items: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
 
 
 class _ToOwn:
-    """From safetensors, or a GGUF file, to orbax."""
+    """To orbax: from safetensors or a GGUF file, or from orbax to quantise its kernels."""
 
     def __init__(
-        self, source: pathlib.Path, dtype: str | None, diffusion: Diffusion | None, verify: bool
+        self,
+        source: pathlib.Path,
+        dtype: str | None,
+        quantize: Mode,
+        diffusion: Diffusion | None,
+        verify: bool,
     ) -> None:
         self._source, self._packed = source, gguf_files.is_gguf(source)
-        if self._packed:
-            found, inputs, base = gguf_files.open_checkpoint(source), {source}, source.parent
-            self._tokenizer = gguf_tokenizer.texts(source)
+        self._quantize, self._adds_mask = quantize, False
+        base, settings = source, {"quantize": quantize}
+        if self._packed or huggingface.is_checkpoint(source):
+            if self._packed:
+                found, inputs, base = gguf_files.open_checkpoint(source), {source}, source.parent
+                self._tokenizer = gguf_tokenizer.texts(source)
+            else:
+                found = Checkpoint.open(source, verify=verify)
+                inputs = {source / huggingface.CONFIG_FILE, *found.files}
+            if diffusion is not None:
+                self._adds_mask = found.config.mask_id == NO_MASK
+                settings |= {"diffusion": dataclasses.asdict(diffusion)}
+                known = None if self._packed else mask_token.id_for(source)
+                found = diffusion.convert(
+                    found, found.config.vocab_size if known is None else known
+                )
+            self.config, self.tensors, self._stored = found.config, found.tensors, found.stored
+            saved = found.dtype() if dtype is None else dtype
+            self._read = self._published
         else:
-            found, base = Checkpoint.open(source, verify=verify), source
-            inputs = {source / huggingface.CONFIG_FILE, *found.files}
-        self._adds_mask = diffusion is not None and found.config.mask_id == NO_MASK
-        settings = {} if diffusion is None else {"diffusion": dataclasses.asdict(diffusion)}
-        if diffusion is not None:
-            known = mask_token.id_for(source) if not self._packed else None
-            found = diffusion.convert(found, found.config.vocab_size if known is None else known)
-        self.config, self.tensors, self._stored = found.config, found.tensors, found.stored
-        self._dtype = np.dtype(dtype or found.dtype())
+            self.config = model_folder.read_config(source)
+            self.tensors = published_tensors.all_tensors(family_for(self.config), self.config)
+            params, saved = _checked_params(source, self.config, verify)
+            self._reader = TreeReader(params)
+            inputs = {source / model_folder.CONFIG_FILE, *_files(params)}
+            self._read = self._own
+        self._dtype = np.dtype(dtype or saved)
         self.begun = _begun(base, inputs, dtype=str(self._dtype), **settings)
 
     def write(self, folder: pathlib.Path, progress: Progress) -> None:
         """Writes the parameters of the model that are not there yet, then its config."""
-        shapes = _leaves(self.config, str(self._dtype))
-        chunks = {tensor.leaf: tensor.chunk_shape for tensor in self.tensors}
+        shapes = _leaves(self.config, str(self._dtype), self._quantize)
         arrays = {
-            name: Chunked(shape=leaf.shape, dtype=str(self._dtype), chunk=chunks[name])
-            for name, leaf in shapes.items()
+            part: Chunked(shape=shapes[part].shape, dtype=str(shapes[part].dtype), chunk=chunk)
+            for tensor in self.tensors
+            for part, chunk in self._chunks(tensor, shapes).items()
         }
         writer = TreeWriter(folder / model_folder.PARAMS_FOLDER, arrays)
         for number, tensor in enumerate(self.tensors, start=1):
+            parts = self._chunks(tensor, shapes)
             for rows in tensor.chunks():
-                place = tensor.place(rows)
-                if not writer.holds(tensor.leaf, place):
-                    chunk = tensor.read(self._stored[tensor.name], rows.start, rows.stop)
-                    values = tensor.turned(chunk, self._dtype)
-                    writer.write(tensor.leaf, place, values)
+                places = {part: self._place(tensor, rows, shapes[part].shape) for part in parts}
+                if all(writer.holds(part, place) for part, place in places.items()):
+                    continue
+                for part, values in self._values(tensor, self._read(tensor, rows)).items():
+                    writer.write(part, places[part], values)
             progress.update(number)
         writer.close()
         array_trees.check_tree(folder / model_folder.PARAMS_FOLDER, shapes)
@@ -209,6 +248,64 @@ class _ToOwn:
         if self._adds_mask:
             mask_token.add(folder, self.config.mask_id)
 
+    def _published(self, tensor: Tensor, rows: slice) -> np.ndarray:
+        chunk = tensor.read(self._stored[tensor.name], rows.start, rows.stop)
+        return tensor.turned(chunk, self._dtype)
+
+    def _own(self, tensor: Tensor, rows: slice) -> np.ndarray:
+        return self._reader.read(tensor.leaf, tensor.place(rows)).astype(self._dtype, copy=False)
+
+    def _quantized(self, tensor: Tensor) -> bool:
+        return self._quantize != "none" and quantization.is_quantized(tensor.leaf)
+
+    def _chunks(self, tensor: Tensor, shapes: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+        """Our arrays that a tensor is written to, and the shapes of their chunks."""
+        chunk = tensor.chunk_shape
+        if not self._quantized(tensor):
+            return {tensor.leaf: chunk}
+        parts = (f"{tensor.leaf}{part}" for part in quantization.PARTS)
+        return {part: (*chunk[:-2], shapes[part].shape[-2], chunk[-1]) for part in parts}
+
+    def _place(self, tensor: Tensor, rows: slice, shape: tuple[int, ...]) -> Index:
+        """The index of some of a tensor's rows in an array that it is written to."""
+        place = tensor.place(rows)
+        if not self._quantized(tensor):
+            return place
+        return (*place[:-2], slice(0, shape[-2]), place[-1])  # chunks have all inputs of a channel
+
+    def _values(self, tensor: Tensor, chunk: np.ndarray) -> dict[str, np.ndarray]:
+        """A chunk as it is stored: a layer's `[fan_in, some of fan_out]`, or a vector."""
+        if not self._quantized(tensor):
+            return {tensor.leaf: chunk}
+        parts = quantization.parts_of(tensor.leaf, jnp.asarray(chunk), self._quantize)
+        return {part: np.asarray(values) for part, values in parts.items()}
+
+
+def _checked_params(
+    source: pathlib.Path, config: ModelConfig, verify: bool
+) -> tuple[pathlib.Path, str]:
+    """The folder of a model's parameters and what they are stored in.
+
+    Raises:
+        ConversionError: they are quantised.
+        CheckpointError: they do not fit the config, or are damaged.
+    """
+    params, saved = source / model_folder.PARAMS_FOLDER, model_folder.stored_dtype(source)
+    mode = model_folder.stored_mode(source)
+    if mode != "none":
+        raise ConversionError(
+            f"{source} is quantised in {mode}, which no published layout holds and nothing undoes; "
+            "convert the folder that it was made from"
+        )
+    array_trees.check_tree(params, _leaves(config, saved))
+    if verify:
+        array_trees.verify_tree(params)
+    return params, saved
+
+
+def _files(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    return filter(pathlib.Path.is_file, folder.rglob("*"))
+
 
 class _ToHuggingFace:
     """From orbax to safetensors."""
@@ -219,21 +316,16 @@ class _ToHuggingFace:
         self.config = model_folder.read_config(source)
         self._family = family_for(self.config)
         self._source = source
-        self._params = source / model_folder.PARAMS_FOLDER
-        saved = model_folder.stored_dtype(source)
-        array_trees.check_tree(self._params, _leaves(self.config, saved))
-        if verify:
-            array_trees.verify_tree(self._params)
+        self._params, saved = _checked_params(source, self.config, verify)
         self._dtype = np.dtype(dtype or saved)
         if self._dtype not in DTYPES.values():
             raise ConversionError(
                 f"{source}: parameters are {self._dtype}; expected one of {', '.join(DTYPES)}, or "
                 "give the dtype to store them in"
             )
-        arrays = self._params.rglob("*")
         self.tensors = published_tensors.all_tensors(self._family, self.config)
         self._shard_bytes = shard_bytes
-        inputs = {source / model_folder.CONFIG_FILE, *filter(pathlib.Path.is_file, arrays)}
+        inputs = {source / model_folder.CONFIG_FILE, *_files(self._params)}
         self.begun = _begun(source, inputs, dtype=str(self._dtype), shard_bytes=shard_bytes)
 
     def write(self, folder: pathlib.Path, progress: Progress) -> None:

@@ -7,24 +7,26 @@ import dataclasses
 import json
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, SingleDeviceSharding
+from jax.sharding import Mesh
 
-from cd4lm_jax.checkpoints import mask_token, weight_files
+from cd4lm_jax.checkpoints import mask_token, quantizing, weight_files
 from cd4lm_jax.checkpoints.families import family_of
 from cd4lm_jax.checkpoints.family import MASK_KEY, Family, HuggingFaceError
 from cd4lm_jax.checkpoints.model_folder import PARAMS_FOLDER, abstract_model
+from cd4lm_jax.checkpoints.peft import PeftAdapters
 from cd4lm_jax.checkpoints.published_tensors import Tensor, all_tensors, transpose
 from cd4lm_jax.checkpoints.safetensors_files import DTYPES, Rows
 from cd4lm_jax.checkpoints.weight_files import INDEX_FILE, SINGLE_FILE
 from cd4lm_jax.models.config import ModelConfig, check_dtype
+from cd4lm_jax.models.quantization import Mode
 from cd4lm_jax.models.transformer import Execution, Transformer
 from cd4lm_jax.runtime import files
-from cd4lm_jax.runtime.trees import named_leaves, with_leaves
+from cd4lm_jax.runtime.trees import named_leaves
 
 CONFIG_FILE = "config.json"
 _BUFFER = ".rotary_emb.inv_freq"
@@ -188,6 +190,8 @@ def read_model(
     dtype: str = "float32",
     mesh: Mesh | None = None,
     verify: bool = True,
+    quantize: Mode = "none",
+    adapters: PeftAdapters | None = None,
 ) -> Transformer:
     """Reads a checkpoint, parameters cast to `dtype`, sharded over `mesh` if given.
 
@@ -200,25 +204,30 @@ def read_model(
         dtype: of the parameters.
         mesh: what they are split over.
         verify: compare the files with their checksums, where some are known.
+        quantize: what the kernels are quantised to, one parameter after the other.
+        adapters: are added to the kernels before that.
 
     Raises:
-        ValueError: an unknown dtype, or as `Checkpoint.open`.
+        ValueError: an unknown dtype or mode, or as `Checkpoint.open`.
     """
     check_dtype(dtype, "dtype")
     checkpoint = Checkpoint.open(folder, verify=verify)
-    model = abstract_model(checkpoint.config, execution, dtype=dtype, mesh=mesh)
+    dense = abstract_model(checkpoint.config, execution, dtype=dtype, mesh=mesh)
+    model = abstract_model(checkpoint.config, execution, dtype=dtype, mesh=mesh, quantize=quantize)
+    parameters = _parameters(checkpoint, dense)
+    if adapters is not None:
+        parameters = adapters.merged(parameters)
+    return quantizing.assemble(model, quantize, parameters)
+
+
+def _parameters(checkpoint: Checkpoint, model: Transformer) -> Iterator[tuple[str, jax.Array]]:
+    """Our parameters, one after the other."""
     parts = collections.defaultdict(list)
     for tensor in checkpoint.tensors:
         parts[tensor.leaf].append(tensor)
-    leaves = {
-        name: jax.make_array_from_callback(
-            leaf.shape,
-            leaf.sharding or SingleDeviceSharding(jax.local_devices()[0]),
-            _part(parts[name], checkpoint.stored, leaf),
-        )
-        for name, leaf in named_leaves(model).items()
-    }
-    return with_leaves(model, leaves)
+    for name, leaf in named_leaves(model).items():
+        read = _part(parts[name], checkpoint.stored, leaf)
+        yield name, jax.make_array_from_callback(leaf.shape, quantizing.placement(leaf), read)
 
 
 def _part(tensors: list[Tensor], stored: Mapping[str, Rows], leaf: Any) -> Any:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-from typing import Literal
+import pathlib
+from typing import Any, Literal
 
 from jax.sharding import Mesh
 
-from cd4lm_jax.checkpoints import huggingface, model_folder
+from cd4lm_jax.checkpoints import huggingface, model_folder, peft
 from cd4lm_jax.checkpoints.family import HuggingFaceError
 from cd4lm_jax.models.config import ModelConfig
 from cd4lm_jax.models.finite import check_finite
+from cd4lm_jax.models.quantization import Mode
 from cd4lm_jax.models.transformer import Execution, Transformer
 
 
@@ -25,6 +27,8 @@ def load_config(folder: str | os.PathLike[str]) -> ModelConfig:
     Raises:
         ValueError: no model there, or one that this port does not compute.
     """
+    if peft.lies_in(folder) and (base := peft.base_of(folder)) != pathlib.Path(folder):
+        return load_config(base)
     reader = huggingface if huggingface.is_checkpoint(folder) else model_folder
     return reader.read_config(folder)
 
@@ -44,6 +48,15 @@ def stored_dtype(folder: str | os.PathLike[str]) -> str:
         return "float32"
 
 
+def stored_mode(folder: str | os.PathLike[str]) -> Mode:
+    """How the kernels in a folder are quantised; those of published ones are not.
+
+    Raises:
+        ValueError: no model there.
+    """
+    return "none" if huggingface.is_checkpoint(folder) else model_folder.stored_mode(folder)
+
+
 def load_model(
     folder: str | os.PathLike[str],
     execution: Execution = Execution(),
@@ -51,26 +64,38 @@ def load_model(
     dtype: str = "float32",
     mesh: Mesh | None = None,
     verify: bool = True,
-    quantize: str = "none",
+    quantize: Mode = "none",
+    base: str | os.PathLike[str] | None = None,
 ) -> Transformer:
     """The model in a folder, parameters in `dtype`, sharded over `mesh` if given.
 
+    Adapters of peft are added to the weights beside them, or to those of the folder that they name.
+
     Args:
-        folder: of either layout.
+        folder: of either layout, or of peft.
         execution: how the model is to run.
         dtype: of the parameters.
         mesh: what they are split over.
         verify: compare the files with their checksums, where there are some. Reading every file
             once more takes seconds for a large model.
-        quantize: what kernels are quantised to; `none` alone is known here.
+        quantize: what kernels are quantised to while they are read, see
+            `cd4lm_jax.models.quantization`; `none` takes them as they are stored, quantised ones
+            too.
+        base: where the model is that the adapters in `folder` are of; None for the one they name.
 
     Raises:
-        ValueError: an unknown quantisation, no model there, damaged files, parameters that do not
-            fit its config or are not finite.
+        ValueError: no model there, damaged files, parameters that do not fit its config or are
+            not finite, an unknown mode or another one than they are stored in, or adapters that do
+            not fit their base.
     """
-    if quantize != "none":
-        raise ValueError(f"quantize={quantize}: weights are not quantised here; give none")
-    reader = huggingface if huggingface.is_checkpoint(folder) else model_folder
-    model = reader.read_model(folder, execution, dtype=dtype, mesh=mesh, verify=verify)
+    options: dict[str, Any] = {"dtype": dtype, "mesh": mesh, "verify": verify, "quantize": quantize}
+    weights: str | os.PathLike[str] = folder
+    if peft.lies_in(folder):
+        weights = base or peft.base_of(folder)
+        options["adapters"] = peft.read(folder, load_config(weights))
+    elif base is not None:
+        raise ValueError(f"base={base} is for adapters of peft; {folder} has none, leave it out")
+    reader = huggingface if huggingface.is_checkpoint(weights) else model_folder
+    model = reader.read_model(weights, execution, **options)
     check_finite(model, str(folder))
     return model

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import os
 import pathlib
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 import jax
+import numpy as np
 from jax.sharding import AbstractMesh, Mesh, NamedSharding
 
-from cd4lm_jax.checkpoints import array_trees
+from cd4lm_jax.checkpoints import array_trees, quantizing
+from cd4lm_jax.checkpoints.chunks import TreeReader
+from cd4lm_jax.models import quantization
 from cd4lm_jax.models.config import ModelConfig, check_dtype
+from cd4lm_jax.models.quantization import Mode
 from cd4lm_jax.models.transformer import Execution, Transformer, logical_axes
 from cd4lm_jax.runtime import cluster, files
 from cd4lm_jax.runtime.sharding import spec
 from cd4lm_jax.runtime.trees import leaf_name, named_leaves, with_leaves
 from cd4lm_jax.settings.config import config_from_json, config_to_json
+
+if TYPE_CHECKING:
+    from cd4lm_jax.checkpoints.peft import PeftAdapters
 
 CONFIG_FILE = "config.json"
 PARAMS_FOLDER = "params"
@@ -27,15 +35,23 @@ def abstract_model(
     *,
     dtype: str = "float32",
     mesh: Mesh | AbstractMesh | None = None,
+    quantize: Mode = "none",
 ) -> Transformer:
-    """The model's tree of `jax.ShapeDtypeStruct`, with shardings where a mesh is given."""
-    shapes = jax.eval_shape(lambda: Transformer(config, jax.random.key(0), execution))
+    """The model's tree of `jax.ShapeDtypeStruct`, with shardings where a mesh is given.
+
+    Quantised kernels have dtypes of their own, `dtype` is that of the other parameters.
+    """
+
+    def make() -> Transformer:
+        return quantization.quantize(Transformer(config, jax.random.key(0), execution), quantize)
 
     def describe(path: Any, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-        sharding = mesh and NamedSharding(mesh, spec(logical_axes(leaf_name(path))))
-        return jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=sharding)
+        name = leaf_name(path)
+        sharding = mesh and NamedSharding(mesh, spec(logical_axes(name)))
+        own = leaf.dtype if quantization.is_part(name) else dtype
+        return jax.ShapeDtypeStruct(leaf.shape, own, sharding=sharding)
 
-    return jax.tree_util.tree_map_with_path(describe, shapes)
+    return jax.tree_util.tree_map_with_path(describe, jax.eval_shape(make))
 
 
 def write_model(folder: str | os.PathLike[str], model: Transformer) -> None:
@@ -70,8 +86,18 @@ def read_config(folder: str | os.PathLike[str]) -> ModelConfig:
 
 
 def stored_dtype(folder: str | os.PathLike[str]) -> str:
-    """The dtype that a model folder's parameters are stored in."""
+    """The dtype that a model folder's parameters are stored in, quantised kernels aside."""
     return array_trees.saved_dtype(_params(folder))
+
+
+def stored_mode(folder: str | os.PathLike[str]) -> Mode:
+    """How the kernels in a model folder are quantised.
+
+    Raises:
+        CheckpointError: no model there.
+    """
+    saved = named_leaves(array_trees.description(_params(folder)).metadata)
+    return quantization.stored_mode({name: leaf.dtype for name, leaf in saved.items()})
 
 
 def read_model(
@@ -81,8 +107,12 @@ def read_model(
     dtype: str = "float32",
     mesh: Mesh | None = None,
     verify: bool = True,
+    quantize: Mode = "none",
+    adapters: PeftAdapters | None = None,
 ) -> Transformer:
     """Reads a model folder; parameters come in `dtype`, sharded over `mesh` if given.
+
+    Kernels that are stored quantised come so.
 
     Args:
         folder: where `config.json` and `params/` are.
@@ -90,16 +120,53 @@ def read_model(
         dtype: of the parameters.
         mesh: what they are split over.
         verify: compare the files with their checksums; folders from before there were any pass.
+        quantize: what kernels that are not are quantised to, one parameter after the other.
+        adapters: are added to the kernels before that.
 
     Raises:
-        ValueError: an unknown dtype.
-        CheckpointError: no model there, damaged parameters, or ones that do not fit its
-            `config.json`.
+        ValueError: an unknown dtype or mode.
+        CheckpointError: no model there, damaged parameters, ones that do not fit its
+            `config.json`, or kernels that are quantised in another way.
     """
     check_dtype(dtype, "dtype")
-    model = abstract_model(read_config(folder), execution, dtype=dtype, mesh=mesh)
-    params = _params(folder)
-    return with_leaves(model, array_trees.load_tree(params, named_leaves(model), verify=verify))
+    quantization.check_mode(quantize)
+    config, params, stored = read_config(folder), _params(folder), stored_mode(folder)
+    if stored != "none" and quantize not in ("none", stored):
+        raise array_trees.CheckpointError(
+            f"{folder} is quantised in {stored} already; give quantize={stored}, or the folder "
+            "that it was made from"
+        )
+    mode = quantize if stored == "none" else stored
+    model = abstract_model(config, execution, dtype=dtype, mesh=mesh, quantize=mode)
+    if stored != "none" and adapters is not None:
+        raise array_trees.CheckpointError(
+            f"{folder} is quantised in {stored}, which adapters cannot be added to; give the "
+            "folder that it was made from as their base"
+        )
+    if mode == "none" and adapters is None:
+        return with_leaves(model, array_trees.load_tree(params, named_leaves(model), verify=verify))
+    # One parameter after the other: orbax would hold all of them on the host at once.
+    saved = abstract_model(config, dtype=stored_dtype(folder), quantize=stored)
+    array_trees.check_tree(params, named_leaves(saved))
+    if verify:
+        array_trees.verify_tree(params)
+    found = abstract_model(config, dtype=dtype, mesh=mesh, quantize=stored)
+    parameters = _parameters(params, found)
+    if adapters is not None:
+        parameters = adapters.merged(parameters)
+    return quantizing.assemble(model, "none" if stored == mode else mode, parameters)
+
+
+def _parameters(params: pathlib.Path, model: Transformer) -> Iterator[tuple[str, jax.Array]]:
+    """The parameters one after the other; of each a device's part is read by itself."""
+    reader = TreeReader(params)
+    for name, leaf in named_leaves(model).items():
+
+        def part(index: Any, name: str = name, leaf: Any = leaf) -> np.ndarray:
+            whole = (slice(*at.indices(n)) for at, n in zip(index, leaf.shape, strict=True))
+            return reader.read(name, tuple(whole)).astype(leaf.dtype, copy=False)
+
+        yield name, jax.make_array_from_callback(leaf.shape, quantizing.placement(leaf), part)
 
 
 def _params(folder: str | os.PathLike[str]) -> pathlib.Path:

@@ -30,12 +30,12 @@ def any_in(path: pathlib.Path) -> bool:
 def read_headers(path: pathlib.Path) -> dict[str, Stored]:
     """The tensors of a folder by name; no weights are read.
 
+    Adapters of peft beside them are left out.
+
     Raises:
-        HuggingFaceError: there are no weights, not all of them, another format, or adapters
-            beside them.
+        HuggingFaceError: there are no weights, not all of them, or another format.
         TensorFileError: a file is damaged or cut off.
     """
-    _refuse_adapters(path)
     if (path / INDEX_FILE).is_file():
         return _of_index(path)
     if (path / SINGLE_FILE).is_file():
@@ -74,25 +74,9 @@ def check_digests(path: pathlib.Path, used: set[pathlib.Path]) -> None:
     manifest.compare(path, known | listed, INDEX_FILE if listed else "the hub's cache")
 
 
-def _refuse_adapters(path: pathlib.Path) -> None:
-    adapters = [name for name in _ADAPTERS if (path / name).is_file()]
-    if not adapters:
-        return
-    if any(file.name not in _ADAPTERS for file in path.glob("*.safetensors")):
-        raise HuggingFaceError(
-            f"{path} has peft adapters ({adapters[0]}) beside its weights, which loading would "
-            "leave out; merge them (peft's merge_and_unload, then save_pretrained), or move "
-            "adapter_* elsewhere to load the base alone"
-        )
-    raise HuggingFaceError(
-        f"{path} has peft adapters ({adapters[0]}) and no weights of a model; merge them into "
-        "their base (peft's merge_and_unload, then save_pretrained) and give that folder"
-    )
-
-
 def _shards(path: pathlib.Path) -> list[str]:
     """The safetensors files of a folder without an index, all shards of a set or all there are."""
-    names = sorted(file.name for file in path.glob("*.safetensors"))
+    names = sorted(file.name for file in path.glob("*.safetensors") if file.name not in _ADAPTERS)
     if not names:
         others = sorted(file.name for each in _OTHER_FORMATS for file in path.glob(each))
         if others:

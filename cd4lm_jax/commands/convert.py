@@ -1,13 +1,18 @@
 r"""Converts a model between a Hugging Face layout and this project's.
 
     cd4lm convert --source=checkpoints/LLaDA-8B-Instruct --target=checkpoints/llada_8b
+    cd4lm convert --source=checkpoints/LLaDA-8B-Instruct --target=checkpoints/llada_8b_int8 \
+        --quantize=int8
     cd4lm convert --source=checkpoints/Qwen3-0.6B --target=checkpoints/qwen3_block \
         --diffusion=block --block_length=32
 
 The layout of the source decides the direction. Parameters keep their dtype unless --dtype is given,
 so that there and back again is bit-exact; tokenizer, generation settings and modelling code are
-copied. The model is streamed: that takes less than 1 GiB of memory, whatever its size. Interrupted,
+copied. The model is streamed: that takes less than 2 GiB of memory, whatever its size. Interrupted,
 the same command continues from what it finds in TARGET.unfinished.
+
+With --quantize the target is of this project's layout, whatever the source: half or a quarter of
+the size, and every command loads it as it loads the others.
 
 With --diffusion a diffusion model is made of an autoregressive one (Llama, Qwen2, Qwen3; a folder
 or a GGUF file): it gets a mask token where it has none, and attends as is asked. It is to be
@@ -44,8 +49,15 @@ _ALIGNMENT = flags.DEFINE_enum(
 def main() -> None:
     """Converts and says what was written; the target appears only when it is complete."""
     source, target = common.given(_SOURCE), common.given(_TARGET)
-    dtype = precision_flags.PRECISION.chosen().dtype
-    config = conversion.convert(source, target, dtype=dtype, diffusion=_diffusion(), quiet=False)
+    chosen = precision_flags.PRECISION.chosen()
+    config = conversion.convert(
+        source,
+        target,
+        dtype=chosen.dtype,
+        quantize=chosen.quantize,
+        diffusion=_diffusion(),
+        quiet=False,
+    )
     print(f"{config.num_parameters:,} parameters, {loading.layout(target)} layout: {target}")
 
 

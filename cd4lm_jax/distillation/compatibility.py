@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from cd4lm_jax.checkpoints.loading import stored_mode
 from cd4lm_jax.data.pipeline import DataConfig
 from cd4lm_jax.data.tokenizer import Tokenizer
 from cd4lm_jax.distillation.config import TrainingError
@@ -36,6 +37,20 @@ def check_tokenizer(tokenizer: Tokenizer, model: ModelConfig, folder: str) -> No
             f"the end token of the tokenizer in {folder} is {tokenizer.eos_id}, which does not end "
             f"an answer of the model (eos_id {model.eos_id}, end_ids {model.end_ids}); give the "
             "tokenizer that belongs to the model, or correct end_ids"
+        )
+
+
+def check_trainable(folder: str) -> None:
+    """Looks whether all parameters of the model in a folder can be trained.
+
+    Raises:
+        TrainingError: they are quantised.
+    """
+    mode = stored_mode(folder)
+    if mode != "none":
+        raise TrainingError(
+            f"{folder} is quantised in {mode}, and integers cannot be trained; give lora, which "
+            "trains adapters of it, or the folder that it was made from"
         )
 
 

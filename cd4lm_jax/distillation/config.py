@@ -18,6 +18,7 @@ from cd4lm_jax.distillation.rollout import Rollout
 from cd4lm_jax.distillation.selection import ByDecoding, ByLoss
 from cd4lm_jax.models.config import ModelConfig
 from cd4lm_jax.models.lora import LoraConfig
+from cd4lm_jax.models.quantization import Mode, check_mode
 from cd4lm_jax.models.transformer import Execution
 from cd4lm_jax.runtime.mesh import MeshConfig
 
@@ -45,6 +46,9 @@ class TrainConfig:
             computation.
         lora: trains adapters of a frozen `init`; the teacher, if it is the same folder, is the
             base with its adapters off, so there is no second copy. None trains all parameters.
+        quantize: what the kernels of teacher and base are quantised to; with `lora` that is QLoRA
+            (Dettmers et al., 2305.14314): one copy in 8 or 4 bits is what adapters are of and what
+            teaches.
         average: the teacher is the student's moving average, which keeps this share of itself
             in an update and starts as `init`; None keeps the teacher frozen.
         corruption: the noisy states of the text that are learned from.
@@ -83,6 +87,7 @@ class TrainConfig:
     teacher: str | None = None
     teacher_dtype: str = "float32"
     lora: LoraConfig | None = None
+    quantize: Mode = "none"
     average: float | None = None
     corruption: NestedMasks | IndependentMasks | DiffusionMasks | Rollout = NestedMasks()
     objective: Objective = Objective()
@@ -150,6 +155,16 @@ class TrainConfig:
             raise TrainingError(
                 f"teacher_dtype={self.teacher_dtype} is unknown; give {' or '.join(DTYPES)}"
             )
+        try:
+            check_mode(self.quantize)
+        except ValueError as error:
+            raise TrainingError(str(error)) from None
+        if self.quantize != "none" and self.lora is None and self.frozen_teacher == "none":
+            raise TrainingError(
+                f"quantize={self.quantize} is for models that training leaves as they are, and "
+                "there are none: give lora (adapters of a quantised base), a teacher, or "
+                "quantize=none"
+            )
         if self.patience and not self.ranked:
             raise TrainingError(
                 f"patience={self.patience} stops by validation loss, which does not rank the steps "
@@ -212,5 +227,6 @@ class TrainConfig:
             mesh,
             execution=self.execution,
             frozen_dtype=self.teacher_dtype,
+            frozen_mode=self.quantize,
             teacher=self.frozen_teacher,
         )

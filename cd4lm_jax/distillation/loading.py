@@ -47,12 +47,14 @@ class Loaded:
         for model in models:
             compatibility.check_length(config.data, model, "data")
             compatibility.check_length(config.validation, model, "validation")
+        if config.lora is None and config.init is not None:
+            compatibility.check_trainable(config.init)
         self.program = config.program(architecture, mesh)
         self.base = self.teacher = None
         if config.lora is not None:
-            self.base = self._load(config.init or "", config.teacher_dtype)
+            self.base = self._frozen(config.init or "")
         if config.frozen_teacher == "separate":
-            self.teacher = self._load(config.teacher or "", config.teacher_dtype)
+            self.teacher = self._frozen(config.teacher or "")
 
     def initial_model(self) -> Transformer:
         """The student before its first update, or the base of its adapters."""
@@ -60,7 +62,7 @@ class Loaded:
         if self.base is not None:
             return self.base
         if config.init is not None:
-            return self._load(config.init, "float32")
+            return load_model(config.init, config.execution, mesh=self._mesh)
         assert config.model is not None  # TrainConfig checks
         make = functools.partial(Transformer, config.model, execution=config.execution)
         shardings = self.program.shardings.model
@@ -77,6 +79,7 @@ class Loaded:
         """Where the frozen models were loaded from, by role."""
         return {"teacher": self._config.teacher or "", "base": self._config.init or ""}
 
-    def _load(self, folder: str, dtype: str) -> Transformer:
-        execution = frozen_execution(self._config.execution, dtype)
-        return load_model(folder, execution, dtype=dtype, mesh=self._mesh)
+    def _frozen(self, folder: str) -> Transformer:
+        config, dtype = self._config, self._config.teacher_dtype
+        execution = frozen_execution(config.execution, dtype)
+        return load_model(folder, execution, dtype=dtype, mesh=self._mesh, quantize=config.quantize)

@@ -21,6 +21,7 @@ from cd4lm_jax.distillation.learner import Learner
 from cd4lm_jax.distillation.placement import placed_state
 from cd4lm_jax.distillation.state import TrainState
 from cd4lm_jax.models.config import ModelConfig
+from cd4lm_jax.models.quantization import Mode
 from cd4lm_jax.models.transformer import Execution, Transformer
 from cd4lm_jax.runtime.sharding import HostRows, spec
 
@@ -57,6 +58,7 @@ class Program:
         *,
         execution: Execution = Execution(),
         frozen_dtype: str = "float32",
+        frozen_mode: Mode = "none",
         teacher: Literal["none", "base", "separate"] = "separate",
     ) -> Program:
         """The program of a model of this architecture.
@@ -67,11 +69,14 @@ class Program:
             mesh: of devices that may be described only.
             execution: of the student.
             frozen_dtype: the dtype of the weights of teacher and base, and of their computation.
+            frozen_mode: what kernels of teacher and base are quantised to.
             teacher: a separate model, the base of the adapters, or none.
         """
         model = abstract_model(architecture, execution)
         frozen_run = frozen_execution(execution, frozen_dtype)
-        frozen = abstract_model(architecture, frozen_run, dtype=frozen_dtype, mesh=mesh)
+        frozen = abstract_model(
+            architecture, frozen_run, dtype=frozen_dtype, mesh=mesh, quantize=frozen_mode
+        )
         return cls(
             learner=learner,
             mesh=mesh,

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from cd4lm_jax.corruption.views import Batch, masked_tokens
+from cd4lm_jax.models.quantization import QuantizedKernel
 from cd4lm_jax.models.transformer import Transformer
 from cd4lm_jax.runtime.sharding import constrain, spec
 
@@ -49,7 +50,10 @@ def hidden_states(
     """
     noisy = masked_tokens(tokens, masked, model.config.mask_id)
     hidden = model.hidden(noisy, batch.valid)
-    return HiddenStates(hidden.reshape(-1, hidden.shape[-1]), model.head_kernel)
+    kernel = model.head_kernel
+    if isinstance(kernel, QuantizedKernel):  # all chunks use one copy, as they do of a cast one
+        kernel = kernel.dequantized(hidden.dtype)
+    return HiddenStates(hidden.reshape(-1, hidden.shape[-1]), kernel)
 
 
 def chunk_size(tokens: int, width: int, vocab: int) -> int:

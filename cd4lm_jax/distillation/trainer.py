@@ -14,9 +14,11 @@ import pathlib
 from typing import Any
 
 import jax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from cd4lm_jax.checkpoints import peft
 from cd4lm_jax.checkpoints.array_trees import DamagedError
+from cd4lm_jax.checkpoints.family import HuggingFaceError
 from cd4lm_jax.checkpoints.model_folder import write_model
 from cd4lm_jax.checkpoints.run_checkpoints import Restored, RunCheckpoints
 from cd4lm_jax.data import pipeline
@@ -26,7 +28,8 @@ from cd4lm_jax.distillation.evaluator import Evaluated, Evaluator
 from cd4lm_jax.distillation.loading import Loaded
 from cd4lm_jax.distillation.placement import placed_batch
 from cd4lm_jax.distillation.selection import Point
-from cd4lm_jax.distillation.state import TrainState
+from cd4lm_jax.distillation.state import Trained, TrainState
+from cd4lm_jax.models.transformer import Transformer
 from cd4lm_jax.runtime import cluster, files
 from cd4lm_jax.runtime.interrupt import Interrupted, stop_requests
 from cd4lm_jax.runtime.mesh import make_mesh
@@ -39,6 +42,7 @@ from cd4lm_jax.settings.config import config_to_json, to_plain
 
 CONFIG_FILE = "config.json"
 MODEL_FOLDER = "model"
+ADAPTERS_FOLDER = "adapters"
 PROFILE_FOLDER = "profile"
 CHECKPOINTS_FOLDER = "checkpoints"
 _SHOWN = ("loss", "kl", "ce")
@@ -69,6 +73,8 @@ class TrainResult:
 
 def train(config: TrainConfig, *, profile: range = range(0)) -> TrainResult:
     """Runs or continues a training run and exports its model.
+
+    With LoRA its adapters are written too, to `adapters/` as peft reads them.
 
     A run whose folder holds checkpoints continues from the latest complete one, at the exact
     next batch; a damaged one is passed over with a warning. Exported is the best step by
@@ -256,6 +262,7 @@ class _Run:
         write_model(folder, self.config.learner.merged(state.model, self.loaded.base))
         if cluster.is_main():
             self.loaded.tokenizer.save(folder)
+        self._export_adapters(state.model)
         # Nothing where it was saved between evaluations.
         loss, decodes = map(restored.metadata.get, ("loss", "decodes"))
         return TrainResult(
@@ -265,3 +272,16 @@ class _Run:
             exported_loss=math.nan if loss is None else loss,
             exported_decodes=Point(**decodes) if decodes else None,
         )
+
+    def _export_adapters(self, trained: Trained) -> None:
+        """Writes adapters as peft reads them, where a published family computes their base."""
+        config, base = self.config.lora, self.loaded.base
+        if config is None or base is None or isinstance(trained, Transformer):
+            return
+        everywhere = NamedSharding(self.mesh, PartitionSpec())
+        whole = jax.jit(lambda tree: tree, out_shardings=everywhere)(trained)
+        if not cluster.is_main():
+            return
+        with contextlib.suppress(HuggingFaceError):
+            folder = self.output / ADAPTERS_FOLDER
+            peft.write(folder, config, whole, base.config, str(self.config.init))

@@ -21,7 +21,10 @@ class Kernel(Protocol):
         """`(fan_in, fan_out)`."""
 
     def astype(self, dtype: Any) -> Any:
-        """The kernel in another dtype; `x [rows, fan_in] @ kernel` is defined for it."""
+        """The kernel in another dtype."""
+
+    def __rmatmul__(self, x: Any) -> Any:
+        """`x @ kernel` of `x [rows, fan_in]`."""
 
 
 def linear(

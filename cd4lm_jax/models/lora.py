@@ -18,10 +18,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from cd4lm_jax.models import transformer
+from cd4lm_jax.models import quantization, transformer
+from cd4lm_jax.models.layers import Kernel
+from cd4lm_jax.models.quantization import QuantizedKernel
 from cd4lm_jax.models.transformer import Transformer
 from cd4lm_jax.runtime.sharding import LogicalAxes
-from cd4lm_jax.runtime.trees import leaf_name, named_leaves
+from cd4lm_jax.runtime.trees import leaf_name
 from cd4lm_jax.settings.choices import nearest
 
 if TYPE_CHECKING:
@@ -87,13 +89,14 @@ class AdaptedKernel:
     """`kernel + scale * a @ b`, which a linear layer multiplies by without forming the sum.
 
     Attributes:
-        kernel: `[fan_in, fan_out]`; in a stack, with a leading axis of layers.
+        kernel: `[fan_in, fan_out]`, an array or a quantised one; in a stack, with a leading axis
+            of layers.
         a: `[fan_in, rank]`, likewise.
         b: `[rank, fan_out]`, likewise.
         scale: of the product; static.
     """
 
-    kernel: Float[jax.Array, "*layers fan_in fan_out"]
+    kernel: Kernel
     a: Float[jax.Array, "*layers fan_in rank"]
     b: Float[jax.Array, "*layers rank fan_out"]
     scale: float = dataclasses.field(metadata={"static": True})
@@ -110,8 +113,9 @@ class AdaptedKernel:
         return self.kernel.shape
 
     def astype(self, dtype: Any) -> AdaptedKernel:
-        """All three arrays in `dtype`."""
-        return jax.tree.map(lambda array: array.astype(dtype), self)
+        """All three factors in `dtype`."""
+        a, b = self.a.astype(dtype), self.b.astype(dtype)
+        return AdaptedKernel(self.kernel.astype(dtype), a, b, self.scale)
 
 
 def create(config: LoraConfig, base: Transformer, key: jax.Array) -> Adapters:
@@ -125,7 +129,7 @@ def create(config: LoraConfig, base: Transformer, key: jax.Array) -> Adapters:
     Raises:
         ValueError: a target that the blocks of this model do not have.
     """
-    kernels = named_leaves(base)
+    kernels = {leaf_name(path): kernel for path, kernel in _kernels(base)}
     for name in config.targets:
         if f"blocks.{name}" not in kernels:
             raise ValueError(
@@ -143,7 +147,7 @@ def create(config: LoraConfig, base: Transformer, key: jax.Array) -> Adapters:
 def attach(config: LoraConfig, base: Transformer, adapters: Adapters) -> Transformer:
     """`base` with adapters attached; no array is copied or computed."""
 
-    def adapted(kernel: jax.Array, adapter: Adapter) -> AdaptedKernel:
+    def adapted(kernel: Kernel, adapter: Adapter) -> AdaptedKernel:
         return AdaptedKernel(kernel, adapter.lora_a, adapter.lora_b, config.scale)
 
     return _map_kernels(adapted, base, adapters)
@@ -155,18 +159,27 @@ def merge(config: LoraConfig, base: Transformer, adapters: Adapters) -> Transfor
     def merged(kernel: jax.Array, adapter: Adapter) -> jax.Array:
         return kernel + config.scale * (adapter.lora_a @ adapter.lora_b)
 
-    base = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), base)
+    base = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), quantization.dequantize(base))
     return _map_kernels(merged, base, adapters)
 
 
 def _map_kernels(
-    change: Callable[[jax.Array, Adapter], Any], base: Transformer, adapters: Adapters
+    change: Callable[[Any, Adapter], Any], base: Transformer, adapters: Adapters
 ) -> Transformer:
     def of(path: Any, leaf: Any) -> Any:
         group, _, name = leaf_name(path).rpartition(".")
         return change(leaf, adapters[name]) if group == "blocks" and name in adapters else leaf
 
-    return jax.tree_util.tree_map_with_path(of, base)
+    return jax.tree_util.tree_map_with_path(of, base, is_leaf=_is_quantized)
+
+
+def _kernels(base: Transformer) -> list[tuple[Any, Any]]:
+    """Arrays and quantised kernels, with their paths."""
+    return jax.tree_util.tree_leaves_with_path(base, is_leaf=_is_quantized)
+
+
+def _is_quantized(node: object) -> bool:
+    return isinstance(node, QuantizedKernel)
 
 
 def logical_axes(name: str) -> LogicalAxes:

@@ -5,16 +5,14 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Literal
 
 import jax
 from jax.sharding import Mesh
 
 from cd4lm_jax.models.config import ModelConfig, check_dtype
+from cd4lm_jax.models.quantization import Mode
 from cd4lm_jax.models.transformer import Execution
 from cd4lm_jax.runtime.mesh import AXES, MeshConfig, make_mesh, sizes_over
-
-Quantize = Literal["none", "int8", "int4", "fp8"]
 
 UNROLLED_LAYERS = 8
 """The deepest model whose decode unrolls its layers, unless asked otherwise."""
@@ -34,7 +32,7 @@ class Placement:
     """
 
     dtype: str | None = None
-    quantize: Quantize = "none"
+    quantize: Mode = "none"
     mesh: MeshConfig = MeshConfig()
     scan_layers: bool | None = None
 

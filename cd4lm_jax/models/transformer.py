@@ -25,6 +25,7 @@ from cd4lm_jax.models.attention import (
 )
 from cd4lm_jax.models.block import LOGICAL_AXES, Block
 from cd4lm_jax.models.config import ModelConfig, check_dtype
+from cd4lm_jax.models.quantization import QuantizedKernel, is_part
 from cd4lm_jax.models.window import Window
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ class Transformer(nnx.Module):
         return self if self.execution.scan_layers else _split_layers(self)
 
     @property
-    def head_kernel(self) -> Float[jax.Array, "embed vocab"]:
+    def head_kernel(self) -> Float[jax.Array, "embed vocab"] | QuantizedKernel:
         """`[embed, vocab]`, whether or not it is tied to the embedding."""
         return self.embedding[...].T if self.config.tie_head else self.head[...]
 
@@ -233,8 +234,12 @@ class Transformer(nnx.Module):
     def logits(self, hidden: Float[jax.Array, "*batch embed"]) -> Float[jax.Array, "*batch vocab"]:
         """Float32 logits `[..., vocab]` of hidden states `[..., embed]`."""
         flat = hidden.reshape(-1, hidden.shape[-1])
-        kernel = self.head_kernel.astype(hidden.dtype)
-        scores = jnp.dot(flat, kernel, preferred_element_type=jnp.float32)
+        kernel = self.head_kernel
+        if isinstance(kernel, QuantizedKernel):
+            scores = kernel.product(flat)
+        else:
+            kernel = kernel.astype(hidden.dtype)
+            scores = jnp.dot(flat, kernel, preferred_element_type=jnp.float32)
         return scores.reshape(*hidden.shape[:-1], kernel.shape[-1])
 
     @property
@@ -243,7 +248,7 @@ class Transformer(nnx.Module):
         return int(self.config.alignment == "shifted")
 
     def _embed(self, tokens: jax.Array) -> jax.Array:
-        return self.embedding[...].astype(self.execution.dtype)[tokens]
+        return self.embedding[...][tokens].astype(self.execution.dtype)
 
     def _angles(self, valid: jax.Array) -> tuple[jax.Array, jax.Array]:
         config = self.config
@@ -370,6 +375,11 @@ _LOGICAL_AXES: dict[str, tuple[str | None, ...]] = {
 def logical_axes(name: str) -> tuple[str | None, ...]:
     """Logical axes of a parameter, or of an optimizer moment of it, by its dotted name.
 
-    What is no parameter (a step counter) is replicated: it has no axes.
+    What is no parameter (a step counter) is replicated: it has no axes. The scales of a quantised
+    kernel are on every device along its inputs: there may be fewer groups than devices.
     """
-    return _LOGICAL_AXES.get(name.rpartition(".")[2], ())
+    parent, _, last = name.rpartition(".")
+    if is_part(name):
+        *layers, fan_in, fan_out = logical_axes(parent)
+        return (*layers, fan_in if last == "values" else None, fan_out)
+    return _LOGICAL_AXES.get(last, ())

@@ -78,6 +78,7 @@ def plan(
             "gen_length": config.gen_length,
             "block_length": config.block_length,
             "cache": config.cache,
+            "quantize": None if placement.quantize == "none" else placement.quantize,
         },
         bytes_per_chip=held | {"temporaries": done.temporaries},
         tokens=rows,
@@ -91,7 +92,8 @@ def plan(
 def shapes(architecture: ModelConfig, placement: Placement, mesh: Mesh) -> Transformer:
     """The shapes of a model as a decode is given it, with their shardings."""
     dtype = placement.dtype or "bfloat16"
-    model = abstract_model(architecture, placement.execution(architecture, dtype), dtype=dtype)
+    execution = placement.execution(architecture, dtype)
+    model = abstract_model(architecture, execution, dtype=dtype, quantize=placement.quantize)
 
     def describe(path: Any, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         axes = logical_axes(leaf_name(path))

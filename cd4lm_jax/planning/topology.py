@@ -6,8 +6,10 @@ allocator take their part. `flops` are dense bfloat16, `bandwidth` is that of th
 what a chip sends at most over all its links to others, in one direction.
 
 Sources: Google Cloud's pages of TPU v4, v5e, v5p and v6e (peak, HBM, interchip interconnect); "How
-to Scale Your Model" (jax-ml.github.io/scaling-book), chapter 2; NVIDIA's data sheets of A100, H100
-SXM and H200. `clock` is the peak over the FLOPs that the matrix units of a chip do in a cycle
+to Scale Your Model" (jax-ml.github.io/scaling-book), chapter 2; NVIDIA's data sheets of T4, L4,
+A10G, A100, H100 SXM, H200 and HGX B200, and its paper on the Ada architecture (RTX 4090, summed in
+float32). A T4 has no bfloat16, its rate is that of float16. Cards without NVLink have a PCIe slot
+of 16 lanes. `clock` is the peak over the FLOPs that the matrix units of a chip do in a cycle
 (4 units of 128 x 128 in v5e, 8 in v4 and v5p, 4 of 256 x 256 in v6e).
 """
 
@@ -99,10 +101,15 @@ TPUS = {
 GPUS = {
     chip.name: chip
     for chip in (
+        _gpu("t4", 16, 65e12, 0.32e12, 16e9),
+        _gpu("l4", 24, 121e12, 0.3e12, 32e9),
+        _gpu("a10g", 24, 70e12, 0.6e12, 32e9),
+        _gpu("rtx4090", 24, 165e12, 1.008e12, 32e9),
         _gpu("a100-40gb", 40, 312e12, 1.56e12, 300e9),
         _gpu("a100-80gb", 80, 312e12, 2.04e12, 300e9),
         _gpu("h100", 80, 989e12, 3.35e12, 450e9),
         _gpu("h200", 141, 989e12, 4.8e12, 450e9),
+        _gpu("b200", 180, 2250e12, 7.7e12, 900e9),
     )
 }
 
@@ -144,7 +151,7 @@ class Topology:
 
     @classmethod
     def gpu(cls, count: int, name: str) -> Topology:
-        """GPUs of one kind, all linked by NVLink.
+        """GPUs of one kind in one machine.
 
         Raises:
             TopologyError: an unknown GPU, or none of it.
@@ -199,6 +206,7 @@ class Topology:
                 platform="tpu",
                 topology_name=f"{self.chip.name}:{self.shape}",
                 **dict(self.chip.options),
+                **({"chips_per_host_bounds": (1, 1, 1)} if self.count == 1 else {}),
             )
         except Exception as error:  # libtpu's own, of several kinds
             reason = str(error).splitlines()[0]

@@ -72,6 +72,7 @@ def plan(config: TrainConfig, architecture: ModelConfig, topology: Topology) -> 
             "moments": config.optimizer.moments,
             "algorithm": config.optimizer.algorithm,
             "lora": config.lora.rank if config.lora else None,
+            "quantize": None if config.quantize == "none" else config.quantize,
         },
         bytes_per_chip=memory,
         tokens=rows * length,

@@ -10,11 +10,18 @@ T = TypeVar("T")
 
 
 def leaf_name(path: tuple[Any, ...]) -> str:
-    """A leaf's dotted name, such as `blocks.query`; the box of an NNX variable is left out."""
+    """A leaf's dotted name, such as `blocks.query`; the box of an NNX variable is left out.
+
+    What is in the box is an array, or a node whose children have keys (`blocks.query.scales`).
+    """
     names = [
         str(getattr(key, "name", getattr(key, "key", getattr(key, "idx", key)))) for key in path
     ]
-    return ".".join(names[:-1] if names[-1:] == ["value"] else names)
+    if names[-1:] == ["value"]:
+        return ".".join(names[:-1])
+    if path[-2:-1] == (jax.tree_util.GetAttrKey("value"),):
+        del names[-2]
+    return ".".join(names)
 
 
 def named_leaves(tree: Any) -> dict[str, Any]:

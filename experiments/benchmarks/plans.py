@@ -3,7 +3,7 @@ r"""The plans of LLaDA-8B: does it fit, how long does it take, with no such chip
     python -m experiments.benchmarks.plans                        # all of them, about half an hour
     python -m experiments.benchmarks.plans --only=cad_v5e_4_dual
 
-Needs libtpu (pip install '.[tpu]') for all but lora_h100_1. Each is a file
+Needs libtpu (pip install '.[tpu]') for the plans of v5e. Each is a file
 `experiments/results/plan_NAME.json` with the metrics `bytes_per_chip`, `chip_memory`,
 `fits`, `flops_per_step`, `seconds_per_step_estimate` and others of `Plan.metrics`. A step
 is an update, or a pass of the decoder, of which `vocabulary_collectives` counts what moves
@@ -13,6 +13,9 @@ full_v5e_16    full fine-tune with its teacher, two rows of 512 a chip, 16 v5e c
 full_v5e_8     the same on 8 of them: second moments factored
 lora_v5e_4     LoRA on 4 of them, two rows a chip
 lora_h100_1    LoRA on one GPU of 80 GB, batches of 64 rows in parts of 4
+qlora_rtx4090_1  LoRA of a base in int8 on one card of 24 GB, a row of 512 at a time
+cad_v5e_1_int8 CAD in int8 on one v5e chip, dual cache, lengths as below
+cad_t4_int4    CAD in int4 on one card of 16 GB
 cad_v5e_4_*    CAD on 4 v5e chips, prompt 256, 256 generated, one row, each cache
 """
 
@@ -30,6 +33,8 @@ from absl import app, flags, logging
 from cd4lm_jax.decoding.config import DecodeConfig
 from cd4lm_jax.distillation.config import TrainConfig
 from cd4lm_jax.models.config import llada_8b
+from cd4lm_jax.models.placement import Placement
+from cd4lm_jax.models.quantization import Mode
 from cd4lm_jax.planning import decoding, training
 from cd4lm_jax.planning.plan import Plan
 from cd4lm_jax.planning.topology import GIB, Topology
@@ -73,10 +78,17 @@ def lora(topology: Topology, mesh: MeshConfig, rows: int, accumulate: int = 1) -
     return run(recipe, topology, rows=rows, mesh=mesh, accumulate=accumulate)
 
 
-def cad(topology: Topology, cache: Cache) -> Plan:
+def qlora(topology: Topology, quantize: Mode) -> Plan:
+    """Adapters of a quantised base that is the teacher as well, a row of 512 at a time."""
+    recipe = dataclasses.replace(llada_8b_lora.get_config(), quantize=quantize)
+    return run(recipe, topology, rows=16, mesh=MeshConfig(), accumulate=16)
+
+
+def cad(topology: Topology, cache: Cache, quantize: Mode = "none") -> Plan:
     """A pass of the decoding loop."""
     config = DecodeConfig(gen_length=256, block_length=32, batch_size=1, cache=cache)
-    return decoding.plan(llada_8b(), config, topology, prompt_length=256)
+    placement = Placement(quantize=quantize, mesh=MeshConfig(tensor=topology.count))
+    return decoding.plan(llada_8b(), config, topology, prompt_length=256, placement=placement)
 
 
 PLANS: dict[str, tuple[Topology, Callable[[Topology], Plan]]] = {
@@ -96,6 +108,12 @@ PLANS: dict[str, tuple[Topology, Callable[[Topology], Plan]]] = {
         Topology.gpu(1, "h100"),
         lambda chip: lora(chip, MeshConfig(), rows=64, accumulate=16),
     ),
+    "qlora_rtx4090_1": (
+        Topology.gpu(1, "rtx4090"),
+        lambda card: qlora(card, "int8"),
+    ),
+    "cad_v5e_1_int8": (Topology.tpu("v5e:1x1"), lambda chip: cad(chip, "dual", "int8")),
+    "cad_t4_int4": (Topology.gpu(1, "t4"), lambda card: cad(card, "dual", "int4")),
     "cad_v5e_4_none": (Topology.tpu("v5e:2x2"), lambda chips: cad(chips, "none")),
     "cad_v5e_4_prefix": (Topology.tpu("v5e:2x2"), lambda chips: cad(chips, "prefix")),
     "cad_v5e_4_dual": (Topology.tpu("v5e:2x2"), lambda chips: cad(chips, "dual")),
@@ -114,7 +132,7 @@ def write(name: str) -> None:
         metrics["vocabulary_collectives"] = len(moved)
     verdict = "fits" if plan.fits else "does not fit"
     took = "" if plan.seconds is None else f", {1000 * plan.seconds:.1f} ms"
-    print(f"{name:20} {plan.total / GIB:6.2f} GiB a chip, {verdict}{took}", flush=True)
+    print(f"{name:16} {plan.total / GIB:6.2f} GiB a chip, {verdict}{took}", flush=True)
     print(results.write(f"plan_{name}", metrics, **plan.details()))
 
 

@@ -63,10 +63,6 @@ def only(name: str) -> Callable[[pathlib.Path], None]:
     return change
 
 
-def with_file(name: str) -> Callable[[pathlib.Path], object]:
-    return lambda folder: (folder / name).write_text("{}")
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -76,12 +72,9 @@ def with_file(name: str) -> Callable[[pathlib.Path], object]:
             r"has weights in another format alone \(pytorch_model.bin\); fetch the safetensors",
         ),
         (only("model.gguf"), r"in another format alone \(model.gguf\)"),
-        (only("adapter_model.safetensors"), r"peft adapters \(adapter_model.* no weights of a mod"),
-        (with_file("adapter_config.json"), r"peft adapters \(adapter_config.json\) beside its"),
-        (with_file("adapter_model.bin"), r"peft adapters \(adapter_model.bin\) beside its weights"),
     ],
 )
-def test_what_is_missing_or_too_many_is_named(
+def test_what_is_missing_is_named(
     tmp_path: pathlib.Path, change: Callable[[pathlib.Path], object], message: str
 ) -> None:
     """Weights that are missing are said to be missing, not a field of `config.json`."""

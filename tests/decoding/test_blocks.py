@@ -28,7 +28,6 @@ from cd4lm_jax.decoding.rules import (
 )
 from cd4lm_jax.decoding.trajectory import Trajectory
 from cd4lm_jax.models.attention import positions_of
-from cd4lm_jax.models.config import ModelConfig
 from cd4lm_jax.models.transformer import Transformer
 from tests.decoding import reference_blocks
 from tests.decoding.reference import Logits

@@ -22,7 +22,8 @@ from cd4lm_jax.data.chat import RenderedChat
 from cd4lm_jax.data.tokenizer import Tokenizer
 from cd4lm_jax.evaluation.harness import likelihood, settings
 from cd4lm_jax.language_model import Decoded, decode, load
-from cd4lm_jax.models.placement import Placement, Quantize
+from cd4lm_jax.models.placement import Placement
+from cd4lm_jax.models.quantization import Mode
 from cd4lm_jax.runtime.mesh import MeshConfig
 
 Pair = tuple[tuple[str, str], list[int], list[int]]
@@ -40,7 +41,7 @@ class DiffusionLM(TemplateLM):
         pretrained: str | os.PathLike[str],
         *,
         dtype: str | None = None,
-        quantize: Quantize = "none",
+        quantize: Mode = "none",
         mesh_data: int = 1,
         mesh_fsdp: int = 1,
         mesh_tensor: int = 1,
