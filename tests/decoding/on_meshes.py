@@ -68,24 +68,23 @@ def streamed(model: cd.LanguageModel, **options: Any) -> Trajectory:
     )
 
 
-def golden(one: cd.LanguageModel, models: dict[str, cd.LanguageModel]) -> dict[str, Any]:
-    """For each mesh the recordings that it decodes to other tokens or in other passes."""
+def golden(mesh: str) -> dict[str, Any]:
+    """The recordings that a mesh decodes to other tokens or in other passes."""
     from tests.decoding.test_golden import assert_recorded, decode
 
     cases = recordings.load(GOLDEN)
-    wrong: dict[str, list[str]] = {}
-    for mesh, model in models.items():
-        wrong[mesh] = []
-        for names in recordings.CAD + recordings.FIXED:
-            found = decode(model, cases, names, propose_mask=True)
-            for row, name in enumerate(names):
-                case = cases[name]
-                try:
-                    assert_recorded(found, row, case)
-                    assert found.nfe[row] == case.get("nfe", case.get("steps"))
-                except AssertionError:
-                    wrong[mesh].append(name)
-    return wrong
+    model, wrong, right = cd.load(FOLDER, mesh=MESHES[mesh]), [], []
+    for names in recordings.CAD + recordings.FIXED:
+        found = decode(model, cases, names, propose_mask=True)
+        for row, name in enumerate(names):
+            case = cases[name]
+            try:
+                assert_recorded(found, row, case)
+                assert found.nfe[row] == case.get("nfe", case.get("steps"))
+                right.append(name)
+            except AssertionError:
+                wrong.append(name)
+    return {"right": right, "wrong": wrong}
 
 
 def programs() -> dict[str, Any]:
@@ -126,13 +125,13 @@ def swapped(module: Any, name: str, original: Callable[..., Any], run: Any) -> A
 
 
 def main() -> None:
-    one = cd.load(FOLDER)
-    models = {name: cd.load(FOLDER, mesh=mesh) for name, mesh in MESHES.items()}
     if sys.argv[1] == "golden":
-        found: dict[str, Any] = golden(one, models)
+        found: dict[str, Any] = golden(sys.argv[2])
     elif sys.argv[1] == "programs":
         found = programs()
     else:
+        one = cd.load(FOLDER)
+        models = {name: cd.load(FOLDER, mesh=mesh) for name, mesh in MESHES.items()}
         found = {}
         for mode, options in MODES.items():
             # As many rows on the device as each device of `data` has.

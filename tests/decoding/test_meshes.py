@@ -11,21 +11,24 @@ import pytest
 
 pytestmark = pytest.mark.slow
 
-Found = Callable[[str], dict[str, Any]]
+Found = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
 def found(run_python: Callable[..., subprocess.CompletedProcess[str]]) -> Found:
-    def call(what: str) -> dict[str, Any]:
-        done = run_python("-m", "tests.decoding.on_meshes", what, devices=8)
+    def call(*what: str) -> dict[str, Any]:
+        done = run_python("-m", "tests.decoding.on_meshes", *what, devices=8)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
     return call
 
 
-def test_recordings_are_decoded_to_the_token_on_every_mesh(found: Found) -> None:
-    assert found("golden") == {"data": [], "tensor": [], "all": []}
+@pytest.mark.parametrize("mesh", ["data", "tensor", "all"])
+def test_recordings_are_decoded_to_the_token_on_every_mesh(mesh: str, found: Found) -> None:
+    decoded = found("golden", mesh)
+    assert decoded["wrong"] == []
+    assert len(decoded["right"]) == 22
 
 
 def test_every_cache_guidance_sampling_and_streaming_give_what_one_device_gives(
