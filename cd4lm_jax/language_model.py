@@ -170,7 +170,7 @@ def _token_text(tokenizer: Tokenizer | None, token: int) -> str:
 def load(
     folder: str | os.PathLike[str], *, dtype: str = "float32", verify: bool = True
 ) -> LanguageModel:
-    """Loads a model folder: one that training exported, or a Hugging Face one (LLaDA, Dream).
+    """Loads a model folder: one that training exported, or a Hugging Face one (see docs/models.md).
 
     Args:
         folder: the folder that has `config.json`.

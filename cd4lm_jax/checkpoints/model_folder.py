@@ -13,7 +13,7 @@ from cd4lm_jax.checkpoints import array_trees
 from cd4lm_jax.models.config import ModelConfig, check_dtype
 from cd4lm_jax.models.transformer import Execution, Transformer, logical_axes
 from cd4lm_jax.runtime import cluster, files
-from cd4lm_jax.runtime.sharding import spec
+from cd4lm_jax.runtime.sharding import dividing, spec
 from cd4lm_jax.runtime.trees import leaf_name, named_leaves, with_leaves
 from cd4lm_jax.settings.config import config_from_json, config_to_json
 
@@ -32,7 +32,10 @@ def abstract_model(
     shapes = jax.eval_shape(lambda: Transformer(config, jax.random.key(0), execution))
 
     def describe(path: Any, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-        sharding = mesh and NamedSharding(mesh, spec(logical_axes(leaf_name(path))))
+        sharding = None
+        if mesh is not None:
+            parts = spec(logical_axes(leaf_name(path)))
+            sharding = NamedSharding(mesh, dividing(parts, leaf.shape, mesh))
         return jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=sharding)
 
     return jax.tree_util.tree_map_with_path(describe, shapes)
