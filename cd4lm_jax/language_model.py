@@ -179,7 +179,7 @@ def load(
     mesh: MeshConfig | Mapping[str, int] | None = None,
     verify: bool = True,
 ) -> LanguageModel:
-    """Loads a model folder: one that training exported, or a Hugging Face one (LLaDA, Dream).
+    """Loads a model folder: one that training exported, or a Hugging Face one (see docs/models.md).
 
     Args:
         folder: the folder that has `config.json`.

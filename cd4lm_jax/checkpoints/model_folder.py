@@ -18,7 +18,7 @@ from cd4lm_jax.models.config import ModelConfig, check_dtype
 from cd4lm_jax.models.quantization import Mode
 from cd4lm_jax.models.transformer import Execution, Transformer, logical_axes
 from cd4lm_jax.runtime import cluster, files
-from cd4lm_jax.runtime.sharding import spec
+from cd4lm_jax.runtime.sharding import dividing, spec
 from cd4lm_jax.runtime.trees import leaf_name, named_leaves, with_leaves
 from cd4lm_jax.settings.config import config_from_json, config_to_json
 
@@ -46,8 +46,10 @@ def abstract_model(
         return quantization.quantize(Transformer(config, jax.random.key(0), execution), quantize)
 
     def describe(path: Any, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-        name = leaf_name(path)
-        sharding = mesh and NamedSharding(mesh, spec(logical_axes(name)))
+        name, sharding = leaf_name(path), None
+        if mesh is not None:
+            parts = dividing(spec(logical_axes(name)), leaf.shape, mesh)
+            sharding = NamedSharding(mesh, parts)
         own = leaf.dtype if quantization.is_part(name) else dtype
         return jax.ShapeDtypeStruct(leaf.shape, own, sharding=sharding)
 

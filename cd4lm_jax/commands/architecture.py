@@ -8,9 +8,14 @@ from absl import flags
 
 from cd4lm_jax.checkpoints.loading import load_config
 from cd4lm_jax.distillation.config import TrainConfig
-from cd4lm_jax.models.config import ModelConfig, dream_7b, llada_8b
+from cd4lm_jax.models.config import ModelConfig, dream_7b, llada2_mini, llada_8b, sdar_1_7b
 
-_PRESETS = {"llada_8b": llada_8b, "dream_7b": dream_7b}
+_PRESETS = {
+    "llada_8b": llada_8b,
+    "dream_7b": dream_7b,
+    "sdar_1_7b": sdar_1_7b,
+    "llada2_mini": llada2_mini,
+}
 MODEL = flags.DEFINE_enum(
     "model", None, list(_PRESETS), "Architecture, where the folder of config.init is not present."
 )

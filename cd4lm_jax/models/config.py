@@ -250,3 +250,61 @@ def dream_7b() -> ModelConfig:
         alignment="shifted",
         confidence="sampled",
     )
+
+
+def sdar_1_7b() -> ModelConfig:
+    """SDAR-1.7B-Chat: Qwen3-1.7B with block attention, the head not tied."""
+    return ModelConfig(
+        vocab_size=151_936,
+        embed_dim=2048,
+        num_layers=28,
+        num_heads=16,
+        num_kv_heads=8,
+        head_dim=128,
+        mlp_dim=6144,
+        max_length=32_768,
+        rope_theta=1_000_000.0,
+        norm_eps=1e-6,
+        qk_norm=True,
+        attention="block",
+        block_length=4,
+        blocks="sequence",
+        mask_id=151_669,
+        eos_id=151_643,
+        end_ids=(151_643, 151_645),
+    )
+
+
+def llada2_mini() -> ModelConfig:
+    """LLaDA2.0-mini: 16B parameters, of which a token uses 1.4B."""
+    return ModelConfig(
+        vocab_size=157_184,
+        embed_dim=2048,
+        num_layers=20,
+        num_heads=16,
+        num_kv_heads=4,
+        head_dim=128,
+        mlp_dim=5120,
+        max_length=32_768,
+        rope_theta=600_000.0,
+        norm_eps=1e-6,
+        qk_norm=True,
+        rotary_dim=64,
+        experts=ExpertsConfig(
+            count=256,
+            per_token=8,
+            width=512,
+            shared=1,
+            dense_layers=1,
+            biased=True,
+            groups=8,
+            groups_per_token=4,
+            scale=2.5,
+        ),
+        attention="block",
+        block_length=32,
+        blocks="sequence",
+        mask_id=156_895,
+        eos_id=156_892,
+        end_ids=(156_892,),
+    )

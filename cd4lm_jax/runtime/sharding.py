@@ -69,6 +69,17 @@ def spec(axes: LogicalAxes, rules: ShardingRules = RULES) -> PartitionSpec:
     return PartitionSpec(*entries)
 
 
+def dividing(
+    parts: PartitionSpec, shape: tuple[int, ...], mesh: Mesh | AbstractMesh
+) -> PartitionSpec:
+    """The spec without the axes that a mesh cannot divide evenly, such as an odd vocabulary."""
+    kept: list[MeshAxes] = []
+    for size, entry in zip(shape, parts, strict=False):
+        axes = (entry,) if isinstance(entry, str) else entry or ()
+        kept.append(None if size % math.prod(mesh.shape[axis] for axis in axes) else entry)
+    return PartitionSpec(*kept)
+
+
 def shardings(mesh: Mesh, axes: Any, rules: ShardingRules = RULES) -> Any:
     """A tree of tuples of logical names -> the same tree of NamedShardings on `mesh`."""
     return jax.tree.map(

@@ -3,9 +3,9 @@
     python -m experiments.benchmarks.variety
 
 After `make demo`, whose students it reads. Every model answers the first 200 test problems of
-gsm_mini eight times by CAD at 0.9, tokens drawn at temperature 0.7. Metrics for `teacher`, `student`
-and `best`: `pass1_*`, the share of right answers; `pass8_*`, the share of problems with a right
-answer among the eight; `distinct_*`, how many of the eight texts differ, the mean over problems.
+gsm_mini eight times by CAD at 0.9, tokens drawn at temperature 0.7. Metrics of each model:
+`pass1_*`, the share of right answers; `pass8_*`, the share of problems with a right answer among
+the eight; `distinct_*`, how many of the eight texts differ, the mean over problems.
 Hardware and time: two CPU cores, ten minutes.
 """
 

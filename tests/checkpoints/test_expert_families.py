@@ -17,7 +17,7 @@ from cd4lm_jax.checkpoints import huggingface, loading, published_tensors
 from cd4lm_jax.checkpoints.conversion import convert
 from cd4lm_jax.checkpoints.families import family_for
 from cd4lm_jax.checkpoints.family import HuggingFaceError
-from cd4lm_jax.models.config import ModelConfig
+from cd4lm_jax.models.config import ModelConfig, llada2_mini
 from cd4lm_jax.models.experts import ExpertsConfig
 from tests.checkpoints import published
 from tests.tiny import forward
@@ -97,6 +97,7 @@ def test_llada2_computes_the_logits_of_its_own_code(
 
 def test_the_descriptions_are_read_and_written(tmp_path: pathlib.Path) -> None:
     config = read(tmp_path, LLADA2_MINI)
+    assert config == llada2_mini()
     assert config.num_parameters == 16_255_643_392
     assert (config.attention, config.block_length, config.rotary_dim) == ("block", 32, 64)
     assert config.experts is not None

@@ -91,9 +91,12 @@ SPARSE = dataclasses.replace(
 def test_counts_the_parameters_that_there_are(changes: dict[str, Any]) -> None:
     assert SPARSE.experts is not None
     config = dataclasses.replace(SPARSE, experts=dataclasses.replace(SPARSE.experts, **changes))
-    assert config.num_parameters == sum(l.size for l in jax.tree.leaves(abstract_model(config)))
+    assert config.num_parameters == sum(
+        leaf.size for leaf in jax.tree.leaves(abstract_model(config))
+    )
 
 
+@pytest.mark.slow
 def test_unlike_layers_run_scanned_unrolled_split_and_from_a_cache() -> None:
     tokens = rng.integers(0, TINY.vocab_size, (2, 16)).astype(np.int32)
     valid = np.ones(tokens.shape, bool)

@@ -11,8 +11,8 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from cd4lm_jax.runtime.mesh import AXES, MeshConfig, make_mesh
-from cd4lm_jax.runtime.sharding import RULES, HostRows, constrain, shardings, spec
+from cd4lm_jax.runtime.mesh import AXES, MeshConfig, abstract_mesh, make_mesh
+from cd4lm_jax.runtime.sharding import RULES, HostRows, constrain, dividing, shardings, spec
 
 ON_EIGHT = """
 import jax, jax.numpy as jnp
@@ -45,6 +45,13 @@ def test_spec_follows_the_table() -> None:
     assert spec(("layers", "embed", "heads", None)) == P(None, "fsdp", "tensor", None)
     replicated = dataclasses.replace(RULES, embed=None)
     assert spec(("embed", "mlp"), replicated) == P(None, "tensor")
+
+
+def test_what_does_not_divide_is_not_split() -> None:
+    mesh = abstract_mesh(MeshConfig(data=2, fsdp=2, tensor=2), 8)
+    assert dividing(P("tensor", "fsdp"), (211, 48), mesh) == P(None, "fsdp")
+    assert dividing(P(("data", "fsdp"), None), (6, 5), mesh) == P(None, None)
+    assert dividing(P(None, "fsdp", "tensor"), (3, 4, 8), mesh) == P(None, "fsdp", "tensor")
 
 
 def test_unknown_axis_names_the_nearest() -> None:
