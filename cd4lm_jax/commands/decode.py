@@ -23,7 +23,7 @@ from absl import flags
 import cd4lm_jax as cd
 from cd4lm_jax import bundled
 from cd4lm_jax.checkpoints.loading import load_config
-from cd4lm_jax.commands import common, decode_flags, output
+from cd4lm_jax.commands import checkpoint, common, decode_flags, output
 from cd4lm_jax.data.prompts import PromptRecord, read_prompts
 from cd4lm_jax.decoding.config import DecodeConfig
 from cd4lm_jax.decoding.rule import RULES
@@ -31,11 +31,6 @@ from cd4lm_jax.runtime import devices, files
 from cd4lm_jax.runtime.progress import Progress
 from cd4lm_jax.settings.choices import split_call
 
-_CHECKPOINT = flags.DEFINE_string(
-    "checkpoint",
-    None,
-    "Model folder: exported by training, or a Hugging Face one; the bundled teacher by default.",
-)
 _INPUT = flags.DEFINE_string("input", None, "JSONL file of prompts.")
 _PROMPT = flags.DEFINE_string("prompt", None, "A question to answer, in place of --input.")
 _HTML = flags.DEFINE_string("html", None, "Page to write that replays the passes.")
@@ -63,9 +58,9 @@ def main() -> None:
     """Reads, decodes, writes; the output appears only when it is complete."""
     config = chosen()
     rows, target = _asked()
-    checkpoint = _CHECKPOINT.value or bundled.teacher()
-    devices.announce(dtype="float32", parameters=load_config(checkpoint).num_parameters)
-    model = cd.load(checkpoint)
+    folder = checkpoint.CHECKPOINT.value or bundled.teacher()
+    devices.announce(dtype="float32", parameters=load_config(folder).num_parameters)
+    model = cd.load(folder)
     with Progress(len(rows), label="decode", unit="prompt") as progress:
         decoded = cd.decode(
             model,
@@ -123,7 +118,9 @@ def chosen() -> DecodeConfig:
             if field in fields and flag.value is not None
         }
         # The bundled teacher was trained for answers of these lengths.
-        base = DecodeConfig(gen_length=64) if _CHECKPOINT.value is None else DecodeConfig()
+        base = (
+            DecodeConfig(gen_length=64) if checkpoint.CHECKPOINT.value is None else DecodeConfig()
+        )
         config = decode_flags.DECODE.chosen(base, {"rule": text, **changes})
     except ValueError as error:
         raise common.UsageError(str(error)) from error
