@@ -26,6 +26,7 @@ decide() {
     'make test'*) run 12 '[0-9]+ passed' ;;
     '. .venv/bin/activate'*) run 0 ;;
     'python block-1.py' | *LLaDA-8B-Instruct*) skip 'needs the weights of LLaDA-8B' ;;
+    'cd4lm serve') skip 'serves until it is stopped' ;;
     'python block-2.py') run 1 '^#### 4$' '^[0-9]+ \[' 'pass [0-9]+ of [0-9]+' ;;
     'python block-3.py') run 5 ;;
     'cd4lm decode --prompt='*) run 1 '#### 8' 'pass [0-9]+ of [0-9]+' ;;

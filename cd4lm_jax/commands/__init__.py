@@ -6,6 +6,8 @@ The other modules here are what several commands share.
 COMMANDS = (
     "demo",
     "decode",
+    "chat",
+    "serve",
     "distill",
     "pretrain",
     "answer",

@@ -26,7 +26,15 @@ from absl import flags
 import cd4lm_jax as cd
 from cd4lm_jax import bundled
 from cd4lm_jax.checkpoints.loading import load_config
-from cd4lm_jax.commands import common, compilation, decode_flags, hosts, output, placement_flags
+from cd4lm_jax.commands import (
+    checkpoint,
+    common,
+    compilation,
+    decode_flags,
+    hosts,
+    output,
+    placement_flags,
+)
 from cd4lm_jax.data.prompts import PromptRecord, read_prompts
 from cd4lm_jax.decoding.config import DecodeConfig
 from cd4lm_jax.decoding.rule import RULES
@@ -35,11 +43,6 @@ from cd4lm_jax.runtime import cluster, files, interrupt
 from cd4lm_jax.runtime.progress import Progress
 from cd4lm_jax.settings.choices import split_call
 
-_CHECKPOINT = flags.DEFINE_string(
-    "checkpoint",
-    None,
-    "Model folder: exported by training, or a Hugging Face one; the bundled teacher by default.",
-)
 _INPUT = flags.DEFINE_string("input", None, "JSONL file of prompts.")
 _PROMPT = flags.DEFINE_string("prompt", None, "A question to answer, in place of --input.")
 _CHUNK = flags.DEFINE_integer(
@@ -75,14 +78,14 @@ def main() -> None:
     with cluster.joined(hosts.described()):
         compilation.keep()
         placement = placement_flags.chosen()
-        checkpoint = _CHECKPOINT.value or bundled.teacher()
+        source = checkpoint.CHECKPOINT.value or bundled.teacher()
         rows, target = _asked()
-        config = chosen(checkpoint)
+        config = chosen(source)
         with contextlib.ExitStack() as stack:
             # First: loading a model may take minutes.
             folder = None if target is None else stack.enter_context(decodes.journal_of(target))
-            placement_flags.announce(checkpoint, placement)
-            model = cd.load(checkpoint, placement)
+            placement_flags.announce(source, placement)
+            model = cd.load(source, placement)
             quiet = not cluster.is_main()
             progress = Progress(len(rows), label="decode", unit="prompt", quiet=quiet)
             progress = stack.enter_context(progress)
@@ -137,13 +140,13 @@ def _asked() -> tuple[list[PromptRecord], str | None]:
     return [PromptRecord(id=0, prompt=_PROMPT.value)], output.OUTPUT.value
 
 
-def chosen(checkpoint: str) -> DecodeConfig:
+def chosen(source: str) -> DecodeConfig:
     """The decode that the flags ask for, of the model in a folder.
 
     Raises:
         ValueError: values that are none, or do not fit each other.
     """
-    model = load_config(checkpoint)
+    model = load_config(source)
     base = DecodeConfig.for_model(model)
     try:
         text = decode_flags.DECODE.text("rule") or _COMMIT.value or "confidence"

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 # As on the page in light: ink, masked, and confidence from low to high.
-_INK, _MASK = "#1c2128", "#9aa1a9"
+_INK, MASK = "#1c2128", "#9aa1a9"
 _LOW, _HIGH = (255, 192, 120), (183, 228, 221)
 
 
@@ -47,9 +47,9 @@ def view(replay: Replay, after: int, text: Callable[[int], str] = str) -> Text:
         shown = chip.first if chip.first is not None and after < chip.edited_at else chip
         token = f"<{shown.text}>" if shown.special else shown.text
         if chip.due > after:
-            view.append(_block(token), _MASK)
+            view.append(_block(token), MASK)
         else:
-            view.append(token, _style(chip, after))
+            view.append(token, style(chip, after))
         if chip.breaks:
             view.append("\n")
     return view
@@ -97,7 +97,8 @@ def _block(text: str) -> str:
     return "".join(" " if sign == " " else "\u2591" * cell_len(sign) for sign in text)
 
 
-def _style(chip: Chip, after: int) -> Style:
+def style(chip: Chip, after: int) -> Style:
+    """The colours of a chip after so many passes."""
     from rich.color import Color
     from rich.style import Style
 

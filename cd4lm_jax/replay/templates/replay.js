@@ -44,8 +44,15 @@ function drawKey({ floor }) {
   );
 }
 
-// One position as a chip.
+// A position that is still masked in a decode that goes on.
+function drawOpen(position) {
+  const title = `position ${position + 1}: not yet committed`;
+  return make("span", { class: "t masked open", title, "data-at": 0, "data-due": Infinity }, "\u2003");
+}
+
+// One position as a chip; its token is null while it is masked.
 function drawChip(data, replay, position) {
+  if (replay.tokens[position] === null) return drawOpen(position);
   const [label, special] = data.texts[replay.tokens[position]];
   const at = replay.committed_at[position];
   const confidence = replay.confidence[position];
@@ -111,7 +118,7 @@ function drawBoard(data, replay) {
   }
   const canvas = make("p", { class: "canvas" });
   replay.tokens.forEach((token, position) => {
-    const breaks = data.texts[token][2];
+    const breaks = token !== null && data.texts[token][2];
     canvas.append(drawChip(data, replay, position), make(breaks ? "br" : "wbr"));
   });
   board.append(drawBars(replay), canvas);
@@ -137,9 +144,10 @@ function button(action, label, sign) {
 // A prompt and its decodes side by side, with controls that step through the passes.
 function drawPanel(data, panel) {
   const { name, question = null, reference = null, replays } = panel;
+  const { heading = `Problem ${name}` } = panel;
   const controls = make(
     "div",
-    { class: "controls", role: "group", "aria-label": `Replay of problem ${name}` },
+    { class: "controls", role: "group", "aria-label": `Replay of ${heading.toLowerCase()}` },
     button("back", "Previous pass", "\u25c0\ufe0e"),
     button("play", "Play", "Play"),
     button("next", "Next pass", "\u25b6\ufe0e"),
@@ -150,7 +158,7 @@ function drawPanel(data, panel) {
   const article = make(
     "article",
     { class: "problem" },
-    make("h3", { tabindex: -1 }, `Problem ${name}`),
+    make("h3", { tabindex: -1 }, heading),
     question === null ? null : make("p", { class: "question" }, question),
     reference === null
       ? null

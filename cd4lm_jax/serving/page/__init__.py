@@ -1,0 +1,1 @@
+"""The page at `/`: a question, and its answer as it is decoded."""
