@@ -36,7 +36,11 @@ _DIFFUSION = flags.DEFINE_enum(
     "diffusion", None, ["block", "full"], "Make a diffusion model that attends so."
 )
 _BLOCK_LENGTH = flags.DEFINE_integer(
-    "block_length", None, "Positions of a block; default 32 with --diffusion=block.", lower_bound=1
+    "block_length",
+    None,
+    "Positions of a block; default 32 with --diffusion=block.",
+    lower_bound=1,
+    allow_override=True,  # tools that import all commands meet the decode's flag of this name
 )
 _ALIGNMENT = flags.DEFINE_enum(
     "alignment",
