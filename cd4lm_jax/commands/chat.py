@@ -141,9 +141,11 @@ def main() -> None:
 
 
 def _chosen() -> InProcess | Remote:
-    folder = checkpoint.CHECKPOINT.value or bundled.teacher()
+    given = checkpoint.CHECKPOINT.value
+    folder = given or bundled.teacher()
+    base = DecodeConfig.for_model(load_config(folder))
     try:
-        config = decode_flags.DECODE.chosen(DecodeConfig.for_model(load_config(folder)))
+        config = decode_flags.DECODE.chosen(base)
     except ValueError as error:
         raise common.UsageError(str(error)) from error
     if _SERVER.value is None:
