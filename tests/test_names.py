@@ -17,6 +17,7 @@ from cd4lm_jax.evaluation.answers import AnswersConfig
 from cd4lm_jax.evaluation.benchmark import BenchmarkConfig
 from cd4lm_jax.evaluation.sweep import SweepConfig
 from cd4lm_jax.settings.config import describe
+from cd4lm_jax.settings.flags import help_of
 
 ROOT = pathlib.Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "cd4lm_jax").rglob("*.py"))
@@ -45,7 +46,8 @@ def known_flags() -> frozenset[str]:
     configs = (TrainConfig, SweepConfig, BenchmarkConfig, AnswersConfig, DemoConfig)
     settings = {name for config in configs for name, _, _ in describe(config)}
     groups = {name.rpartition(".")[0] for name in settings}
-    return frozenset(f"--{name}" for name in {*flags.FLAGS, *settings, *groups})
+    dotted = help_of("cd4lm_jax.commands.placement_flags")
+    return frozenset(f"--{name}" for name in {*flags.FLAGS, *settings, *groups, *dotted})
 
 
 @functools.cache

@@ -39,7 +39,7 @@ from cd4lm_jax.data.prompts import PromptRecord, read_prompts
 from cd4lm_jax.decoding.config import DecodeConfig
 from cd4lm_jax.decoding.rule import RULES
 from cd4lm_jax.evaluation.runs import decodes
-from cd4lm_jax.runtime import cluster, files, interrupt
+from cd4lm_jax.runtime import cluster, devices, files, interrupt
 from cd4lm_jax.runtime.progress import Progress
 from cd4lm_jax.settings.choices import split_call
 
@@ -81,6 +81,7 @@ def main() -> None:
         source = checkpoint.CHECKPOINT.value or bundled.teacher()
         rows, target = _asked()
         config = chosen(source)
+        devices.available()  # before anything asks which host this is
         with contextlib.ExitStack() as stack:
             # First: loading a model may take minutes.
             folder = None if target is None else stack.enter_context(decodes.journal_of(target))
