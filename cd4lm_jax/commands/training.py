@@ -74,8 +74,8 @@ def run(config: TrainConfig) -> None:
         )
         result = train(config, profile=profile)
         if cluster.is_main():
-            best = f"validation loss {result.exported_loss:.4f} at step {result.exported_step}"
-            print(f"{best}: {result.folder}")
+            judged = result.exported_decodes or f"validation loss {result.exported_loss:.4f}"
+            print(f"{judged} at step {result.exported_step}: {result.folder}")
 
 
 def hosts() -> cluster.ClusterConfig:

@@ -104,6 +104,11 @@ class Trajectory(Positions[npt.NDArray[Any]]):
         """Generated positions of every row, G: text, end and tail."""
         return self.tokens.shape[1]
 
+    @property
+    def tokens_per_pass(self) -> npt.NDArray[np.float64]:
+        """TPF of every prompt, float64 [N]: tokens before the first EOS or EOT / forward passes."""
+        return self.length / self.nfe
+
     def rows(self, index: slice | Sequence[int] | npt.NDArray[Any]) -> Trajectory:
         """The prompts picked by a slice, a list of row numbers or a boolean array [N].
 

@@ -15,6 +15,7 @@ from cd4lm_jax.distillation.objective import Objective, Teaching
 from cd4lm_jax.distillation.optimizer import OptimizerConfig
 from cd4lm_jax.distillation.program import Program
 from cd4lm_jax.distillation.rollout import Rollout
+from cd4lm_jax.distillation.selection import ByDecoding, ByLoss
 from cd4lm_jax.models.config import ModelConfig
 from cd4lm_jax.models.lora import LoraConfig
 from cd4lm_jax.models.transformer import Execution
@@ -53,6 +54,8 @@ class TrainConfig:
         optimizer: algorithm, learning rate and schedule.
         data: what it is trained on.
         validation: what it is evaluated on.
+        selection: which step is exported: the one of the lowest validation loss, where that ranks
+            the steps, or the one whose decodes of validation prompts are best.
         execution: compute dtype, scan, remat.
         mesh: devices along each axis.
         micro_batch: rows of a micro-batch, whose losses are averaged as the published code does: a
@@ -64,7 +67,7 @@ class TrainConfig:
         eval_every: steps between two evaluations, each followed by a checkpoint.
         save_every: steps between two checkpoints besides, for runs that are often killed; 0 for
             none.
-        patience: evaluations without a better loss before training stops; 0 never stops early.
+        patience: evaluations without a better step before training stops; 0 never stops early.
         max_bad_steps: updates in a row that may be skipped for a loss that is not finite.
 
     Raises:
@@ -88,6 +91,7 @@ class TrainConfig:
     optimizer: OptimizerConfig = OptimizerConfig()
     data: DataConfig = DataConfig()
     validation: DataConfig = DataConfig(split="validation")
+    selection: ByLoss | ByDecoding = ByLoss()
     execution: Execution = Execution()
     mesh: MeshConfig = MeshConfig()
     micro_batch: int = 0
@@ -146,10 +150,11 @@ class TrainConfig:
             raise TrainingError(
                 f"teacher_dtype={self.teacher_dtype} is unknown; give {' or '.join(DTYPES)}"
             )
-        if self.patience and not self.ranked_by_loss:
+        if self.patience and not self.ranked:
             raise TrainingError(
                 f"patience={self.patience} stops by validation loss, which does not rank the steps "
-                f"of this run ({self._why_not_ranked}); give patience=0, the last step is exported"
+                f"of this run ({self._why_not_ranked}); give patience=0, the last step is "
+                "exported, or selection=ByDecoding, which judges a step by its decodes"
             )
 
     @property
@@ -170,12 +175,13 @@ class TrainConfig:
         )
 
     @property
-    def ranked_by_loss(self) -> bool:
-        """Whether the step of the lowest validation loss is the one to export.
+    def ranked(self) -> bool:
+        """Whether evaluations rank the steps, so that the best one is exported; else the last is.
 
-        Otherwise the last one is, see `Objective.comparable`.
+        Decodes always do, the validation loss where `Objective.comparable` says so.
         """
-        return "loss" in self.objective.comparable(self.corruption, self.teaching)
+        comparable = self.objective.comparable(self.corruption, self.teaching)
+        return self.selection.decodes or "loss" in comparable
 
     @property
     def teaching(self) -> Teaching:

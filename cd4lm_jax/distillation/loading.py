@@ -21,6 +21,7 @@ class Loaded:
 
     Attributes:
         tokenizer: of the student.
+        architecture: of the student.
         program: what is compiled.
         teacher: frozen; None where the text alone, the base or an average teaches.
         base: what adapters are of, with LoRA.
@@ -37,7 +38,7 @@ class Loaded:
         self._config, self._mesh = config, mesh
         folder = config.tokenizer or config.init or ""  # TrainConfig checks that there is one
         self.tokenizer = Tokenizer.load(folder)
-        architecture = config.model or load_config(config.init or "")
+        self.architecture = architecture = config.model or load_config(config.init or "")
         compatibility.check_tokenizer(self.tokenizer, architecture, folder)
         models = [architecture]
         if config.teacher is not None:

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import logging
 import math
-import operator
 import pathlib
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 from jax.sharding import Mesh
@@ -21,13 +19,14 @@ from jax.sharding import Mesh
 from cd4lm_jax.checkpoints.array_trees import DamagedError
 from cd4lm_jax.checkpoints.model_folder import write_model
 from cd4lm_jax.checkpoints.run_checkpoints import Restored, RunCheckpoints
-from cd4lm_jax.corruption.views import Batch
 from cd4lm_jax.data import pipeline
-from cd4lm_jax.distillation import resume, validation
+from cd4lm_jax.distillation import resume
 from cd4lm_jax.distillation.config import TrainConfig, TrainingError
+from cd4lm_jax.distillation.evaluator import Evaluated, Evaluator
 from cd4lm_jax.distillation.loading import Loaded
 from cd4lm_jax.distillation.placement import placed_batch
-from cd4lm_jax.distillation.state import Trained, TrainState
+from cd4lm_jax.distillation.selection import Point
+from cd4lm_jax.distillation.state import TrainState
 from cd4lm_jax.runtime import cluster, files
 from cd4lm_jax.runtime.interrupt import Interrupted, stop_requests
 from cd4lm_jax.runtime.mesh import make_mesh
@@ -54,24 +53,27 @@ class TrainResult:
     Attributes:
         folder: the exported model, a model folder.
         steps: updates made.
-        exported_step: the step of the exported model: the best by validation loss where that ranks
-            the steps of the run, else the last.
+        exported_step: the step of the exported model: the best one where evaluations rank the
+            steps of the run, else the last.
         exported_loss: its validation loss.
+        exported_decodes: what its decodes gave at the threshold that it is judged by; None where
+            steps are not judged by decoding.
     """
 
     folder: pathlib.Path
     steps: int
     exported_step: int
     exported_loss: float
+    exported_decodes: Point | None = None
 
 
 def train(config: TrainConfig, *, profile: range = range(0)) -> TrainResult:
     """Runs or continues a training run and exports its model.
 
     A run whose folder holds checkpoints continues from the latest complete one, at the exact
-    next batch; a damaged one is passed over with a warning. Exported is the step of the lowest
-    validation loss, or the last one where that loss does not rank steps, see
-    `TrainConfig.ranked_by_loss`. On several hosts all of them call this.
+    next batch; a damaged one is passed over with a warning. Exported is the best step by
+    `TrainConfig.selection`, or the last one where nothing ranks them, see `TrainConfig.ranked`.
+    On several hosts all of them call this.
 
     Args:
         config: the run.
@@ -89,24 +91,6 @@ def train(config: TrainConfig, *, profile: range = range(0)) -> TrainResult:
         return _Run(config, mesh, profile).run()
 
 
-class _Evaluated(NamedTuple):
-    """What evaluations have found so far.
-
-    Attributes:
-        loss: of the step that would be exported.
-        stale: evaluations since a better one.
-    """
-
-    loss: float = float("inf")
-    stale: int = 0
-
-    def after(self, loss: float, *, ranked: bool) -> _Evaluated:
-        """With one evaluation more; without ranks the last one counts."""
-        if not ranked or loss < self.loss:
-            return _Evaluated(loss)
-        return _Evaluated(self.loss, self.stale + 1)
-
-
 class _Run:
     """One call of `train`: what is loaded once, and the loop."""
 
@@ -115,6 +99,7 @@ class _Run:
         self.output = pathlib.Path(config.output)
         self.loaded = Loaded(config, mesh)
         self.program = self.loaded.program
+        self.evaluator = Evaluator(config, self.loaded, mesh)
 
     def run(self) -> TrainResult:
         config, main = self.config, cluster.is_main()
@@ -166,14 +151,13 @@ class _Run:
                     shown |= {"truncated": truncated} if truncated else {}
                     evaluate = step % config.eval_every == 0 or step == config.steps
                     if evaluate:
-                        scores = self._validate(state.model)
-                        writers.write(step, {f"eval/{name}": v for name, v in scores.items()})
-                        shown["eval"] = scores["loss"]
-                        evaluated = evaluated.after(scores["loss"], ranked=config.ranked_by_loss)
+                        judged = self.evaluator(state.model)
+                        writers.write(step, judged.metrics)
+                        shown |= judged.shown
+                        evaluated = evaluated.after(judged.score, ranked=config.ranked)
                     stop = stopping.answer()
                     due = config.save_every and step % config.save_every == 0
                     if evaluate or due or stop:
-                        loss = scores["loss"] if evaluate else None
                         checkpoints.save(
                             step,
                             named_leaves(state),
@@ -181,11 +165,11 @@ class _Run:
                             metadata={
                                 "config": to_plain(config),
                                 "frozen": self.loaded.fingerprints,
-                                "loss": loss,
-                                "best": evaluated.loss,
+                                "best": evaluated.score,
                                 "stale": evaluated.stale,
+                                **(judged.metadata if evaluate else {}),
                             },
-                            score=None if loss is None or not config.ranked_by_loss else -loss,
+                            score=judged.score if evaluate and config.ranked else None,
                         )
                     progress.update(step, shown)
                     if stop:
@@ -197,10 +181,10 @@ class _Run:
                         )
             return self._export(checkpoints, step)
 
-    def _stopped_early(self, evaluated: _Evaluated) -> bool:
+    def _stopped_early(self, evaluated: Evaluated) -> bool:
         return bool(self.config.patience) and evaluated.stale >= self.config.patience
 
-    def _start(self, checkpoints: RunCheckpoints, batches: Any) -> tuple[TrainState, _Evaluated]:
+    def _start(self, checkpoints: RunCheckpoints, batches: Any) -> tuple[TrainState, Evaluated]:
         """The state to continue from, and what evaluations have found before."""
         while (latest := checkpoints.latest()) is not None:
             saved = checkpoints.metadata(latest)
@@ -215,24 +199,22 @@ class _Run:
             batches.set_state(restored.data_state)
             state = with_leaves(self.program.state, restored.state)
             return state, self._evaluated(checkpoints, saved)
-        return self.program.create(self.loaded.initial_model()), _Evaluated()
+        return self.program.create(self.loaded.initial_model()), Evaluated()
 
-    def _evaluated(self, checkpoints: RunCheckpoints, saved: dict[str, Any]) -> _Evaluated:
+    def _evaluated(self, checkpoints: RunCheckpoints, saved: dict[str, Any]) -> Evaluated:
         """What evaluations have found, by the checkpoints that are still there."""
-        best = checkpoints.best() if self.config.ranked_by_loss else None
+        best = checkpoints.best() if self.config.ranked else None
         if best is None:
-            return _Evaluated(stale=saved["stale"])
-        loss = checkpoints.metadata(best)["loss"]
-        if loss > saved["best"]:
+            return Evaluated(stale=saved["stale"])
+        score = checkpoints.metadata(best)["score"]
+        if score < saved["best"]:
             _log.warning(
-                "warning: %s: the checkpoint of validation loss %.4f is gone; the best is now step "
-                "%d with %.4f",
+                "warning: %s: the checkpoint of the best evaluation is gone; the best that is left "
+                "is of step %d",
                 self.output,
-                saved["best"],
                 best,
-                loss,
             )
-        return _Evaluated(loss, saved["stale"])
+        return Evaluated(score, saved["stale"])
 
     def _restore(self, checkpoints: RunCheckpoints, step: int) -> Restored | None:
         """The checkpoint of a step; None if it was damaged, and is renamed."""
@@ -241,24 +223,6 @@ class _Run:
         except DamagedError:
             checkpoints.set_aside(step)
             return None
-
-    def _validate(self, trained: Trained) -> dict[str, float]:
-        """The losses of the validation split."""
-        teacher, base = self.loaded.teacher, self.loaded.base
-        return validation.losses(
-            lambda batch: self.program.evaluate(trained, teacher, batch, base),
-            self.validation_batches,
-        )
-
-    @functools.cached_property
-    def validation_batches(self) -> list[Batch]:
-        """The whole split, on the mesh."""
-        rows = HostRows(self.mesh, self.config.validation.batch_size)
-        placed = []
-        for batch in pipeline.eval_batches(self.config.validation, self.loaded.tokenizer):
-            mine = jax.tree.map(operator.itemgetter(rows.places), batch)
-            placed.append(placed_batch(mine, rows))
-        return placed
 
     def _skipped(self, metrics: dict[str, jax.Array], step: int) -> int:
         """Updates skipped in a row up to this step; too many are an error."""
@@ -277,7 +241,7 @@ class _Run:
 
         Where that is damaged, the next best is taken; renaming it is a warning.
         """
-        choose = checkpoints.best if self.config.ranked_by_loss else checkpoints.latest
+        choose = checkpoints.best if self.config.ranked else checkpoints.latest
         while (chosen := choose()) is not None:
             restored = self._restore(checkpoints, chosen)
             if restored is not None:
@@ -292,10 +256,12 @@ class _Run:
         write_model(folder, self.config.learner.merged(state.model, self.loaded.base))
         if cluster.is_main():
             self.loaded.tokenizer.save(folder)
-        loss = restored.metadata["loss"]  # None where it was saved between evaluations
+        # Nothing where it was saved between evaluations.
+        loss, decodes = map(restored.metadata.get, ("loss", "decodes"))
         return TrainResult(
             folder=folder,
             steps=step,
             exported_step=chosen,
             exported_loss=math.nan if loss is None else loss,
+            exported_decodes=Point(**decodes) if decodes else None,
         )

@@ -13,7 +13,7 @@ from cd4lm_jax.data.benchmarks import Problem
 from cd4lm_jax.decoding.config import DecodeConfig
 from cd4lm_jax.decoding.rule import Rule
 from cd4lm_jax.decoding.rules import ConfidenceAdaptive
-from cd4lm_jax.evaluation import output
+from cd4lm_jax.evaluation import output, timings
 from cd4lm_jax.evaluation.runs.recorder import Recorder
 from cd4lm_jax.evaluation.runs.run import Run, execute, score_numbers
 from cd4lm_jax.evaluation.statistics import frontier
@@ -37,6 +37,9 @@ class SweepConfig(output.EvaluationConfig):
         source: dataset, see `cd4lm_jax.data.sources.open_source`.
         problems: how many of the test split.
         selection_problems: how many of the validation split students' rules are chosen on.
+        timing_problems: the first so many of the test split are decoded `timing_turns` times more
+            by the baseline and the chosen runs, in turn: that is the spread of their speed-up.
+        timing_turns: see there; 0 leaves it out.
         decode: what all runs share: lengths, cache, batch size and so on; its rule is replaced.
         thresholds: a run of CAD at each, of every model.
         rules: a run under each of these commit rules too, of every model.
@@ -52,6 +55,8 @@ class SweepConfig(output.EvaluationConfig):
     source: str = "gsm_mini/distill"
     problems: int = 500
     selection_problems: int = 200
+    timing_problems: int = 32
+    timing_turns: int = 5
     decode: DecodeConfig = GSM_MINI
     thresholds: tuple[float, ...] = THRESHOLDS
     rules: tuple[Rule, ...] = ()
@@ -67,9 +72,11 @@ class SweepConfig(output.EvaluationConfig):
                 f"teacher_tokens={self.teacher_tokens} must start with 1: speed-up is counted "
                 "against one token a pass"
             )
-        for name in ("problems", "selection_problems"):
+        for name in ("problems", "selection_problems", "timing_problems"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}; give 1 or more")
+        if self.timing_turns < 0:
+            raise ValueError(f"timing_turns={self.timing_turns}; give 0 or more")
         for tokens in (self.teacher_tokens, self.student_tokens):
             output.check_distinct([*map(self.decode.fixed, tokens), *self.adaptive])
 
@@ -105,7 +112,12 @@ def sweep(config: SweepConfig) -> dict[str, Any]:
             "baseline": done[0].name,
             "chosen": fastest.name if fastest else None,
             "judged": registry.task("gsm_mini").judged,
-            "notes": _notes(config, done, rows, points),
+            "notes": [
+                *_notes(config, done, rows, points),
+                *_timings(config, models, test, done, points),
+                "Fixed-step runs fill the whole generation, as published; the others end with the "
+                "answer. Passes are counted per problem, time for whole batches.",
+            ],
             "batch_size": config.decode.batch_size,
             "gen_length": config.decode.gen_length,
             "block_length": config.decode.block_length,
@@ -174,14 +186,28 @@ def _notes(
     chosen: dict[str, frontier.Point | None],
 ) -> list[str]:
     """Sentences under the table, for the report and the terminal."""
-    notes = [
+    return [
         note for who, point in chosen.items() for note in _notes_on(config, done, rows, who, point)
     ]
-    return [
-        *notes,
-        "Fixed-step runs fill the whole generation, as published; the others end with the answer. "
-        "Passes are counted per problem, time for whole batches.",
-    ]
+
+
+def _timings(
+    config: SweepConfig,
+    models: dict[str, LanguageModel],
+    problems: list[Problem],
+    done: list[Run],
+    chosen: dict[str, frontier.Point | None],
+) -> Iterator[str]:
+    """What repeated timings say of the chosen runs: the table's are of one timing each."""
+    names = {point.name for point in chosen.values() if point}
+    baseline, turns = done[0], config.timing_turns
+    compared = [run for run in done if run.name in names]
+    if not compared or not turns or not baseline.timed_here:
+        return  # what an earlier start decoded is not decoded again
+    problems = problems[: config.timing_problems]
+    _, *speeds = timings.in_turn(models, [baseline, *compared], problems, turns=turns)
+    for run, measured in zip(compared, speeds, strict=True):
+        yield timings.sentence(run, baseline, measured, turns=turns)
 
 
 def _notes_on(

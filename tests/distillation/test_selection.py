@@ -11,15 +11,13 @@ import numpy as np
 import pytest
 
 from cd4lm_jax.corruption.masking import DiffusionMasks, NestedMasks
-from cd4lm_jax.distillation import trainer
 from cd4lm_jax.distillation.config import TrainConfig, TrainingError
 from cd4lm_jax.distillation.objective import Objective
 from cd4lm_jax.distillation.rollout import Rollout
 from cd4lm_jax.distillation.trainer import train
-from cd4lm_jax.models.transformer import Transformer
 from experiments.configs import gsm_mini, gsm_mini_best, llada_8b_best
 from tests import crashes, exported, pens
-from tests.tiny import parameters
+from tests.evaluations import scripted
 
 EVAL_EVERY, STEPS = 2, 8
 
@@ -47,18 +45,6 @@ def on_policy(config: TrainConfig) -> TrainConfig:
     )
 
 
-def scripted(monkeypatch: pytest.MonkeyPatch, losses: list[float]) -> list[dict[str, np.ndarray]]:
-    """Evaluations that give these losses; returns the parameters of each."""
-    evaluated: list[dict[str, np.ndarray]] = []
-
-    def validate(run: object, model: Transformer) -> dict[str, float]:
-        evaluated.append({name: leaf.copy() for name, leaf in parameters(model).items()})
-        return {"loss": losses[len(evaluated) - 1]}
-
-    monkeypatch.setattr(trainer._Run, "_validate", validate)
-    return evaluated
-
-
 def test_an_objective_says_which_losses_rank_steps() -> None:
     objective = Objective()
     assert objective.comparable(NestedMasks(), "frozen") == ("loss", "kl", "ce")
@@ -77,9 +63,9 @@ def test_no_run_without_comparable_losses_stops_early(config: TrainConfig) -> No
             config, corruption=NestedMasks(), teacher=config.init, average=0.9, patience=1
         )
     for recipe in (gsm_mini_best, llada_8b_best):
-        assert not recipe.get_config().ranked_by_loss
+        assert not recipe.get_config().ranked
         assert recipe.get_config().patience == 0
-    assert gsm_mini.get_config().ranked_by_loss
+    assert gsm_mini.get_config().ranked
 
 
 @pytest.mark.slow

@@ -22,12 +22,12 @@ from cd4lm_jax.data.tokenizer import Tokenizer
 from cd4lm_jax.distillation import trainer
 from cd4lm_jax.distillation.config import TrainConfig, TrainingError
 from cd4lm_jax.distillation.trainer import TrainResult, train
-from cd4lm_jax.models.transformer import Transformer
 from cd4lm_jax.runtime import files
 from cd4lm_jax.runtime.interrupt import Interrupted
 from cd4lm_jax.runtime.metrics import read_jsonl
 from cd4lm_jax.runtime.progress import Progress
 from tests import crashes, pens
+from tests.evaluations import scripted
 from tests.tiny import model_of, parameters, tiny_model
 
 pytestmark = pytest.mark.slow
@@ -216,18 +216,6 @@ def test_refuses_the_folder_of_another_run(finished: Finished) -> None:
         train(other)
     assert (pathlib.Path(other.output) / "config.json").read_text() == before
     assert metrics_of(other) == finished.metrics
-
-
-def scripted(monkeypatch: pytest.MonkeyPatch, losses: list[float]) -> list[dict[str, np.ndarray]]:
-    """Evaluations that give these losses; returns the parameters that each one sees."""
-    seen: list[dict[str, np.ndarray]] = []
-
-    def validate(run: object, model: Transformer) -> dict[str, float]:
-        seen.append({name: leaf.copy() for name, leaf in parameters(model).items()})
-        return {"loss": losses[len(seen) - 1]}
-
-    monkeypatch.setattr(trainer._Run, "_validate", validate)
-    return seen
 
 
 def test_stops_early_and_exports_the_best_checkpoint(

@@ -11,8 +11,9 @@ import pytest
 from cd4lm_jax.corruption.masking import DiffusionMasks, IndependentMasks, NestedMasks
 from cd4lm_jax.corruption.views import States
 from cd4lm_jax.data.pipeline import DataConfig
-from cd4lm_jax.distillation import trainer
 from cd4lm_jax.distillation.config import TrainConfig
+from cd4lm_jax.distillation.evaluator import Evaluator
+from cd4lm_jax.distillation.loading import Loaded
 from cd4lm_jax.distillation.objective import Objective
 from cd4lm_jax.distillation.rollout import Rollout
 from cd4lm_jax.models.transformer import Execution
@@ -65,8 +66,9 @@ def test_it_does_not_depend_on_the_batch_size(
         )
         mesh = make_mesh(config.mesh)
         with jax.set_mesh(mesh):
-            run = trainer._Run(config, mesh)
-            found.append(run._validate(run.loaded.initial_model()))
+            loaded = Loaded(config, mesh)
+            evaluate = Evaluator(config, loaded, mesh)
+            found.append(evaluate(loaded.initial_model()).losses)
     whole, *parts = found
     for part in parts:
         assert part == pytest.approx(whole, rel=1e-4)

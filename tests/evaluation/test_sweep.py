@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import pathlib
+import re
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,8 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> SweepConfig:
         source=str(source),
         problems=6,
         selection_problems=6,
+        timing_problems=4,
+        timing_turns=3,
         thresholds=(0.5, 0.9),
         teacher_tokens=(1, 2),
         decode=cd.DecodeConfig(gen_length=16, block_length=8, batch_size=6),
@@ -74,9 +77,17 @@ def test_compares_teacher_and_student(config: SweepConfig) -> None:
 
     # All are equally wrong, so the fastest threshold it is.
     assert summary["chosen"] == "student confidence:0.5"
-    assert len(summary["notes"]) == 3
+    assert len(summary["notes"]) == 4
     assert all(map(is_a_sentence, summary["notes"]))
     assert summary["notes"][0].startswith("student confidence:0.5 was chosen on 6 validation ")
+    timed = re.fullmatch(
+        r"Timed in turn with teacher fixed:1 on 4 problems, student confidence:0.5 is "
+        r"([\d.]+)× as fast \[([\d.]+), ([\d.]+)\] \(median and range of 3 turns\).",
+        summary["notes"][2],
+    )
+    assert timed, summary["notes"]
+    ratio, low, high = map(float, timed.groups())
+    assert 0 < low <= ratio <= high
     assert {name: summary[name] for name in ("batch_size", "gen_length", "block_length")} == {
         "batch_size": 6,
         "gen_length": 16,
@@ -118,7 +129,7 @@ def test_another_student_stands_beside_it(config: SweepConfig, tmp_path: pathlib
     # All are equally wrong, so the faster of the two it is; they were timed on validation.
     fewest = min(starts[:2], key=lambda name: rows[name]["nfe"])
     assert summary["chosen"] == fewest
-    assert len(summary["notes"]) == 5
+    assert len(summary["notes"]) == 7
 
 
 def test_goes_on_without_comparing_times_of_two_starts(
@@ -152,7 +163,7 @@ def test_goes_on_without_comparing_times_of_two_starts(
     with pytest.raises(ValueError, match=r"other settings \(chunk differ\)"):
         sweep(smaller)
     again = sweep(config)
-    assert asked == [6]
+    assert asked == [6, *[4] * 6]  # then what is timed in turn
     assert (baseline / "problems.jsonl").read_bytes() == lines
     # It took one process, but another one than the others did.
     assert again["rows"][0]["speedup"] == 1

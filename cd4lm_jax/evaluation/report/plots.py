@@ -59,6 +59,11 @@ DARK = Theme(
 
 _MARKER = 5.5  # points
 
+# Where the accuracies of a table spread over more than the first, the picture shows the second
+# below the best one: what is far below it would leave the part that is compared no room.
+_SPREAD, _SHOWN = 30.0, 22.0  # points of accuracy
+_MOST_LABELS = 4  # settings that are named along a line
+
 # A fixed schedule and CAD look the same for every model: square and dashed, round and solid.
 _STYLES = {"fixed": ("s", (0, (4, 2))), "confidence": ("o", "-")}
 _OTHER_STYLES = (("^", (0, (1, 1.5))), ("D", (0, (5, 1, 1, 1))), ("v", (0, (8, 2))))
@@ -82,6 +87,7 @@ def pareto_png(rows: Rows, *, chosen: str | None = None, theme: Theme = LIGHT) -
     rules = [rule for rule in sorted({rule for _, rule in series}) if rule not in _STYLES]
     styles = _STYLES | {r: _OTHER_STYLES[i % len(_OTHER_STYLES)] for i, r in enumerate(rules)}
 
+    floor = _floor([100 * row["accuracy"] for row in rows])
     figure, (axes,) = _figure(theme, height=4.6, rows=1)
     labels: list[Label] = []
     for (model, rule), points in series.items():
@@ -95,13 +101,18 @@ def pareto_png(rows: Rows, *, chosen: str | None = None, theme: Theme = LIGHT) -
                 axes.plot([at, at], ends, color=colour, alpha=0.3, lw=1.6, solid_capstyle="butt")
         axes.plot(x, y, color=colour, ls=line, marker=marker, ms=_MARKER, mec=theme.paper, mew=0.8)
         # The series' name first: it is placed before, hence nearer than, the settings.
-        ends_at = -1 if rule == "fixed" else 0
-        labels.insert(
-            0, Label(text=f"{model}, {rule}", x=x[ends_at], y=y[ends_at], colour=colour, bold=True)
-        )
+        visible = [place for place in zip(x, y, strict=True) if place[1] >= floor]
+        if visible:
+            ends_at = visible[-1 if rule == "fixed" else 0]
+            name = Label(text=f"{model}, {rule}", x=ends_at[0], y=ends_at[1], colour=colour)
+            labels.insert(0, dataclasses.replace(name, bold=True))
     accuracy_over(axes, [row["nfe"] for row in rows])
+    axes.set_ylim(bottom=max(floor, axes.get_ylim()[0]))
     for (model, _), points in series.items():
-        labels += _settings(axes, points, colours[model])
+        shown = [point for point in points if 100 * point["accuracy"] >= floor]
+        labels += _settings(axes, shown, colours[model])
+        below = [point for point in points if 100 * point["accuracy"] < floor]
+        labels += [_left_out(axes, point, floor, colours[model]) for point in below]
     axes.set_xlabel(PASSES)
     for row in rows:
         if row["name"] == chosen:
@@ -219,12 +230,30 @@ def accuracy_over(axes: Axes, values: Sequence[float]) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
+def _floor(accuracies: Sequence[float]) -> float:
+    """The lowest accuracy of the picture, in per cent."""
+    if not accuracies or max(accuracies) - min(accuracies) <= _SPREAD:
+        return -math.inf
+    return max(accuracies) - _SHOWN
+
+
+def _left_out(axes: Axes, row: Mapping[str, Any], floor: float, colour: str) -> Label:
+    """An arrow at the lower edge for a point below it; returns the label that says how far."""
+    axes.plot([row["nfe"]], [floor], marker=7, ms=_MARKER, color=colour, clip_on=False)
+    text = f"{row_forms.setting(row)}: {percent(row['accuracy'])}"
+    return Label(text=text, x=row["nfe"], y=floor, colour=colour, size=7.5)
+
+
 def _settings(axes: Axes, points: Rows, colour: str) -> Iterator[Label]:
-    """A label for every point of a line; those that lie on one another share one."""
+    """A label for some points of a line, the ends among them; those that touch share one."""
+    if not points:
+        return
     places = axes.transData.transform([(row["nfe"], 100 * row["accuracy"]) for row in points])
     gaps = np.hypot(*np.diff(places, axis=0).T)
     apart = np.flatnonzero(gaps > _MARKER * axes.figure.dpi / 72) + 1
-    for group in np.split(np.arange(len(points)), apart):
+    groups = np.split(np.arange(len(points)), apart)
+    named = np.unique(np.linspace(0, len(groups) - 1, _MOST_LABELS).round().astype(int))
+    for group in (groups[at] for at in named):
         ends = dict.fromkeys(row_forms.setting(points[at]) for at in group[[0, -1]])
         row = points[group[len(group) // 2]]
         yield Label(

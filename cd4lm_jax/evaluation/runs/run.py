@@ -56,6 +56,11 @@ class Run:
         """Share of problems answered right."""
         return float(self.correct.mean())
 
+    @property
+    def timed_here(self) -> bool:
+        """Whether this process decoded the whole run."""
+        return self.process == PROCESS and self.seconds is not None
+
     def seconds_of(self, baseline: Run) -> float | None:
         """The baseline's seconds for `row`; None where another process measured them."""
         return baseline.seconds if baseline.process == self.process else None

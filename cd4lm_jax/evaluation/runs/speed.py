@@ -68,7 +68,8 @@ def tokens_per_pass(trajectory: Trajectory) -> npt.NDArray[np.float64]:
     Raises:
         ValueError: a problem without a forward pass.
     """
-    return trajectory.length / _passes(trajectory)
+    _passes(trajectory)
+    return trajectory.tokens_per_pass
 
 
 def canvas_per_pass(trajectory: Trajectory) -> npt.NDArray[np.float64]:

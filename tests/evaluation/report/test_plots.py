@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import io
 import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib.image
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation
@@ -110,3 +112,29 @@ def test_labels_on_the_right_keep_their_order_and_distance() -> None:
     assert [t.get_text() for t in drawn] == ["0.1", "0.5", "0.501", "0.9"]
     boxes = [t.get_window_extent() for t in drawn]
     assert all(low.y1 <= high.y0 for low, high in itertools.pairwise(boxes))
+
+
+def test_what_is_far_below_the_best_is_named_at_the_edge(monkeypatch: pytest.MonkeyPatch) -> None:
+    placed: list[Label] = []
+    bottoms: list[float] = []
+
+    def kept(axes: Axes, labels: Sequence[Label], paper: str) -> None:
+        placed.extend(labels)
+        bottoms.append(axes.get_ylim()[0])
+
+    monkeypatch.setattr(plots, "place", kept)
+    rows = [
+        row("teacher", f"confidence:{at}", accuracy, 10 * at)
+        for at, accuracy in ((0.5, 0.364), (0.6, 0.9), (0.9, 0.99))
+    ]
+    plots.pareto_png(rows)
+    texts = {label.text: label.y for label in placed}
+    assert bottoms == [pytest.approx(77.0)]
+    assert texts["0.5: 36.4 %"] == bottoms[0]
+    assert texts["teacher, confidence"] == 90.0
+    assert {"0.6", "0.9"} <= set(texts)
+
+    # Accuracies that are near one another are all shown.
+    placed.clear()
+    plots.pareto_png([point | {"accuracy": 0.9 + 0.01 * at} for at, point in enumerate(rows)])
+    assert not [label for label in placed if ":" in label.text]
