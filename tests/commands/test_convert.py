@@ -105,3 +105,21 @@ def test_convert_there_and_back(tmp_path: pathlib.Path, run_python: RunPython) -
     again = run_python("-m", "launch.convert", f"--source={source}", f"--target={there}")
     assert again.returncode == 2
     assert again.stderr.startswith(f"error: {there} is not empty; ")
+
+
+def test_a_diffusion_model_is_made_of_an_autoregressive_one(
+    golden: pathlib.Path, tmp_path: pathlib.Path, run_python: RunPython
+) -> None:
+    source, target = golden / "families" / "qwen2", tmp_path / "target"
+    command = ("-m", "launch.convert", f"--source={source}", f"--target={target}")
+    refused = run_python(*command, "--block_length=8")
+    assert refused.returncode == 2
+    assert refused.stderr == (
+        "error: --block_length describes a diffusion model; give --diffusion=block or full too\n"
+    )
+    flags = ("--diffusion=block", "--block_length=8", "--alignment=same")
+    done = run_python(*command, *flags)
+    assert done.returncode == 0, done.stderr
+    config = json.loads((target / "config.json").read_text())
+    assert (config["attention"], config["block_length"], config["mask_id"]) == ("block", 8, 211)
+    assert (config["alignment"], config["vocab_size"]) == ("same", 256)
