@@ -54,13 +54,22 @@ def next_block(
     return jnp.where(later, own, none).min(axis=1).astype(jnp.int32)
 
 
+def sizes(valid: jax.Array, block_length: int, offset: jax.Array, num_blocks: int) -> jax.Array:
+    """`[batch, blocks]` int32: how many positions of `valid [batch, generation]` a block has."""
+    return counts(valid, block_of(valid.shape[1], offset, block_length), num_blocks)
+
+
+def counts(where: jax.Array, own: jax.Array, num_blocks: int) -> jax.Array:
+    """`[batch, blocks]` int32: positions of `where` in each block; `own`: the block of each."""
+    each = where[:, :, None] & (own[:, :, None] == jnp.arange(num_blocks))
+    return each.sum(axis=1, dtype=jnp.int32)
+
+
 def open_next(
-    masked: jax.Array,
-    valid: jax.Array,
+    left: jax.Array,
+    size: jax.Array,
     block: jax.Array,
     opened: jax.Array,
-    block_length: int,
-    offset: jax.Array,
     *,
     lookahead: int,
     open_at: jax.Array | float,
@@ -68,19 +77,23 @@ def open_next(
     """`[batch]` int32: one past the last block that the next pass may commit in.
 
     Args:
-        masked: `[batch, generation]` bool.
-        valid: `[batch, generation]` bool, False past a row's last block.
+        left: `[batch, blocks]`, positions of each block that no pass has chosen yet.
+        size: `[batch, blocks]`, its generated positions.
         block: `[batch]`, the first unfinished block.
         opened: `[batch]`, what this returned before the pass before.
-        block_length: positions of a block.
-        offset: `[batch]`, see `offset`.
         lookahead: static, most open blocks.
-        open_at: the next block opens when this share of the last open one is committed.
+        open_at: the next block opens when this share of the last open one has been chosen.
     """
-    own = block_of(masked.shape[1], offset, block_length)
-    last = valid & (own == opened[:, None] - 1)
-    committed = (last & ~masked).sum(axis=1)
-    # What the prompt has of the block does not count as committed.
-    enough = committed >= open_at * last.sum(axis=1)
+    last = jnp.clip(opened - 1, 0, left.shape[1] - 1)[:, None]
+    left, size = (jnp.take_along_axis(each, last, axis=1)[:, 0] for each in (left, size))
+    # The product may exceed a whole number by a rounding error.
+    enough = size - left >= open_at * size - 1e-3
     room = opened - block < lookahead
     return jnp.where(opened <= block, block + 1, opened + (enough & room))
+
+
+def leading(left: jax.Array, block: jax.Array, opened: jax.Array) -> jax.Array:
+    """`[batch]` int32: the first open block of which something has not been chosen yet, or -1."""
+    number = jnp.arange(left.shape[1])
+    waiting = (left > 0) & (number >= block[:, None]) & (number < opened[:, None])
+    return jnp.where(waiting.any(axis=1), waiting.argmax(axis=1), -1).astype(jnp.int32)

@@ -37,6 +37,8 @@ class Canvas(NamedTuple):
         first_tokens: `[B, G]` int32, what an edited position was first; 0 at others.
         edited_at: `[B, G]` int32, the row's pass that last edited a position, 0 where none did.
         edits: `[B]` int32, tokens replaced by others.
+        left: `[B, blocks]` int32, how much of each block no pass has chosen yet; what was chosen is
+            committed, but where the mask token may be proposed and was.
         block: `[B]` int32, the active block: the first that is not finished.
         opened: `[B]` int32, one past the last block that is open.
         before: `[B]` int32, the active block of the pass before.
@@ -54,6 +56,7 @@ class Canvas(NamedTuple):
     first_tokens: jax.Array
     edited_at: jax.Array
     edits: jax.Array
+    left: jax.Array
     block: jax.Array
     opened: jax.Array
     before: jax.Array
@@ -95,6 +98,7 @@ class Canvas(NamedTuple):
             first_tokens=zero,
             edited_at=zero,
             edits=zero[:, 0],
+            left=blocks.sizes(masked, size, begun, shape.num_blocks),
             block=block,
             opened=block + 1,
             before=block,

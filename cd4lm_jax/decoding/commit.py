@@ -28,12 +28,13 @@ def choose(
     proposal: Proposal,
     masked: jax.Array,
     active: jax.Array,
+    leading: jax.Array,
     over: jax.Array,
     last: jax.Array,
 ) -> Choice:
     """The positions of open blocks that a pass commits.
 
-    The best of all as the rule asks, at least one; and at least one of the active block, so that
+    The best of all as the rule asks, at least one; and at least one of the leading block, so that
     with several blocks open the first is finished too.
 
     Args:
@@ -41,17 +42,19 @@ def choose(
         proposal: what the pass proposes.
         masked: `[batch, window]` bool, masked positions of open blocks.
         active: `[batch, window]` bool, positions of the active block.
+        leading: `[batch, window]` bool, positions of the first block that is not all chosen: of the
+            active block, but where the mask token may be proposed.
         over: `[batch]` bool, all that is left of the active block is committed.
         last: `[batch]` bool, all that is left of the open blocks is.
     """
     score, wanted = _asked(rule, proposal)
     rank = _rank(score, proposal.eligible, masked)
     chosen = masked & (rank < jnp.maximum(wanted, 1)[:, None])
-    first = masked & active
+    first = masked & leading
     none = ~(chosen & first).any(axis=1, keepdims=True)
     best = jnp.where(first, rank, rank.shape[1]).min(axis=1, keepdims=True)
     chosen |= none & first & (rank == best)
-    chosen |= (first & over[:, None]) | (masked & last[:, None])
+    chosen |= (masked & active & over[:, None]) | (masked & last[:, None])
     by_rule = (rank < wanted[:, None]) & proposal.eligible
     if hasattr(rule, "qualifies"):
         by_rule &= rule.qualifies(proposal)

@@ -184,13 +184,9 @@ class DecodeConfig:
             tokens = model.end_ids if self.stop_at_eos else ()
             ends = stop.Ends(tokens=tokens, sequences=self.stop_sequences)
         by_sequence = model.blocks == "sequence"
-        if by_sequence and self.propose_mask:
-            raise ValueError(
-                "propose_mask reproduces published code of models whose blocks count from the "
-                "generation; this model's count from the sequence: leave it out"
-            )
         if not by_sequence:
             self._check_blocks()
+            self._check_proposals()
         reach = self.gen_length + (self.block_length - 1 if by_sequence else 0)
         return Shape(
             gen_length=reach,
@@ -228,6 +224,13 @@ class DecodeConfig:
             raise ValueError(
                 f"gen_length={total} is not a multiple of block_length={size}; blocks must fill "
                 "the generation exactly"
+            )
+
+    def _check_proposals(self) -> None:
+        if self.propose_mask and self.cache != "none":
+            raise ValueError(
+                f"propose_mask reproduces published code, which keeps no cache; with cache="
+                f"{self.cache} leave it out"
             )
 
     def _check_rule(self) -> None:
@@ -289,16 +292,6 @@ class DecodeConfig:
             raise ValueError(
                 f"refresh_interval={self.refresh_interval} refreshes a cache, and cache=none keeps "
                 "none; give cache=prefix or dual"
-            )
-        if self.propose_mask and self.editing_threshold:
-            raise ValueError(
-                "propose_mask reproduces published code, which edits nothing; leave out "
-                "editing_threshold or propose_mask"
-            )
-        if self.propose_mask and self.cache != "none":
-            raise ValueError(
-                f"propose_mask reproduces published code, which keeps no cache; with cache="
-                f"{self.cache} leave it out"
             )
 
 

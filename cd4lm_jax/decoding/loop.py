@@ -154,12 +154,12 @@ def advance(
     opened = canvas.block + 1
     if shape.lookahead > 1:
         opened = blocks.open_next(
-            canvas.masked,
-            slots.valid[:, prompt_length:],
+            canvas.left,
+            blocks.sizes(
+                slots.valid[:, prompt_length:], shape.block_length, offset, shape.num_blocks
+            ),
             canvas.block,
             canvas.opened,
-            shape.block_length,
-            offset,
             lookahead=shape.lookahead,
             open_at=limits.open_at,
         )
@@ -178,7 +178,9 @@ def advance(
         # That published sampler takes up again what earlier blocks have left masked.
         within &= own >= canvas.block[:, None]
     masked = region.of(canvas.masked) & within
-    active = own <= canvas.block[:, None]
+    active = leading = own <= canvas.block[:, None]
+    if shape.lookahead > 1:
+        leading = own == blocks.leading(canvas.left, canvas.block, opened)[:, None]
     gated = _gated(canvas, slots.valid[:, prompt_length:], guess.token, limits, shape)
     eligible = masked & ~gated
     planned, times = shape.plan
@@ -197,7 +199,7 @@ def advance(
     most = limits.max_steps_per_block
     over = canvas.step >= jnp.where(most > 0, most, shape.block_length)
     last = nfe >= slots.budget
-    choice = commit.choose(rule, proposal, masked, active, over, last)
+    choice = commit.choose(rule, proposal, masked, active, leading, over, last)
     chosen = choice.commit & (guess.token != model.config.mask_id)
 
     # A row's last pass leaves nothing masked in its open blocks.
@@ -206,7 +208,7 @@ def advance(
     if shape.propose_mask and isinstance(rule, FixedStep):  # whatever is still masked
         full |= canvas.step + 1 >= rule.passes(planned, times)
     if shape.editing:
-        edit = within & window.of(slots.valid) & ~gated
+        edit = within & (guess.token != model.config.mask_id) & ~gated
         edit &= editing.replaced(guess, region, text, canvas, limits.editing_threshold)
         canvas = editing.write(canvas, edit, guess, region, text, nfe)
         busy = (masked & active).any(axis=1)
@@ -221,6 +223,7 @@ def advance(
             canvas.confidence, chosen, jnp.where(guess.finite, guess.confidence, jnp.nan)
         ),
         reason=region.write(canvas.reason, chosen, choice.reason),
+        left=_still_left(canvas.left, choice.commit, own, shape),
         opened=opened,
         before=canvas.block,
         step=jnp.where(full, 0, canvas.step + 1),
@@ -240,6 +243,13 @@ def advance(
         given = canvas.reason == Reason.GIVEN
         done |= shape.ends.found(generated, open_, given)[1].any(axis=1)
     return canvas._replace(block=block, done=done), cache
+
+
+def _still_left(left: jax.Array, chosen: jax.Array, own: jax.Array, shape: Shape) -> jax.Array:
+    """`Canvas.left` after a pass; it is needed where several blocks are open only."""
+    if shape.lookahead == 1:
+        return left
+    return jnp.maximum(left - blocks.counts(chosen, own, shape.num_blocks), 0)
 
 
 def _gated(

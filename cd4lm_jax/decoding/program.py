@@ -56,7 +56,8 @@ class Shape:
     @property
     def window_length(self) -> int:
         """Positions that a pass predicts: open blocks, or all that a mask may be left in."""
-        return self.gen_length if self.propose_mask else self.lookahead * self.block_length
+        anywhere = self.propose_mask and self.lookahead == 1 and self.blocks == "generation"
+        return self.gen_length if anywhere else self.lookahead * self.block_length
 
     @property
     def lead(self) -> int:

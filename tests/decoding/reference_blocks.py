@@ -106,5 +106,6 @@ def _count(
     if not isinstance(rule, BlockDiffusion):
         return reference._count(rule, left, step, options)
     shares = reference.shares(planned, rule.denoising_steps or planned)
-    share = shares[step] if step < len(shares) else 1
+    # With several blocks open a plan may be over before the row is: its last share is repeated.
+    share = shares[min(step, len(shares) - 1)]
     return max(share, sum(guess.confidence > rule.threshold for guess in left))

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cd4lm_jax.decoding.trajectory import Trajectory
+from cd4lm_jax.decoding.trajectory import Edits, Trajectory
 
-FIELDS = [field.name for field in dataclasses.fields(Trajectory)]
+FIELDS = [field.name for field in dataclasses.fields(Trajectory) if field.name != "edits"]
 
 
 def arrays(rows: int = 3, positions: int = 8, seed: int = 0) -> dict[str, Any]:
@@ -49,8 +49,8 @@ def test_holds_int32_and_float32_whatever_came_in() -> None:
         ({"committed_at": np.full((3, 8), 6)}, r"committed_at is 6 at \[0, 0\].*nfe"),
         ({"committed_at": np.full((3, 8), -1)}, "committed_at is -1"),
         (
-            {"reason": np.full((3, 8), 5)},
-            r"reason is 5 at \[0, 0\], outside the range of the reasons",
+            {"reason": np.full((3, 8), 6)},
+            r"reason is 6 at \[0, 0\], outside the range of the reasons",
         ),
         ({"confidence": np.full((3, 8), np.nan)}, "confidence is nan"),
         ({"confidence": np.full((3, 8), 1.5)}, "confidence is 1.5"),
@@ -118,3 +118,21 @@ def test_from_json_refuses_ragged_records() -> None:
     records[2]["tokens"] = records[2]["tokens"][:-1]
     with pytest.raises(ValueError, match=r"one length, got \[7, 8\]"):
         Trajectory.from_json(records)
+
+
+def test_edits_go_along() -> None:
+    edits = Edits(
+        first_tokens=np.arange(24).reshape(3, 8), edited_at=np.eye(3, 8, dtype=int), count=[1, 1, 1]
+    )
+    trajectory = Trajectory(**arrays(), edits=edits)
+    records = json.loads(json.dumps(trajectory.to_json()))
+    again = Trajectory.from_json(records)
+    joined = Trajectory.concatenate([again.rows([2, 0]), again.rows(slice(1, 2))]).rows([1, 2, 0])
+    for found in (again, joined):
+        assert found.edits is not None
+        for name, values in vars(edits).items():
+            np.testing.assert_array_equal(getattr(found.edits, name), values)
+    with pytest.raises(ValueError, match="expected edits in all parts or in none"):
+        Trajectory.concatenate([trajectory, Trajectory(**arrays())])
+    with pytest.raises(ValueError, match=r"edited_at has shape \(3, 7\)"):
+        Trajectory(**arrays(), edits=dataclasses.replace(edits, edited_at=np.zeros((3, 7), int)))

@@ -115,6 +115,8 @@ def test_from_a_row_of_a_trajectory() -> None:
         "confidence": [0.25, 0.0],
         "reason": [MINIMUM, TAIL],
         "nfe": 1,
+        "first_tokens": None,
+        "edited_at": None,
         "correct": False,
     }
 
