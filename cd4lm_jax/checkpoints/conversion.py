@@ -6,7 +6,6 @@ Whatever ends a conversion earlier, the same call continues from what is there.
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
 import json
 import logging
@@ -16,7 +15,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from cd4lm_jax.checkpoints import (
@@ -29,7 +27,7 @@ from cd4lm_jax.checkpoints import (
     side_files,
     weight_files,
 )
-from cd4lm_jax.checkpoints.chunks import Chunked, Index, TreeReader, TreeWriter
+from cd4lm_jax.checkpoints.chunks import Chunked, Index, TreeReader, TreeWriter, ahead
 from cd4lm_jax.checkpoints.families import family_for
 from cd4lm_jax.checkpoints.huggingface import Checkpoint
 from cd4lm_jax.checkpoints.published_tensors import Tensor
@@ -156,15 +154,6 @@ def _leaves(
     return named_leaves(model_folder.abstract_model(config, dtype=dtype, quantize=quantize))
 
 
-def _ahead(items: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-    """Makes each item while the one before is in use."""
-    with concurrent.futures.ThreadPoolExecutor(1) as thread:
-        coming = thread.submit(next, items, None)
-        while (item := coming.result()) is not None:
-            coming = thread.submit(next, items, None)
-            yield item
-
-
 class _ToOwn:
     """From safetensors to orbax; or from orbax too, where kernels are to be quantised."""
 
@@ -181,7 +170,10 @@ class _ToOwn:
             self.config = model_folder.read_config(source)
             self.tensors = published_tensors.all_tensors(family_for(self.config), self.config)
             params, saved = _checked_params(source, self.config, verify)
-            self._reader, inputs = TreeReader(params), set(_files(params))
+            self._reader, inputs = (
+                TreeReader(params),
+                set(filter(pathlib.Path.is_file, params.rglob("*"))),
+            )
             self._read = self._own
         self._dtype = np.dtype(dtype or saved)
         inputs = {source / huggingface.CONFIG_FILE, *inputs}
@@ -210,8 +202,7 @@ class _ToOwn:
         files.write_text(folder / model_folder.CONFIG_FILE, config_to_json(self.config))
 
     def _published(self, tensor: Tensor, rows: slice) -> np.ndarray:
-        chunk = self._stored[tensor.name].rows(rows.start, rows.stop)
-        return tensor.turned(chunk, self._dtype)
+        return tensor.turned(self._stored[tensor.name].rows(rows.start, rows.stop), self._dtype)
 
     def _own(self, tensor: Tensor, rows: slice) -> np.ndarray:
         return self._reader.read(tensor.leaf, tensor.place(rows)).astype(self._dtype, copy=False)
@@ -238,8 +229,7 @@ class _ToOwn:
         """A chunk as it is stored: a layer's `[fan_in, some of fan_out]`, or a vector."""
         if not self._quantized(tensor):
             return {tensor.leaf: chunk}
-        parts = quantization.parts_of(tensor.leaf, jnp.asarray(chunk), self._quantize)
-        return {part: np.asarray(values) for part, values in parts.items()}
+        return jax.device_get(quantization.parts_of(tensor.leaf, chunk, self._quantize))
 
 
 def _checked_params(
@@ -264,10 +254,6 @@ def _checked_params(
     return params, saved
 
 
-def _files(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-    return filter(pathlib.Path.is_file, folder.rglob("*"))
-
-
 class _ToHuggingFace:
     """From orbax to safetensors."""
 
@@ -286,7 +272,10 @@ class _ToHuggingFace:
             )
         self.tensors = published_tensors.all_tensors(self._family, self.config)
         self._shard_bytes = shard_bytes
-        inputs = {source / model_folder.CONFIG_FILE, *_files(self._params)}
+        inputs = {
+            source / model_folder.CONFIG_FILE,
+            *filter(pathlib.Path.is_file, self._params.rglob("*")),
+        }
         self.begun = _begun(source, inputs, dtype=str(self._dtype), shard_bytes=shard_bytes)
 
     def write(self, folder: pathlib.Path, progress: Progress) -> None:
@@ -335,7 +324,7 @@ class _ToHuggingFace:
         self, shard: list[Tensor], reader: TreeReader, progress: Progress, done: int
     ) -> Iterator[np.ndarray]:
         parts = [(tensor, rows) for tensor in shard for rows in tensor.chunks()]
-        read = _ahead(reader.read(tensor.leaf, tensor.place(rows)) for tensor, rows in parts)
+        read = ahead(reader.read(tensor.leaf, tensor.place(rows)) for tensor, rows in parts)
         for (tensor, rows), chunk in zip(parts, read, strict=True):
             yield tensor.turned(chunk, self._dtype)
             done += rows.stop == tensor.shape[0]
