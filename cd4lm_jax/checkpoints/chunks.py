@@ -8,12 +8,13 @@ chunks that are there show what an interrupted writer had done.
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
 import json
 import os
 import pathlib
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -201,3 +202,12 @@ class TreeReader:
             kvstore = {"driver": "ocdbt", "base": folder, "path": f"{name}/"}
         spec = {"driver": "zarr3", "kvstore": kvstore, "fill_missing_data_reads": False}
         return tensorstore.open(spec, open=True, read=True).result()
+
+
+def ahead(items: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+    """Makes each item while the one before is in use."""
+    with concurrent.futures.ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = thread.submit(next, items, None)
+            yield item

@@ -6,7 +6,6 @@ Whatever ends a conversion earlier, the same call continues from what is there.
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
 import dataclasses
 import json
@@ -17,7 +16,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from cd4lm_jax.checkpoints import (
@@ -33,7 +31,7 @@ from cd4lm_jax.checkpoints import (
     side_files,
     weight_files,
 )
-from cd4lm_jax.checkpoints.chunks import Chunked, Index, TreeReader, TreeWriter
+from cd4lm_jax.checkpoints.chunks import Chunked, Index, TreeReader, TreeWriter, ahead
 from cd4lm_jax.checkpoints.diffusion import Diffusion
 from cd4lm_jax.checkpoints.families import family_for
 from cd4lm_jax.checkpoints.huggingface import Checkpoint
@@ -169,15 +167,6 @@ def _leaves(
     return named_leaves(model_folder.abstract_model(config, dtype=dtype, quantize=quantize))
 
 
-def _ahead(items: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-    """Makes each item while the one before is in use."""
-    with concurrent.futures.ThreadPoolExecutor(1) as thread:
-        coming = thread.submit(next, items, None)
-        while (item := coming.result()) is not None:
-            coming = thread.submit(next, items, None)
-            yield item
-
-
 class _ToOwn:
     """To orbax: from safetensors or a GGUF file, or from orbax to quantise its kernels."""
 
@@ -214,7 +203,10 @@ class _ToOwn:
             self.tensors = published_tensors.all_tensors(family_for(self.config), self.config)
             params, saved = _checked_params(source, self.config, verify)
             self._reader = TreeReader(params)
-            inputs = {source / model_folder.CONFIG_FILE, *_files(params)}
+            inputs = {
+                source / model_folder.CONFIG_FILE,
+                *filter(pathlib.Path.is_file, params.rglob("*")),
+            }
             self._read = self._own
         self._dtype = np.dtype(dtype or saved)
         self.begun = _begun(base, inputs, dtype=str(self._dtype), **settings)
@@ -277,8 +269,7 @@ class _ToOwn:
         """A chunk as it is stored: a layer's `[fan_in, some of fan_out]`, or a vector."""
         if not self._quantized(tensor):
             return {tensor.leaf: chunk}
-        parts = quantization.parts_of(tensor.leaf, jnp.asarray(chunk), self._quantize)
-        return {part: np.asarray(values) for part, values in parts.items()}
+        return jax.device_get(quantization.parts_of(tensor.leaf, chunk, self._quantize))
 
 
 def _checked_params(
@@ -303,10 +294,6 @@ def _checked_params(
     return params, saved
 
 
-def _files(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-    return filter(pathlib.Path.is_file, folder.rglob("*"))
-
-
 class _ToHuggingFace:
     """From orbax to safetensors."""
 
@@ -325,7 +312,10 @@ class _ToHuggingFace:
             )
         self.tensors = published_tensors.all_tensors(self._family, self.config)
         self._shard_bytes = shard_bytes
-        inputs = {source / model_folder.CONFIG_FILE, *_files(self._params)}
+        inputs = {
+            source / model_folder.CONFIG_FILE,
+            *filter(pathlib.Path.is_file, self._params.rglob("*")),
+        }
         self.begun = _begun(source, inputs, dtype=str(self._dtype), shard_bytes=shard_bytes)
 
     def write(self, folder: pathlib.Path, progress: Progress) -> None:
@@ -377,7 +367,7 @@ class _ToHuggingFace:
         self, shard: list[Tensor], reader: TreeReader, progress: Progress, done: int
     ) -> Iterator[np.ndarray]:
         parts = [(tensor, rows) for tensor in shard for rows in tensor.chunks()]
-        read = _ahead(reader.read(tensor.leaf, tensor.place(rows)) for tensor, rows in parts)
+        read = ahead(reader.read(tensor.leaf, tensor.place(rows)) for tensor, rows in parts)
         for (tensor, rows), chunk in zip(parts, read, strict=True):
             yield tensor.turned(chunk, self._dtype)
             done += rows.stop == tensor.shape[0]
