@@ -23,7 +23,6 @@ with _epy.lazy_api_imports(globals()):
     from cd4lm_jax.decoding.rule import CommitRule, Proposal, rule
     from cd4lm_jax.decoding.rules import (
         ConfidenceAdaptive,
-        DreamSchedule,
         EntropyBounded,
         Factor,
         FixedStep,
@@ -31,12 +30,14 @@ with _epy.lazy_api_imports(globals()):
         NegativeEntropy,
         RandomStep,
     )
+    from cd4lm_jax.decoding.schedules import BlockDiffusion, DreamSchedule
     from cd4lm_jax.decoding.trajectory import Trajectory
     from cd4lm_jax.language_model import Decoded, LanguageModel, decode, decode_stream, load
     from cd4lm_jax.models.placement import Placement
     from cd4lm_jax.runtime.mesh import MeshConfig
 
 __all__ = [
+    "BlockDiffusion",
     "CommitRule",
     "ConfidenceAdaptive",
     "DecodeConfig",

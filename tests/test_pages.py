@@ -9,6 +9,7 @@ import pytest
 
 from cd4lm_jax.commands import COMMANDS, config_files
 from cd4lm_jax.distillation.config import TrainConfig
+from cd4lm_jax.distillation.selection import ByDecoding
 from cd4lm_jax.evaluation.answers import AnswersConfig
 from cd4lm_jax.evaluation.benchmark import BenchmarkConfig
 from cd4lm_jax.evaluation.sweep import SweepConfig
@@ -61,6 +62,7 @@ def test_commands_configs_and_settings_exist(page: pathlib.Path) -> None:
         assert config in config_files.names(), config
     kinds = (TrainConfig, BenchmarkConfig, SweepConfig, AnswersConfig)
     known = {name for kind in kinds for name, _, _ in describe(kind)}
+    known |= {name for name, _, _ in describe(ByDecoding, where="config.selection")}
     for name in re.findall(r"--(config\.[a-z][\w.]*)=", text):
         assert any(f"{one}.".startswith(f"{name}.") for one in known), name
 

@@ -14,9 +14,10 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from cd4lm_jax.checkpoints import array_trees, quantizing
 from cd4lm_jax.checkpoints.chunks import TreeReader
 from cd4lm_jax.models import quantization
+from cd4lm_jax.models.axes import logical_axes
 from cd4lm_jax.models.config import ModelConfig, check_dtype
 from cd4lm_jax.models.quantization import Mode
-from cd4lm_jax.models.transformer import Execution, Transformer, logical_axes
+from cd4lm_jax.models.transformer import Execution, Transformer
 from cd4lm_jax.runtime import cluster, files
 from cd4lm_jax.runtime.sharding import dividing, spec
 from cd4lm_jax.runtime.trees import leaf_name, named_leaves, with_leaves

@@ -163,8 +163,13 @@ def read(folder: str | os.PathLike[str], config: ModelConfig) -> PeftAdapters:
                 f"{path / WEIGHTS_FILE}: adapters of {module} have shapes {a.shape} and {b.shape}; "
                 f"the base has {fan_in} inputs and {fan_out} outputs there"
             )
-        factors[tensor.leaf, tensor.layer] = (a, b, _scale(module, a.shape[0], described))
+        factors[tensor.leaf, _layer(tensor)] = (a, b, _scale(module, a.shape[0], described))
     return PeftAdapters(factors=factors)
+
+
+def _layer(tensor: Tensor) -> int | None:
+    """The layer that a tensor is of; None where our parameter is not stacked by layers alone."""
+    return tensor.index[0] if len(tensor.index) == 1 else None
 
 
 def write(
@@ -193,12 +198,13 @@ def write(
     templates = set()
     for module, tensor in _modules(config).items():
         name = tensor.leaf.rpartition(".")[2]
-        if tensor.layer is None or name not in adapters:
+        layer = _layer(tensor)
+        if layer is None or name not in adapters:
             continue
         templates.add(re.sub(r"\d+", r"\\d+", re.escape(module)))
         for factor, stack in zip("AB", adapters[name], strict=True):
             arrays[f"{_PREFIX}{module}.lora_{factor}.weight"] = np.ascontiguousarray(
-                np.asarray(stack[tensor.layer], np.float32).T
+                np.asarray(stack[layer], np.float32).T
             )
     described = {
         "peft_type": "LORA",

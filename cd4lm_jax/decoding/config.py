@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from cd4lm_jax.decoding import cache, rule, stop
+from cd4lm_jax.decoding import schedules as schedules  # registers its rules
 from cd4lm_jax.decoding.program import Limits, Shape
 from cd4lm_jax.decoding.rules import ConfidenceAdaptive, FixedStep
 from cd4lm_jax.models.config import ModelConfig

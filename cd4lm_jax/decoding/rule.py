@@ -253,3 +253,27 @@ def _from_file(file: pathlib.Path, name: str) -> type[Any]:
         )
     _SOURCES[cls], _DIGESTS[cls] = f"{file}:{name}", digest
     return cls
+
+
+def check_bounds(name: str, value: Any, low: float | None, high: float | None, what: str) -> None:
+    """Raises ValueError for a number of a rule that is outside its bounds.
+
+    Args:
+        name: of the field.
+        value: as given; a traced one was checked before it was passed in.
+        low: least allowed; None for no bound.
+        high: greatest allowed; likewise.
+        what: it is, for the message.
+    """
+    if not isinstance(value, int | float):
+        return
+    if (low is not None and not value >= low) or (high is not None and not value <= high):
+        bounds = " and ".join(
+            part
+            for part in (
+                f"at least {low}" if low is not None else "",
+                f"at most {high}" if high is not None else "",
+            )
+            if part
+        )
+        raise ValueError(f"{name}={value} is not {what}; give one {bounds}")

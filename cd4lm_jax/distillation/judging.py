@@ -45,7 +45,7 @@ def judge(name: str) -> Judge | None:
         raise ValueError(f"judge={name!r} cannot be imported ({error})") from None
     if not callable(found):
         raise ValueError(f"judge={name!r} is no function; give one of answers and references")
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def edit_distance(first: Sequence[int], second: Sequence[int]) -> int:

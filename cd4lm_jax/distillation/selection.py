@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import ClassVar
 
 from cd4lm_jax.decoding.config import DecodeConfig
@@ -124,7 +124,7 @@ class ByDecoding:
 Selection = ByLoss | ByDecoding
 
 
-def logged(points: Sequence[Point]) -> Mapping[str, float]:
+def logged(points: Sequence[Point]) -> dict[str, float]:
     """The numbers of all thresholds by the names that metrics are logged under."""
     return {
         f"decode/{name}@{point.threshold:g}": value

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from cd4lm_jax.models import quantization, transformer
+from cd4lm_jax.models import axes, quantization
 from cd4lm_jax.models.layers import Kernel
 from cd4lm_jax.models.quantization import QuantizedKernel
 from cd4lm_jax.models.transformer import Transformer
@@ -186,6 +186,6 @@ def logical_axes(name: str) -> LogicalAxes:
     """Logical axes of a factor, of any other parameter, or of a moment of one, by dotted name."""
     parent, _, factor = name.rpartition(".")
     if factor not in Adapter._fields:
-        return transformer.logical_axes(name)
-    layers, fan_in, fan_out = transformer.logical_axes(parent)
+        return axes.logical_axes(name)
+    layers, fan_in, fan_out = axes.logical_axes(parent)
     return (layers, fan_in, None) if factor == "lora_a" else (layers, None, fan_out)

@@ -6,7 +6,6 @@ modules, so `jax.jit`, `jax.grad` and `jax.lax.scan` take them as they are.
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,7 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
-from cd4lm_jax.models import layers
+from cd4lm_jax.models import layers, stacks
 from cd4lm_jax.models.attention import (
     KeyValueCache,
     KeyValues,
@@ -23,9 +22,9 @@ from cd4lm_jax.models.attention import (
     block_causal_mask,
     positions_of,
 )
-from cd4lm_jax.models.block import LOGICAL_AXES, Block
+from cd4lm_jax.models.block import Block
 from cd4lm_jax.models.config import ModelConfig, check_dtype
-from cd4lm_jax.models.quantization import QuantizedKernel, is_part
+from cd4lm_jax.models.quantization import QuantizedKernel
 from cd4lm_jax.models.window import Window
 
 if TYPE_CHECKING:
@@ -93,7 +92,7 @@ class Transformer(nnx.Module):
         XLA moves no slice out of a loop: taken from the stack there, all weights would be copied
         in every pass. A model that scans its layers is returned as it is.
         """
-        return self if self.execution.scan_layers else _split_layers(self)
+        return self if self.execution.scan_layers else stacks.split(self)
 
     @property
     def head_kernel(self) -> Float[jax.Array, "embed vocab"] | QuantizedKernel:
@@ -307,7 +306,7 @@ class Transformer(nnx.Module):
             middle = jax.checkpoint(run, policy=policy)
 
         def layer(index: int | jax.Array) -> tuple[Block, KeyValues | None]:
-            return _block(self, index), _layer(cache, index)
+            return stacks.block(self, index), stacks.layer(cache, index)
 
         dense, last = self.config.dense_layers, self.config.num_layers - 1
 
@@ -336,50 +335,3 @@ class Transformer(nnx.Module):
         x, computed = end(x)
         *first, final = (jax.tree.map(lambda one: one[None], each) for each in [*kept, computed])
         return x, jax.tree.map(lambda *parts: jnp.concatenate(parts), *first, most, final)
-
-
-@jax.jit
-def _split_layers(model: Transformer) -> Transformer:
-    split, count = copy.copy(model), model.config.num_layers
-    split.blocks = nnx.List(_block(model, i) for i in range(count))  # type: ignore[assignment]
-    if model.config.dense_layers:
-        del split.dense_blocks
-    return split
-
-
-def _block(model: Transformer, index: Any) -> Any:
-    """A layer of a model; a traced index is that of one behind the dense ones."""
-    dense = model.config.dense_layers
-    if isinstance(model.blocks, nnx.List):
-        return model.blocks[index]
-    if isinstance(index, int) and index < dense:
-        return _layer(model.dense_blocks, index)
-    return _layer(model.blocks, index - dense)
-
-
-def _layer(stack: Any, index: Any) -> Any:
-    """One layer of a stack of them, or of a list."""
-    if isinstance(stack, list | nnx.List):
-        return stack[index]
-    return jax.tree.map(lambda leaf: leaf[index], stack)
-
-
-_LOGICAL_AXES: dict[str, tuple[str | None, ...]] = {
-    "embedding": ("vocab", "embed"),
-    "head": ("embed", "vocab"),
-    "norm": ("norm",),
-    **{name: ("layers", *axes) for name, axes in LOGICAL_AXES.items()},
-}
-
-
-def logical_axes(name: str) -> tuple[str | None, ...]:
-    """Logical axes of a parameter, or of an optimizer moment of it, by its dotted name.
-
-    What is no parameter (a step counter) is replicated: it has no axes. The scales of a quantised
-    kernel are on every device along its inputs: there may be fewer groups than devices.
-    """
-    parent, _, last = name.rpartition(".")
-    if is_part(name):
-        *layers, fan_in, fan_out = logical_axes(parent)
-        return (*layers, fan_in if last == "values" else None, fan_out)
-    return _LOGICAL_AXES.get(last, ())

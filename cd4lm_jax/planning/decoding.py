@@ -12,9 +12,10 @@ from cd4lm_jax.checkpoints.model_folder import abstract_model
 from cd4lm_jax.decoding import batching, loop, on_mesh
 from cd4lm_jax.decoding.canvas import Queue
 from cd4lm_jax.decoding.config import DecodeConfig
+from cd4lm_jax.models.axes import logical_axes
 from cd4lm_jax.models.config import ModelConfig
 from cd4lm_jax.models.placement import Placement
-from cd4lm_jax.models.transformer import Transformer, logical_axes
+from cd4lm_jax.models.transformer import Transformer
 from cd4lm_jax.planning import costs
 from cd4lm_jax.planning.costs import Collective, Cost
 from cd4lm_jax.planning.plan import Plan, bytes_of, compiled

@@ -10,7 +10,8 @@ from jax.sharding import NamedSharding
 
 from cd4lm_jax.checkpoints.array_trees import CheckpointError
 from cd4lm_jax.checkpoints.model_folder import read_config, read_model, write_model
-from cd4lm_jax.models.transformer import Execution, logical_axes
+from cd4lm_jax.models.axes import logical_axes
+from cd4lm_jax.models.transformer import Execution
 from cd4lm_jax.runtime.mesh import MeshConfig, make_mesh
 from cd4lm_jax.runtime.sharding import spec
 from cd4lm_jax.settings.config import config_to_json

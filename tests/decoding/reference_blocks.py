@@ -11,7 +11,7 @@ import dataclasses
 from cd4lm_jax.decoding.config import DecodeConfig
 from cd4lm_jax.decoding.reason import Reason
 from cd4lm_jax.decoding.rule import CommitRule
-from cd4lm_jax.decoding.rules import BlockDiffusion
+from cd4lm_jax.decoding.schedules import BlockDiffusion
 from cd4lm_jax.models.config import ModelConfig
 from tests.decoding import reference
 from tests.decoding.reference import Guess, Logits, Row

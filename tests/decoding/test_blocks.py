@@ -18,7 +18,6 @@ from cd4lm_jax.decoding import batching
 from cd4lm_jax.decoding.config import DecodeConfig
 from cd4lm_jax.decoding.reason import Reason
 from cd4lm_jax.decoding.rules import (
-    BlockDiffusion,
     ConfidenceAdaptive,
     EntropyBounded,
     Factor,
@@ -26,6 +25,7 @@ from cd4lm_jax.decoding.rules import (
     Margin,
     NegativeEntropy,
 )
+from cd4lm_jax.decoding.schedules import BlockDiffusion
 from cd4lm_jax.decoding.trajectory import Trajectory
 from cd4lm_jax.models.attention import positions_of
 from cd4lm_jax.models.transformer import Transformer

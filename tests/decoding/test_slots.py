@@ -14,12 +14,12 @@ from cd4lm_jax.decoding import batching, slots
 from cd4lm_jax.decoding.config import DecodeConfig
 from cd4lm_jax.decoding.rules import (
     ConfidenceAdaptive,
-    DreamSchedule,
     EntropyBounded,
     Factor,
     FixedStep,
     RandomStep,
 )
+from cd4lm_jax.decoding.schedules import DreamSchedule
 from tests.tiny import TINY_TALKER, tiny_model
 
 pytestmark = pytest.mark.slow

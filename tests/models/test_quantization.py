@@ -18,10 +18,11 @@ from cd4lm_jax.decoding import batching
 from cd4lm_jax.decoding.config import DecodeConfig
 from cd4lm_jax.decoding.rules import ConfidenceAdaptive
 from cd4lm_jax.models import lora, quantization
+from cd4lm_jax.models.axes import logical_axes
 from cd4lm_jax.models.fingerprint import fingerprint
 from cd4lm_jax.models.lora import LoraConfig
 from cd4lm_jax.models.quantization import Mode, QuantizedKernel, quantize, quantize_kernel
-from cd4lm_jax.models.transformer import Execution, logical_axes
+from cd4lm_jax.models.transformer import Execution
 from cd4lm_jax.runtime.trees import named_leaves
 from tests.models import quantized_on_mesh
 from tests.tiny import TINY, forward, parameters, tiny_model

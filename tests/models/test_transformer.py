@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from cd4lm_jax.checkpoints.model_folder import abstract_model
+from cd4lm_jax.models.axes import logical_axes
 from cd4lm_jax.models.config import Alignment, ModelConfig
-from cd4lm_jax.models.transformer import Execution, Remat, Transformer, logical_axes
+from cd4lm_jax.models.transformer import Execution, Remat, Transformer
 from cd4lm_jax.models.window import Window
 from cd4lm_jax.runtime.sharding import spec
 from cd4lm_jax.runtime.trees import named_leaves
