@@ -167,7 +167,7 @@ def read(folder: str | os.PathLike[str], config: ModelConfig) -> PeftAdapters:
     return PeftAdapters(factors=factors)
 
 
-def _layer(tensor: Tensor) -> int | None:
+def _layer(tensor: published_tensors.Tensor) -> int | None:
     """The layer that a tensor is of; None where our parameter is not stacked by layers alone."""
     return tensor.index[0] if len(tensor.index) == 1 else None
 
