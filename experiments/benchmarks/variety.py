@@ -52,9 +52,9 @@ def main(argv: list[str]) -> None:
     """Decodes, counts, writes."""
     del argv
     config: SweepConfig = gsm_mini_eval.get_config()
-    folders = {"teacher": config.teacher, "student": config.student, "best": config.best}
+    folders = {"teacher": config.teacher, "student": config.student, "best": config.best or ""}
     problems = benchmarks.word_problems(config.source, "test")[:PROBLEMS]
-    metrics = {}
+    metrics: dict[str, float] = {}
     for who, folder in folders.items():
         place = folder if who == "teacher" else f"{_RUNS.value}/{folder}"
         found = variety(cd.load(place), problems)

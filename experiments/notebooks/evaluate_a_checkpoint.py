@@ -141,7 +141,7 @@ summary = benchmark(
     BenchmarkConfig(
         output=OUTPUT,
         model=CHECKPOINT,
-        dtype=DTYPE,
+        placement=cd.Placement(dtype=DTYPE),
         task=TASK,
         setting=SETTING,
         source=SOURCE,

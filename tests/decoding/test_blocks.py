@@ -77,7 +77,7 @@ def same(first: Trajectory, second: Trajectory) -> None:
             np.testing.assert_array_equal(values, getattr(second.edits, name), err_msg=name)
 
 
-RULES = {
+RULES: dict[str, Any] = {
     "entropy": NegativeEntropy(threshold=-1.2),
     "confidence": ConfidenceAdaptive(threshold=0.5),
     "capped": ConfidenceAdaptive(threshold=0.2, min_tokens=2, max_tokens=3),
@@ -187,7 +187,8 @@ def test_streamed_updates_add_up(name: str, option: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "option"), [("full", "two"), ("blocks", "two")])
 def test_given_positions_stay_and_the_cache_is_still_exact(name: str, option: str) -> None:
-    given = [[7, None, None, 7], [None] * 4 + [7] * 8, [7] * 12, [], [None, 7]]
+    given: list[list[int | None]]
+    given = [[7, None, None, 7], [*[None] * 4, *[7] * 8], [*[7] * 12], [], [None, 7]]
     config = dataclasses.replace(SMALL, rule=RULES["confidence"], **OPTIONS[option])
     found = batching.decode(MODELS[name], PROMPTS, config, given).trajectory
     for row, fixed in enumerate(given):

@@ -88,6 +88,7 @@ def test_each_row_is_decoded_as_alone(rule: type[Any], cache: Any, more: Any) ->
             prompt,
             [],
             config,
+            shape,
             prompt_length=16,
             mask_id=MODEL.config.mask_id,
             number=number % 2,
@@ -123,7 +124,7 @@ def test_an_eager_segment_ends_with_the_first_row_that_ends() -> None:
     ]
     shape = configs[0].shape(MODEL.config)
     rows = [
-        slots.row([1, 2], [], config, prompt_length=16, mask_id=MODEL.config.mask_id)
+        slots.row([1, 2], [], config, shape, prompt_length=16, mask_id=MODEL.config.mask_id)
         for config in configs
     ]
     stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *rows)

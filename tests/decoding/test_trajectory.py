@@ -122,7 +122,9 @@ def test_from_json_refuses_ragged_records() -> None:
 
 def test_edits_go_along() -> None:
     edits = Edits(
-        first_tokens=np.arange(24).reshape(3, 8), edited_at=np.eye(3, 8, dtype=int), count=[1, 1, 1]
+        first_tokens=np.arange(24, dtype=np.int32).reshape(3, 8),
+        edited_at=np.eye(3, 8, dtype=np.int32),
+        count=np.ones(3, np.int32),
     )
     trajectory = Trajectory(**arrays(), edits=edits)
     records = json.loads(json.dumps(trajectory.to_json()))

@@ -284,7 +284,9 @@ def pair(golden: pathlib.Path) -> tuple[Transformer, Transformer]:
 @jax.jit
 def states(model: Transformer, tokens: jax.Array) -> HiddenStates:
     hidden = model.hidden(tokens, jnp.ones(tokens.shape, bool))
-    return HiddenStates(hidden.reshape(-1, hidden.shape[-1]), model.head_kernel)
+    kernel = model.head_kernel
+    assert isinstance(kernel, jax.Array)
+    return HiddenStates(hidden.reshape(-1, hidden.shape[-1]), kernel)
 
 
 @pytest.mark.slow

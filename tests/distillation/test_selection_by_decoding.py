@@ -112,7 +112,7 @@ def test_prompts_that_do_not_fit_are_found_before_the_first_update(tmp_path: pat
         ({"prompts": 9}, r"selection\.prompts=9, and .*pens\.jsonl .* has 8 rows"),
         ({"decode": dataclasses.replace(DECODE, gen_length=4096)}, r"gen_length=4096 after"),
     ):
-        selection = dataclasses.replace(SELECTION, **changes)  # type: ignore[arg-type]
+        selection = dataclasses.replace(SELECTION, **changes)
         with pytest.raises(TrainingError, match=message):
             train(dataclasses.replace(config, selection=selection))
         assert not (tmp_path / "run" / "checkpoints").exists()

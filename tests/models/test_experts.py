@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -66,8 +67,8 @@ def test_every_token_goes_through_its_experts(config: ExpertsConfig) -> None:
     bias, x = 0.3 * rng.standard_normal(config.count), rng.standard_normal((9, width))
 
     def layer(x: jax.Array) -> jax.Array:
-        kernels = {name: array.astype(np.float32) for name, array in weights.items()}
-        given = bias.astype(np.float32) if config.biased else None
+        kernels = {name: jnp.asarray(array, jnp.float32) for name, array in weights.items()}
+        given = jnp.asarray(bias, jnp.float32) if config.biased else None
         choice = route(config, x, kernels.pop("router"), given)
         return mixture(x, choice, **kernels)
 
@@ -98,8 +99,8 @@ def test_counts_the_parameters_that_there_are(changes: dict[str, Any]) -> None:
 
 @pytest.mark.slow
 def test_unlike_layers_run_scanned_unrolled_split_and_from_a_cache() -> None:
-    tokens = rng.integers(0, TINY.vocab_size, (2, 16)).astype(np.int32)
-    valid = np.ones(tokens.shape, bool)
+    tokens = jnp.asarray(rng.integers(0, TINY.vocab_size, (2, 16)), jnp.int32)
+    valid = jnp.ones(tokens.shape, bool)
     scanned = tiny_model(SPARSE)
     unrolled = tiny_model(SPARSE, Execution(scan_layers=False))
     expected = forward(scanned, tokens, valid)
@@ -108,7 +109,7 @@ def test_unlike_layers_run_scanned_unrolled_split_and_from_a_cache() -> None:
 
     @jax.jit
     def cached(model: Transformer) -> tuple[jax.Array, jax.Array]:
-        part = Window(start=np.array([4, 8], np.int32), length=4)
+        part = Window(start=jnp.array([4, 8], jnp.int32), length=4)
         hidden, cache = model.prefill(tokens, valid, part)
         again = model.cached_forward(tokens, valid, part, cache)
         return model.logits(hidden), model.logits(again)
