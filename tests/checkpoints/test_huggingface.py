@@ -96,7 +96,7 @@ def test_says_which_tensor_is_missing(tmp_path: pathlib.Path) -> None:
 
 def test_says_which_tensor_has_another_shape(tmp_path: pathlib.Path) -> None:
     write(tmp_path, torch_tensors(), mlp_hidden_size=50)
-    message = r"0.ff_out.weight has shape \(32, 48\), config.json makes it \(32, 50\)"
+    message = r"0.ff_proj.weight has shape \(48, 32\), config.json makes it \(50, 32\)"
     with pytest.raises(HuggingFaceError, match=message):
         huggingface.read_model(tmp_path)
 
