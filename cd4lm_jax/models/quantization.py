@@ -69,7 +69,7 @@ class QuantizedKernel:
     scales: Float[jax.Array, "*layers groups fan_out"]
 
     def tree_flatten_with_keys(self) -> tuple[Any, None]:
-        """The two arrays; their keys tell them from attributes of modules, see `leaf_name`."""
+        """The two arrays; their keys differ from those of modules, see `leaf_name`."""
         keys = (jax.tree_util.DictKey(field.name) for field in dataclasses.fields(self))
         return tuple(zip(keys, (self.values, self.scales), strict=True)), None
 

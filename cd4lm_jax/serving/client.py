@@ -27,7 +27,7 @@ class Client:
 
         Raises:
             OSError: no server there.
-            ValueError: it refuses, in its own words, or is no such server.
+            ValueError: it refuses, with its message, or is no such server.
         """
         self._url = url.rstrip("/").removesuffix("/v1") + "/v1"
         self._headers = {"Content-Type": "application/json"}
@@ -51,7 +51,7 @@ class Client:
 
         Raises:
             OSError: the server is gone.
-            ValueError: it refuses, in its own words.
+            ValueError: it refuses, with its message.
         """
         diffusion = {**fields.pop("diffusion", {}), "events": True}
         body = {"model": self.model, "messages": [*messages], "stream": True, **fields}
