@@ -15,10 +15,10 @@ import numpy as np
 from jax.sharding import Mesh
 
 from cd4lm_jax.checkpoints import mask_token, quantizing, weight_files
+from cd4lm_jax.checkpoints.adapters import PeftAdapters
 from cd4lm_jax.checkpoints.families import family_of
 from cd4lm_jax.checkpoints.family import MASK_KEY, Family, HuggingFaceError
 from cd4lm_jax.checkpoints.model_folder import PARAMS_FOLDER, abstract_model
-from cd4lm_jax.checkpoints.peft import PeftAdapters
 from cd4lm_jax.checkpoints.published_tensors import Tensor, all_tensors, transpose
 from cd4lm_jax.checkpoints.safetensors_files import DTYPES, Rows
 from cd4lm_jax.checkpoints.weight_files import INDEX_FILE, SINGLE_FILE

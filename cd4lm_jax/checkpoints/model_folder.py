@@ -24,7 +24,7 @@ from cd4lm_jax.runtime.trees import leaf_name, named_leaves, with_leaves
 from cd4lm_jax.settings.config import config_from_json, config_to_json
 
 if TYPE_CHECKING:
-    from cd4lm_jax.checkpoints.peft import PeftAdapters
+    from cd4lm_jax.checkpoints.adapters import PeftAdapters
 
 CONFIG_FILE = "config.json"
 PARAMS_FOLDER = "params"

@@ -32,7 +32,6 @@ from cd4lm_jax.settings.choices import nearest
 if TYPE_CHECKING:
     from jaxtyping import Float, Num
 
-    from cd4lm_jax.models.transformer import Transformer
 
 Mode = Literal["none", "int8", "int4", "fp8"]
 MODES = ("none", "int8", "int4", "fp8")
@@ -275,7 +274,7 @@ def quantize_kernel(
     return QuantizedKernel(packed.reshape(-1, kernel.shape[1]), found.scale.astype(jnp.bfloat16))
 
 
-def quantize(model: Transformer, mode: Mode) -> Transformer:
+def quantize(model: T, mode: Mode) -> T:
     """The model with its kernels in fewer bits; other parameters are those of `model`.
 
     Args:
