@@ -222,7 +222,7 @@ def _plain(value: Any, kind: Any) -> Any:
         hints = _hints(partial.of)
         return {name: _plain(item, hints[name]) for name, item in value.items()}
     if isinstance(value, tuple | list):
-        kinds = _item_kinds(kind, len(value))
+        kinds = _item_kinds(_tuple_of(kind), len(value))
         return [_plain(item, item_kind) for item, item_kind in zip(value, kinds, strict=True)]
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
@@ -298,6 +298,12 @@ def _ill_typed(at: str, value: Any, kind: Any) -> ConfigError:
         field = "FIELD" if is_single(found) else f"{_KIND} to {names}"
         return ConfigError(f"{at} is a group of fields, got {_short(value)}; set {at}.{field}")
     return ConfigError(f"{at}: expected {expected(kind)}, got {_short(value)}")
+
+
+def _tuple_of(kind: Any) -> Any:
+    """The tuple type among those that a field may have."""
+    options = typing.get_args(kind) if typing.get_origin(kind) in (Union, types.UnionType) else ()
+    return next((option for option in options if typing.get_origin(option) is tuple), kind)
 
 
 def _item_kinds(kind: Any, length: int, at: str = "") -> list[Any]:

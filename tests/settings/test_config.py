@@ -273,3 +273,14 @@ def test_describe_lists_every_field_with_its_value() -> None:
     assert rows["config.adapter"] == ("Adapter or None", None)
     given = {name: value for name, _, value in describe(Settings, override(BASE, {"steps": "3"}))}
     assert given["config.steps"] == 3
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_an_optional_tuple_has_any_length(count: int) -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Ids:
+        ends: tuple[int, ...] | None = None
+
+    config = Ids(tuple(range(count)))
+    assert from_plain(Ids, to_plain(config)) == config
+    assert to_plain(Ids()) == {"ends": None}
