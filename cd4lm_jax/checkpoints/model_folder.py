@@ -133,7 +133,10 @@ def read_model(
     """
     check_dtype(dtype, "dtype")
     quantization.check_mode(quantize)
-    config, params, stored = read_config(folder), _params(folder), stored_mode(folder)
+    config, params = read_config(folder), _params(folder)
+    if verify:  # before anything in it is believed
+        array_trees.verify_tree(params)
+    stored = stored_mode(folder)
     if stored != "none" and quantize not in ("none", stored):
         raise array_trees.CheckpointError(
             f"{folder} is quantised in {stored} already; give quantize={stored}, or the folder "
@@ -147,12 +150,10 @@ def read_model(
             "folder that it was made from as their base"
         )
     if mode == "none" and adapters is None:
-        return with_leaves(model, array_trees.load_tree(params, named_leaves(model), verify=verify))
+        return with_leaves(model, array_trees.load_tree(params, named_leaves(model), verify=False))
     # One parameter after the other: orbax would hold all of them on the host at once.
     saved = abstract_model(config, dtype=stored_dtype(folder), quantize=stored)
     array_trees.check_tree(params, named_leaves(saved))
-    if verify:
-        array_trees.verify_tree(params)
     found = abstract_model(config, dtype=dtype, mesh=mesh, quantize=stored)
     parameters = _parameters(params, found)
     if adapters is not None:
