@@ -85,7 +85,7 @@ def command(*flags: str) -> int:
         ([], 2, "give either --topology"),
         (["--topology=v5e:2x2", "--gpus=2"], 2, "give either --topology"),
         (["--topology=v7:2x2"], 2, "no TPU 'v7'"),
-        (["--gpus=2", "--gpu=b200"], 2, "no GPU 'b200'"),
+        (["--gpus=2", "--gpu=b300"], 2, "no GPU 'b300'"),
     ],
 )
 def test_a_wrong_topology_is_a_line_that_helps(

@@ -44,9 +44,13 @@ def faults(kind: str, document: dict[str, Any]) -> str:
 
 
 def settings(arguments: list[str]) -> ServeConfig:
-    """What the command makes of a command line; wrong ones are errors."""
+    """What the command makes of a command line; wrong ones are errors.
+
+    The model that it names is not there: the bundled one stands in for it.
+    """
+    asked = [argument for argument in arguments if not argument.startswith("--checkpoint=")]
     with flagsaver.flagsaver():
-        extra = flags.FLAGS(["serve", *arguments])[1:]
+        extra = flags.FLAGS(["serve", *asked])[1:]
         assert extra == []
         return serve.chosen()[2]
 
