@@ -51,7 +51,7 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> Command:
             "decode.rule": "confidence",
             "thresholds": 0.9,
             "chunk": 12,
-            "dtype": "float32",
+            "placement.dtype": "float32",
         }
         changes = [f"--config.{name}={value}" for name, value in settings.items()]
         return [f"--config={CONFIGS / config}_eval.py", *changes, *more]
