@@ -38,7 +38,7 @@ SLOTS = 16
 
 
 def main() -> None:
-    """Loads, compiles, serves until it is told to stop."""
+    """Loads, compiles, serves until a signal stops it."""
     folder, decode, config = chosen()
     missing = [name for name in ("fastapi", "uvicorn", "prometheus_client") if not _found(name)]
     if missing:

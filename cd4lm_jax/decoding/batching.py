@@ -163,7 +163,7 @@ def decode_stream(
         _bound_programs(model, config, shape, queue)
         with on_mesh.within(mesh):
             state = loop.begin(model, queue, shape=shape, slots=slots)
-        seen = np.zeros((len(numbers), shape.gen_length), np.int32)
+        reported = np.zeros((len(numbers), shape.gen_length), np.int32)
         over = np.zeros(len(numbers), bool)
         while not over.all():
             with on_mesh.within(mesh):
@@ -172,7 +172,7 @@ def decode_stream(
                 )
             committed_at = _real(results.committed_at, numbers)
             changed_at = np.maximum(committed_at, _real(results.edited_at, numbers))
-            new, fresh = changed_at > seen, _real(ended, numbers) & ~over
+            new, fresh = changed_at > reported, _real(ended, numbers) & ~over
             row, position = np.nonzero(new)
             _check_finite(_real(results.confidence, numbers), committed_at, numbers)
             committed = results.positions().items()
@@ -183,7 +183,7 @@ def decode_stream(
                 finished=numbers[fresh],
                 nfe=_real(results.nfe, numbers)[fresh],
             )
-            seen = changed_at
+            reported = changed_at
             over |= fresh
 
 

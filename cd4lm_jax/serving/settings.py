@@ -23,7 +23,7 @@ class ServeConfig:
         gen_lengths: generation lengths that are compiled for besides the server's own; a request
             gets the shortest that holds its `max_tokens`.
         queue: rows that may wait; more get status 429.
-        segment_passes: passes after which rows may enter and leave, and streams are told.
+        segment_passes: passes after which rows may enter and leave, and streams are sent events.
         timeout: seconds that a request may take, waiting included; then it gets status 504.
         drain_timeout: seconds that requests in flight have after SIGTERM.
         max_body_bytes: of a request.

@@ -36,12 +36,12 @@ class Exchange:
         self.notes = notes
         self._metrics = metrics
         self._start = time.perf_counter()
-        self._told = False
+        self._first_sent = False
 
     def saw_text(self) -> None:
         """Notes the first text that is certain."""
-        if not self._told and any(answer.text for answer in self.session.answers):
-            self._told = True
+        if not self._first_sent and any(answer.text for answer in self.session.answers):
+            self._first_sent = True
             self._metrics.first_token.observe(time.perf_counter() - self._start)
 
     def end(self) -> None:

@@ -1,4 +1,4 @@
-"""One thread that runs the model; others hand it jobs and are told of them by their sinks.
+"""One thread that runs the model; other threads give it jobs, whose sinks receive the events.
 
 Jobs wait in one queue, in the order of their arrival. Between two segments those that find a slot
 free in their lane enter; one whose lane is full lets those of other lanes pass. The lane that has
@@ -76,7 +76,7 @@ class Engine:
             model: parameters.
             slots: rows of a lane that are decoded together.
             queue: jobs that may wait.
-            segment_passes: passes after which jobs may enter and leave, and clients are told.
+            segment_passes: passes after which jobs may enter and leave, and events are sent.
 
         Raises:
             ValueError: a number below 1.
