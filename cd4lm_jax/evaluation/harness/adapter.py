@@ -12,6 +12,7 @@ import logging
 import os
 from typing import Any
 
+import lm_eval.models  # noqa: F401 - the harness adds its own models only where there are none yet
 import numpy as np
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM

@@ -50,10 +50,14 @@ def journal_of(target: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
         try:
             yield folder
         finally:
-            lines = folder / LINES_FILE
-            begun = (lines.exists() and lines.stat().st_size) or any(folder.glob("*.parts/*"))
-            if cluster.is_main() and not begun:
+            # Of other hosts none may look: the main one may be moving the lines at this moment.
+            if cluster.is_main() and not _begun(folder):
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def _begun(folder: pathlib.Path) -> bool:
+    lines = folder / LINES_FILE
+    return (lines.exists() and lines.stat().st_size > 0) or any(folder.glob("*.parts/*"))
 
 
 def decode_file(
