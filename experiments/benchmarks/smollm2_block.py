@@ -55,6 +55,8 @@ _DATA = flags.DEFINE_string(
     "data", "../shared/data/gsm8k_train.jsonl", "GSM8K's training rows; gsm8k for those of TFDS."
 )
 
+_evaluate = jax.jit(validation.evaluate, static_argnums=0)
+
 
 def weights() -> pathlib.Path:
     """The GGUF file of the installed package.
@@ -80,7 +82,6 @@ def masked_nll(config: TrainConfig, folder: pathlib.Path) -> float:
     """Nats a masked token of the answers of the run's validation rows, by a model."""
     mesh = make_mesh(config.mesh)
     rows = HostRows(mesh, config.validation.batch_size)
-    evaluate = jax.jit(lambda model, batch: validation.evaluate(config.learner, model, None, batch))
     with jax.set_mesh(mesh):
         model = load_model(folder, config.execution, mesh=mesh)
         batches = pipeline.eval_batches(config.validation, Tokenizer.load(folder))
@@ -88,7 +89,9 @@ def masked_nll(config: TrainConfig, folder: pathlib.Path) -> float:
             placed_batch(batch | {"answer": without_tail(batch, model.config.end_ids)}, rows)
             for batch in batches
         )
-        return validation.losses(lambda batch: evaluate(model, batch), placed)["ce"]
+        return validation.losses(
+            lambda batch: _evaluate(config.learner, model, None, batch), placed
+        )["ce"]
 
 
 def seconds_per_update(config: TrainConfig, kept: pathlib.Path) -> float:

@@ -15,12 +15,14 @@ from cd4lm_jax.checkpoints.diffusion import Diffusion
 from cd4lm_jax.checkpoints.loading import load_config
 from cd4lm_jax.data import pipeline
 from cd4lm_jax.data.tokenizer import Tokenizer
+from cd4lm_jax.models.transformer import Execution
 from experiments.benchmarks import smollm2_block
 from experiments.configs import smollm2_block as smollm2_config
 from tests.checkpoints.gguf_writer import write
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("compiled_once")
 def test_measures_a_conversion_before_and_after_training(
     golden: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
@@ -40,7 +42,8 @@ def test_measures_a_conversion_before_and_after_training(
         data=data,
         validation=dataclasses.replace(data, split="train[30:]"),
         optimizer=dataclasses.replace(config.optimizer, learning_rate=1e-2),
-        accumulate=2,
+        accumulate=1,
+        execution=Execution(scan_layers=False),
     )
     folder = tmp_path / "kept"
     blocks = Diffusion(block_length=smollm2_config.BLOCK_LENGTH)
