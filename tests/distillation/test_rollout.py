@@ -114,14 +114,16 @@ def test_on_its_own_answers_they_are_the_states_of_the_decoder(
     )
     decoded = decoding.decode(model, prompts.tolist(), options).trajectory
     rows = dataclasses.replace(
-        batch(answer=answer), tokens=jnp.asarray(np.concatenate([prompts, decoded.tokens], axis=1))
+        batch(answer=answer),
+        tokens=jnp.asarray(np.concatenate([prompts, decoded.tokens[:, :answer]], axis=1)),
     )
     compared = 0
     for passes in range(6):
         hidden = from_the_start(passes, threshold, rows, model)[:, PROMPT:]
         for row in np.flatnonzero(decoded.nfe > passes):
             # What the end left over was never committed.
-            late = (decoded.committed_at[row] > passes) | (decoded.committed_at[row] == 0)
+            at = decoded.committed_at[row, :answer]
+            late = (at > passes) | (at == 0)
             np.testing.assert_array_equal(hidden[row], late)
             compared += 1
     assert compared > 2 * ROWS
