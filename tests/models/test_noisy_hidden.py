@@ -42,6 +42,19 @@ def test_every_block_is_what_a_decoder_computes_for_it(
         np.testing.assert_allclose(found[:, places], expected[:, places], atol=2e-5)
 
 
+def test_blocks_of_one_position_are_the_causal_model_whatever_is_masked() -> None:
+    config = dataclasses.replace(
+        TINY, attention="block", block_length=1, blocks="sequence", alignment="shifted"
+    )
+    causal = dataclasses.replace(config, attention="causal", block_length=0)
+    rng = np.random.default_rng(0)
+    noisy, clean = rng.integers(0, 40, (2, 2, LENGTH), np.int32)
+    valid = np.ones(noisy.shape, bool)
+    found = noisy_hidden(tiny_model(config), noisy, clean, valid)
+    expected = hidden(tiny_model(causal), clean, valid)
+    np.testing.assert_allclose(found[:, 1:], expected[:, 1:], atol=2e-5)
+
+
 def test_scanned_layers_and_recomputed_ones_are_the_same() -> None:
     config = dataclasses.replace(TINY, attention="block", block_length=BLOCK, blocks="sequence")
     rng = np.random.default_rng(0)
