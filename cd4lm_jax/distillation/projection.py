@@ -39,6 +39,9 @@ def hidden_states(
 ) -> HiddenStates:
     """A forward pass up to the vocabulary projection.
 
+    A model of block attention has, beside each noisy block, the finished ones before it, as when
+    it decodes (BD3-LM, 2503.09573); any other one has the noisy text alone.
+
     Args:
         model: student or teacher.
         batch: gives `valid` `[batch, length]`.
@@ -49,7 +52,13 @@ def hidden_states(
         Hidden states of all `batch * length` positions.
     """
     noisy = masked_tokens(tokens, masked, model.config.mask_id)
-    hidden = model.hidden(noisy, batch.valid)
+    if model.config.attention == "block":
+        return with_kernel(model, model.noisy_hidden(noisy, tokens, batch.valid))
+    return with_kernel(model, model.hidden(noisy, batch.valid))
+
+
+def with_kernel(model: Transformer, hidden: jax.Array) -> HiddenStates:
+    """Hidden states `[batch, length, embed]` of a model with its vocabulary projection."""
     kernel = model.head_kernel
     if isinstance(kernel, QuantizedKernel):  # all chunks use one copy, as they do of a cast one
         kernel = kernel.dequantized(hidden.dtype)

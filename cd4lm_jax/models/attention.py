@@ -120,6 +120,25 @@ def block_causal_mask(
     return attention_mask[:, None, :] & (key_groups[:, None, :] <= groups[:, :, None])
 
 
+def block_diffusion_mask(
+    groups: Int[jax.Array, "batch length"], valid: Bool[jax.Array, "batch length"]
+) -> Bool[jax.Array, "batch 2*length 2*length"]:
+    """The mask of BD3-LM (2503.09573) over `[noisy | clean]`, two versions of one text.
+
+    A noisy position attends its own noisy block and the clean ones before it, a clean position
+    clean blocks up to its own.
+
+    Args:
+        groups: `[batch, length]`, the block of each position.
+        valid: `[batch, length]`, False on padding, which nothing attends.
+    """
+    own = (groups[:, :, None] == groups[:, None, :]) & valid[:, None, :]
+    before = (groups[:, :, None] > groups[:, None, :]) & valid[:, None, :]
+    noisy = jnp.concatenate([own, before], axis=2)
+    clean = jnp.concatenate([jnp.zeros_like(own), own | before], axis=2)
+    return jnp.concatenate([noisy, clean], axis=1)
+
+
 def positions_of(valid: Bool[jax.Array, "batch length"]) -> Int[jax.Array, "batch length"]:
     """Positions `[batch, length]`, counted from a row's first valid token."""
     return jnp.maximum(jnp.cumsum(valid, axis=1) - 1, 0)

@@ -7,19 +7,18 @@ modules, so `jax.jit`, `jax.grad` and `jax.lax.scan` take them as they are.
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax import lax
 
 from cd4lm_jax.models import layers, stacks
 from cd4lm_jax.models.attention import (
     KeyValueCache,
-    KeyValues,
     attention_groups,
     block_causal_mask,
+    block_diffusion_mask,
     like,
     positions_of,
 )
@@ -132,6 +131,47 @@ class Transformer(nnx.Module):
         """
         return self._forward(tokens, valid, window, groups, keep=False)[0]
 
+    def noisy_hidden(
+        self,
+        noisy: Int[jax.Array, "batch length"],
+        clean: Int[jax.Array, "batch length"],
+        valid: Bool[jax.Array, "batch length"],
+    ) -> Float[jax.Array, "batch length embed"]:
+        """States of a noisy text of which every block attends itself and the clean blocks before.
+
+        One pass over `[noisy | clean]` (BD3-LM, 2503.09573) computes for all blocks what decoding
+        does for one: its own positions are noisy there, and earlier blocks finished. For models of
+        block attention whose blocks count from the start of the sequence.
+
+        Args:
+            noisy: `[batch, length]`.
+            clean: likewise.
+            valid: `[batch, length]`, False on padding of both.
+
+        Returns:
+            `[batch, length, embed]` in the compute dtype; the state at i is the one that predicts
+            token i.
+
+        Raises:
+            ValueError: blocks are not counted from the start of the sequence.
+        """
+        groups = attention_groups(self.config, valid)
+        assert groups is not None  # the attention is by blocks
+        cos, sin = (jnp.concatenate([angle, angle], axis=1) for angle in self._angles(valid))
+        x, _ = stacks.run(
+            self,
+            self._embed(jnp.concatenate([noisy, clean], axis=1)),
+            (cos, sin),
+            block_diffusion_mask(groups, valid),
+        )
+        x, finished = jnp.split(layers.rms_norm(x, self.norm[...], self.config.norm_eps), 2, axis=1)
+        if self._shift:
+            # When a block is decoded, the position before its first one is finished.
+            begins = (groups[:, 1:] != groups[:, :-1])[..., None]
+            before = jnp.where(begins, finished[:, :-1], x[:, :-1])
+            x = jnp.concatenate([x[:, :1], before], axis=1)
+        return x
+
     def prefill(
         self,
         tokens: Int[jax.Array, "batch length"],
@@ -222,7 +262,8 @@ class Transformer(nnx.Module):
         wanted = None
         if fresh.length != window.length:
             wanted = Window(start=window.start - self._shift - fresh.start, length=window.length)
-        x, own = self._stack(
+        x, own = stacks.run(
+            self,
             self._embed(fresh.of(tokens)),
             (fresh.of(cos), fresh.of(sin)),
             attention_mask,
@@ -272,8 +313,8 @@ class Transformer(nnx.Module):
             window = dataclasses.replace(window, start=jnp.maximum(window.start - 1, 0))
         groups = attention_groups(self.config, valid) if groups is None else groups
         attention_mask = valid if groups is None else block_causal_mask(groups, groups, valid)
-        x, cache = self._stack(
-            self._embed(tokens), self._angles(valid), attention_mask, window, keep=keep
+        x, cache = stacks.run(
+            self, self._embed(tokens), self._angles(valid), attention_mask, window, keep=keep
         )
         x = layers.rms_norm(x, self.norm[...], self.config.norm_eps)
         if self._shift:
@@ -281,59 +322,3 @@ class Transformer(nnx.Module):
             moved = jnp.concatenate([x[:, :1], x[:, :-1]], axis=1)
             x = moved if at_zero is None else jnp.where(at_zero, moved, x)
         return x, cache
-
-    def _stack(
-        self,
-        x: jax.Array,
-        angles: tuple[jax.Array, jax.Array],
-        attention_mask: jax.Array,
-        window: Window | None,
-        cache: KeyValueCache | None = None,
-        *,
-        keep: bool = False,
-    ) -> tuple[jax.Array, KeyValueCache | None]:
-        """All blocks; with `keep`, also the keys and values that they computed."""
-
-        def run(
-            block: Block, x: jax.Array, cache: KeyValues | None, window: Window | None = None
-        ) -> tuple[jax.Array, KeyValues | None]:
-            x, computed = block(x, angles, attention_mask, window, cache)
-            return x, computed if keep else None
-
-        middle = run
-        if self.execution.remat == "full":
-            middle = jax.checkpoint(run)
-        elif self.execution.remat == "dots":
-            policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-            middle = jax.checkpoint(run, policy=policy)
-
-        def layer(index: int | jax.Array) -> tuple[Block, KeyValues | None]:
-            return stacks.block(self, index), stacks.layer(cache, index)
-
-        dense, last = self.config.dense_layers, self.config.num_layers - 1
-
-        def end(x: jax.Array) -> tuple[jax.Array, KeyValues | None]:
-            block, cached = layer(last)
-            return run(block, x, cached, window) if window else middle(block, x, cached)
-
-        kept: list[Any] = []
-        for index in range(dense if self.execution.scan_layers else last):
-            block, cached = layer(index)
-            x, computed = middle(block, x, cached)
-            kept.append(computed)
-        if not self.execution.scan_layers:
-            x, computed = end(x)
-            return x, [*kept, computed] if keep else None
-        if window is None and cache is None and not keep:
-            return lax.scan(lambda x, block: middle(block, x, None), x, self.blocks)[0], None
-
-        # The last block differs, so the scan goes over indices: slicing the stack itself would
-        # copy all but one layer of the weights.
-        def step(x: jax.Array, index: jax.Array) -> tuple[jax.Array, KeyValues | None]:
-            block, cached = layer(index)
-            return middle(block, x, cached)
-
-        x, most = lax.scan(step, x, jnp.arange(dense, last))
-        x, computed = end(x)
-        *first, final = (jax.tree.map(lambda one: one[None], each) for each in [*kept, computed])
-        return x, jax.tree.map(lambda *parts: jnp.concatenate(parts), *first, most, final)

@@ -20,7 +20,7 @@ def runs(run_python: Callable[..., subprocess.CompletedProcess[str]]) -> dict[st
     return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize("learner", ["", "moving ", "adapted "])
+@pytest.mark.parametrize("learner", ["", "moving ", "adapted, by blocks, "])
 @pytest.mark.parametrize("name", ["eight", "eight in parts"])
 def test_eight_devices_compute_what_one_does(name: str, learner: str, runs: dict[str, Any]) -> None:
     one, other = runs[f"{learner}one"], runs[f"{learner}{name}"]
