@@ -41,15 +41,15 @@ def hidden_states(
 
     Args:
         model: student or teacher.
-        batch: gives `valid` `[batch, length]`.
+        batch: gives `valid` `[batch, length]`, and which rows share a canvas.
         tokens: `[batch, length]` int32.
         masked: `[batch, length]` bool, positions shown as the mask token.
 
     Returns:
-        Hidden states of all `batch * length` positions.
+        Hidden states of all `canvases * length` positions, see `Batch.on_canvas`.
     """
-    noisy = masked_tokens(tokens, masked, model.config.mask_id)
-    hidden = model.hidden(noisy, batch.valid)
+    noisy = batch.on_canvas(masked_tokens(tokens, masked, model.config.mask_id))
+    hidden = model.hidden(noisy, batch.on_canvas(batch.valid), segments=batch.segments)
     kernel = model.head_kernel
     if isinstance(kernel, QuantizedKernel):  # all chunks use one copy, as they do of a cast one
         kernel = kernel.dequantized(hidden.dtype)

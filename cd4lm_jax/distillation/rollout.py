@@ -134,7 +134,8 @@ class Rollout:
 
         start = self.start(key, batch, policy.config.end_ids)
         # A forward pass of the whole batch may not fit the memory either.
-        return self.shown(batch, *accumulation.mapped(decoded, (batch, start), models.parts))
+        parts = accumulation.mapped(decoded, (batch, start), models.parts, batch.canvases)
+        return self.shown(batch, *parts)
 
     def validation_views(self, key: jax.Array, batch: Batch, models: Models) -> Views:
         """As `States.validation_views`: the first states of blocks, on the text, no teacher's."""
@@ -224,8 +225,9 @@ class Rollout:
         """After a pass of CAD: commits what reaches the threshold, the best position at least."""
         eligible = self._open(batch.answer, state.masked)
         states = hidden_states(policy, batch, state.tokens, state.masked)
-        found = proposals(states, eligible.reshape(-1), policy.config.mask_id)
-        token, confidence = (array.reshape(eligible.shape) for array in found)
+        wanted = batch.on_canvas(eligible)
+        found = proposals(states, wanted.reshape(-1), policy.config.mask_id)
+        token, confidence = (batch.of_rows(array.reshape(wanted.shape)) for array in found)
         best = jnp.arange(eligible.shape[1]) == confidence.argmax(axis=1, keepdims=True)
         commit = eligible & ((confidence >= threshold) | best)
         tokens = state.tokens

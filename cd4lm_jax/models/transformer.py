@@ -21,6 +21,7 @@ from cd4lm_jax.models.attention import (
     attention_groups,
     block_causal_mask,
     positions_of,
+    segment_mask,
 )
 from cd4lm_jax.models.block import Block
 from cd4lm_jax.models.config import ModelConfig, check_dtype
@@ -115,6 +116,7 @@ class Transformer(nnx.Module):
         valid: Bool[jax.Array, "batch length"],
         window: Window | None = None,
         groups: Int[jax.Array, "batch length"] | None = None,
+        segments: Int[jax.Array, "batch length"] | None = None,
     ) -> Float[jax.Array, "batch window embed"]:
         """Final normed states; the state at i is the one that predicts token i.
 
@@ -125,11 +127,13 @@ class Transformer(nnx.Module):
             window: the positions wanted; None for all.
             groups: `[batch, length]`: a position attends those whose group is not above its own.
                 None for the model's own attention, see `attention_groups`.
+            segments: `[batch, length]`, which of several packed texts a position belongs to: each
+                is computed as if it were a row of its own. Without a window only.
 
         Returns:
             `[batch, length or window, embed]` in the compute dtype.
         """
-        return self._forward(tokens, valid, window, groups, keep=False)[0]
+        return self._forward(tokens, valid, window, groups, segments, keep=False)[0]
 
     def prefill(
         self,
@@ -139,7 +143,7 @@ class Transformer(nnx.Module):
         groups: Int[jax.Array, "batch length"] | None = None,
     ) -> tuple[Float[jax.Array, "batch window embed"], KeyValueCache]:
         """As `hidden`, with the keys and values of all positions for `cached_forward`."""
-        hidden, cache = self._forward(tokens, valid, window, groups, keep=True)
+        hidden, cache = self._forward(tokens, valid, window, groups, None, keep=True)
         assert cache is not None
         return hidden, cache
 
@@ -216,7 +220,7 @@ class Transformer(nnx.Module):
             queries = fresh.of(groups)
             keys = jnp.concatenate([groups, queries], axis=1)
             attention_mask = block_causal_mask(queries, keys, attention_mask)
-        cos, sin = self._angles(valid)
+        cos, sin = self._angles(positions_of(valid))
         wanted = None
         if fresh.length != window.length:
             wanted = Window(start=window.start - self._shift - fresh.start, length=window.length)
@@ -249,10 +253,10 @@ class Transformer(nnx.Module):
     def _embed(self, tokens: jax.Array) -> jax.Array:
         return self.embedding[...][tokens].astype(self.execution.dtype)
 
-    def _angles(self, valid: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def _angles(self, positions: jax.Array) -> tuple[jax.Array, jax.Array]:
         config = self.config
         rotary_dim = config.rotary_dim or config.head_dim
-        return layers.rotary_angles(positions_of(valid), rotary_dim, config.rope_theta)
+        return layers.rotary_angles(positions, rotary_dim, config.rope_theta)
 
     def _forward(
         self,
@@ -260,23 +264,29 @@ class Transformer(nnx.Module):
         valid: jax.Array,
         window: Window | None,
         groups: jax.Array | None,
+        segments: jax.Array | None,
         *,
         keep: bool,
     ) -> tuple[jax.Array, KeyValueCache | None]:
         """Hidden states of the window and, with `keep`, keys and values of all positions."""
+        positions = positions_of(valid, segments)
         at_zero = None
         if window is not None and self._shift:
             at_zero = (window.start == 0)[:, None, None]
             window = dataclasses.replace(window, start=jnp.maximum(window.start - 1, 0))
-        groups = attention_groups(self.config, valid) if groups is None else groups
+        groups = attention_groups(self.config, valid, segments) if groups is None else groups
         attention_mask = valid if groups is None else block_causal_mask(groups, groups, valid)
+        if segments is not None:
+            attention_mask = segment_mask(segments, attention_mask)
         x, cache = self._stack(
-            self._embed(tokens), self._angles(valid), attention_mask, window, keep=keep
+            self._embed(tokens), self._angles(positions), attention_mask, window, keep=keep
         )
         x = layers.rms_norm(x, self.norm[...], self.config.norm_eps)
         if self._shift:
             # Position 0 has no state before it: published code takes its own.
             moved = jnp.concatenate([x[:, :1], x[:, :-1]], axis=1)
+            if segments is not None:
+                moved = jnp.where((positions == 0)[..., None], x, moved)
             x = moved if at_zero is None else jnp.where(at_zero, moved, x)
         return x, cache
 
