@@ -46,6 +46,9 @@ _DECODE = flags.DEFINE_bool(
 )
 _PROMPT = flags.DEFINE_integer("prompt_length", 256, "With --decode: padded.", lower_bound=1)
 _SEARCH = flags.DEFINE_bool("search", False, "Rank meshes, rows a chip and remat policies.")
+_PRICE = flags.DEFINE_float(
+    "price", None, "Of an hour of a chip, in any currency: what the run costs.", lower_bound=0.0
+)
 _JSON = flags.DEFINE_string("json", None, "File to write the plans to.")
 
 
@@ -143,6 +146,9 @@ def summary(plan: Plan) -> Table:
     if plan.program == "update":
         table.add_row("tokens a second, all chips", f"{plan.tokens_per_second:,.0f}")
         table.add_row(f"days for {plan.runs:,} updates", f"{plan.days:,.3f}")
+        if _PRICE.value is not None and plan.days is not None:
+            cost = 24 * plan.days * plan.topology.count * _PRICE.value
+            table.add_row(f"cost at {_PRICE.value:g} an hour of a chip", f"{cost:,.2f}")
     else:
         table.add_row("tokens a second at one a pass", f"{plan.tokens_per_second:,.0f}")
     return table

@@ -79,12 +79,7 @@ def check(
             _warn_of_overlap(source, held_out, shared)
         return Checked(every, None, {}, counts + Counter(taken=len(source), shared=len(shared)))
     rows = _Rows(source, layout)
-    repeated, seen = np.zeros(len(source), np.bool_), set()
-    for place, example in _examples(source):
-        rows.add(place, example)
-        key = hash(json.dumps(example, sort_keys=True, default=str))
-        repeated[place] = key in seen
-        seen.add(key)
+    repeated = rows.make()
     in_validation = np.isin(every, shared)
     long, empty = rows.sizes > layout.room, rows.sizes == 0
     counts += Counter(duplicates=int(repeated.sum()), shared=len(shared))
@@ -97,13 +92,8 @@ def check(
             empty.sum(),
             source.where(int(empty.argmax())),
         )
-    if duplicates == "error" and (repeated | in_validation).any():
-        first = int((repeated | in_validation).argmax())
-        why = "is there twice" if repeated[first] else "has a prompt of the validation rows"
-        raise DataError(
-            f"{source.where(first)} {why}; {int((repeated | in_validation).sum())} of "
-            f"{len(source)} examples are so: remove them, or give duplicates=skip or keep"
-        )
+    if duplicates == "error":
+        _refuse_repeated(source, repeated, in_validation)
     if shared and duplicates == "keep":
         _warn_of_overlap(source, held_out, shared)
     reasons = {"empty_answers": empty}
@@ -140,12 +130,21 @@ class _Rows:
         self.sizes, self.prompts, self.lengths = np.zeros((3, len(source)), np.int32)
         self.truncated = np.zeros(len(source), np.bool_)
 
-    def add(self, place: int, example: Example) -> None:
-        """Makes the row of an example.
+    def make(self) -> np.ndarray:
+        """Makes all rows; which examples were there before, bool `[examples]`.
 
         Raises:
-            DataError: the chat template refuses it, or it is no text; it is named.
+            DataError: the chat template refuses an example, or it is no text; it is named.
         """
+        repeated, seen = np.zeros(len(self._source), np.bool_), set()
+        for place, example in _examples(self._source):
+            self._add(place, example)
+            key = hash(json.dumps(example, sort_keys=True, default=str))
+            repeated[place] = key in seen
+            seen.add(key)
+        return repeated
+
+    def _add(self, place: int, example: Example) -> None:
         try:
             row = self._layout.row(example)
         except ValueError as error:
@@ -189,6 +188,17 @@ def _judge_long(
     _log.warning("%s: %s and %s, the first: %s", name, count, done, what)
     if overlong == "skip" and long.all():
         raise DataError(f"{name}: every answer is too long, so nothing is left; {what}")
+
+
+def _refuse_repeated(source: Source, repeated: np.ndarray, in_validation: np.ndarray) -> None:
+    found = repeated | in_validation
+    if found.any():
+        first = int(found.argmax())
+        why = "is there twice" if repeated[first] else "has a prompt of the validation rows"
+        raise DataError(
+            f"{source.where(first)} {why}; {found.sum()} of {len(source)} examples are so: remove "
+            "them, or give duplicates=skip or keep"
+        )
 
 
 def _shared(training: Source, held_out: Source | None) -> list[int]:

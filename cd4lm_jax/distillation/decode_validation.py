@@ -54,7 +54,7 @@ class DecodeValidation:
             )
         examples = [source[place] for place in range(selection.prompts)]
         self.references = References(
-            [tokenizer.prompt(conversation(example)) for example in examples],
+            [tokenizer.prompt(conversation(example), example.get("tools")) for example in examples],
             [example["answer"] for example in examples],
             tokenizer.encode_all([example["answer"] for example in examples]),
         )

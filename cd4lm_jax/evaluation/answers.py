@@ -135,7 +135,13 @@ def write_answers(config: AnswersConfig) -> dict[str, dict[str, int]]:
         counts = _done(folder, settings)
         if counts is not None:
             return counts
-        recorder = Recorder(folder / RUNS_FOLDER, config.chunk, provenance.environment(), progress)
+        recorder = Recorder(
+            folder / RUNS_FOLDER,
+            config.chunk,
+            provenance.environment(),
+            progress,
+            judged="accuracy" if config.keep.judged else "with words",
+        )
         counts = {}
         for split, every in asked.items():
             problems = every if config.keep.judged else _prompted(model, every, config)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import pathlib
+import re
 from typing import Any
 
 import jax
@@ -18,9 +21,11 @@ from cd4lm_jax.distillation.learner import Learner
 from cd4lm_jax.distillation.objective import Objective
 from cd4lm_jax.distillation.optimizer import OptimizerConfig
 from cd4lm_jax.distillation.rollout import Rollout
+from cd4lm_jax.distillation.trainer import train
 from cd4lm_jax.distillation.validation import evaluate
 from cd4lm_jax.models.config import ModelConfig
 from cd4lm_jax.models.transformer import Execution
+from tests import pens
 from tests.tiny import TINY, tiny_model
 
 LENGTH, MOST, ROWS = 40, 4, 8
@@ -167,3 +172,28 @@ def test_neighbours_do_not_change_a_row() -> None:
     own = np.asarray(segments == 1)
     np.testing.assert_array_equal(after[own], before[own])
     assert np.abs(after[~own] - before[~own]).max() > 0.1
+
+
+@pytest.mark.slow
+def test_a_run_packs_its_rows_and_says_so(
+    tmp_path: pathlib.Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    plain = pens.config(tmp_path)
+    data = dataclasses.replace(plain.data, max_length=128, batch_size=1, pack=3)
+    config = dataclasses.replace(
+        plain, steps=6, data=data, validation=data, optimizer=plain.optimizer
+    )
+    train(config)
+    folder = pathlib.Path(config.output)
+    found = json.loads((folder / "data.json").read_text())
+    assert list(found) == ["data", "validation"]
+    counts = found["data"]["counts"]
+    assert (counts["rows"], counts["taken"], counts["canvases"]) == (8, 8, 3)
+    assert counts["answer_tokens"] == 8 * 16
+    assert counts["tokens"] == 8 * 40 < counts["canvas_tokens"] == 3 * 128
+    said = capfd.readouterr().err
+    assert "data: " in said
+    assert "3 canvases, 83.3% full" in said
+    assert re.search(r"[1-9][0-9,]* tokens/s", said)
+    with pytest.raises(ValueError, match="micro_batch=1 averages the losses of so many rows"):
+        dataclasses.replace(config, micro_batch=1)

@@ -192,7 +192,7 @@ def test_answers_are_kept_by_confidence_or_by_agreement(
     assert write_answers(agreeing)["train"]["kept"] >= 4
     model = cd.load(TEACHER)
     for row in kept_rows(agreeing):
-        prompt = row.get("prompt", row.get("question"))
+        prompt = row["prompt"] if "prompt" in row else row["question"]
         again = cd.decode(model, prompt, chats.decode, rule=FixedStep())
         assert again.text == [row.get("completion", row.get("answer"))]
     folder = str(tmp_path / "answers3")
