@@ -151,6 +151,12 @@ class TrainConfig:
                 raise TrainingError(
                     f"{name}={parts} does not divide data.batch_size={rows}; give one that does"
                 )
+        if self.micro_batch and self.data.pack > 1:
+            raise TrainingError(
+                f"micro_batch={self.micro_batch} averages the losses of so many rows, and with "
+                f"data.pack={self.data.pack} a canvas holds any number; give micro_batch=0 or "
+                "data.pack=1"
+            )
         if self.teacher_dtype not in DTYPES:
             raise TrainingError(
                 f"teacher_dtype={self.teacher_dtype} is unknown; give {' or '.join(DTYPES)}"

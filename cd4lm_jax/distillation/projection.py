@@ -44,17 +44,20 @@ def hidden_states(
 
     Args:
         model: student or teacher.
-        batch: gives `valid` `[batch, length]`.
+        batch: gives `valid` `[batch, length]`, and which rows share a canvas.
         tokens: `[batch, length]` int32.
         masked: `[batch, length]` bool, positions shown as the mask token.
 
     Returns:
-        Hidden states of all `batch * length` positions.
+        Hidden states of all `canvases * length` positions, see `Batch.on_canvas`.
     """
-    noisy = masked_tokens(tokens, masked, model.config.mask_id)
+    noisy = batch.on_canvas(masked_tokens(tokens, masked, model.config.mask_id))
+    valid, segments = batch.on_canvas(batch.valid), batch.segments
     if model.config.attention == "block":
-        return with_kernel(model, model.noisy_hidden(noisy, tokens, batch.valid))
-    return with_kernel(model, model.hidden(noisy, batch.valid))
+        hidden = model.noisy_hidden(noisy, batch.on_canvas(tokens), valid, segments=segments)
+    else:
+        hidden = model.hidden(noisy, valid, segments=segments)
+    return with_kernel(model, hidden)
 
 
 def with_kernel(model: Transformer, hidden: jax.Array) -> HiddenStates:

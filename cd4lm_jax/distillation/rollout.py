@@ -137,7 +137,7 @@ class Rollout:
         config = policy.config
         start = self.start(key, batch, config)
         # A forward pass of the whole batch may not fit the memory either.
-        seen = accumulation.mapped(decoded, (batch, start), models.parts)
+        seen = accumulation.mapped(decoded, (batch, start), models.parts, batch.canvases)
         return self.shown(batch, config, *seen)
 
     def validation_views(self, key: jax.Array, batch: Batch, models: Models) -> Views:
@@ -240,10 +240,12 @@ class Rollout:
         """After a pass of CAD: commits what reaches the threshold, the best position at least."""
         eligible = self._open(batch, policy.config, state.masked)
         # What is before the open block is not masked, so no clean copy of it is needed.
-        shown = masked_tokens(state.tokens, state.masked, policy.config.mask_id)
-        states = with_kernel(policy, policy.hidden(shown, batch.valid))
-        found = proposals(states, eligible.reshape(-1), policy.config.mask_id)
-        token, confidence = (array.reshape(eligible.shape) for array in found)
+        noisy = masked_tokens(state.tokens, state.masked, policy.config.mask_id)
+        noisy, valid = batch.on_canvas(noisy), batch.on_canvas(batch.valid)
+        states = with_kernel(policy, policy.hidden(noisy, valid, segments=batch.segments))
+        wanted = batch.on_canvas(eligible)
+        found = proposals(states, wanted.reshape(-1), policy.config.mask_id)
+        token, confidence = (batch.of_rows(array.reshape(wanted.shape)) for array in found)
         best = jnp.arange(eligible.shape[1]) == confidence.argmax(axis=1, keepdims=True)
         commit = eligible & ((confidence >= threshold) | best)
         tokens = state.tokens

@@ -21,6 +21,7 @@ from cd4lm_jax.models.attention import (
     block_diffusion_mask,
     like,
     positions_of,
+    segment_mask,
 )
 from cd4lm_jax.models.block import Block
 from cd4lm_jax.models.config import ModelConfig, check_dtype
@@ -115,6 +116,7 @@ class Transformer(nnx.Module):
         valid: Bool[jax.Array, "batch length"],
         window: Window | None = None,
         groups: Int[jax.Array, "batch length"] | None = None,
+        segments: Int[jax.Array, "batch length"] | None = None,
     ) -> Float[jax.Array, "batch window embed"]:
         """Final normed states; the state at i is the one that predicts token i.
 
@@ -125,17 +127,20 @@ class Transformer(nnx.Module):
             window: the positions wanted; None for all.
             groups: `[batch, length]`: a position attends those whose group is not above its own.
                 None for the model's own attention, see `attention_groups`.
+            segments: `[batch, length]`, which of several packed texts a position belongs to: each
+                is computed as if it were a row of its own. Without a window only.
 
         Returns:
             `[batch, length or window, embed]` in the compute dtype.
         """
-        return self._forward(tokens, valid, window, groups, keep=False)[0]
+        return self._forward(tokens, valid, window, groups, segments, keep=False)[0]
 
     def noisy_hidden(
         self,
         noisy: Int[jax.Array, "batch length"],
         clean: Int[jax.Array, "batch length"],
         valid: Bool[jax.Array, "batch length"],
+        segments: Int[jax.Array, "batch length"] | None = None,
     ) -> Float[jax.Array, "batch length embed"]:
         """States of a noisy text of which every block attends itself and the clean blocks before.
 
@@ -147,6 +152,7 @@ class Transformer(nnx.Module):
             noisy: `[batch, length]`.
             clean: likewise.
             valid: `[batch, length]`, False on padding of both.
+            segments: as for `hidden`.
 
         Returns:
             `[batch, length, embed]` in the compute dtype; the state at i is the one that predicts
@@ -155,21 +161,24 @@ class Transformer(nnx.Module):
         Raises:
             ValueError: blocks are not counted from the start of the sequence.
         """
-        groups = attention_groups(self.config, valid)
+        positions = positions_of(valid, segments)
+        groups = attention_groups(self.config, valid, segments)
         assert groups is not None  # the attention is by blocks
-        cos, sin = (jnp.concatenate([angle, angle], axis=1) for angle in self._angles(valid))
+        mask = valid if segments is None else segment_mask(segments, valid)
+        cos, sin = (jnp.concatenate([angle, angle], axis=1) for angle in self._angles(positions))
         x, _ = stacks.run(
             self,
             self._embed(jnp.concatenate([noisy, clean], axis=1)),
             (cos, sin),
-            block_diffusion_mask(groups, valid),
+            block_diffusion_mask(groups, mask),
         )
         x, finished = jnp.split(layers.rms_norm(x, self.norm[...], self.config.norm_eps), 2, axis=1)
         if self._shift:
             # When a block is decoded, the position before its first one is finished.
             begins = (groups[:, 1:] != groups[:, :-1])[..., None]
             before = jnp.where(begins, finished[:, :-1], x[:, :-1])
-            x = jnp.concatenate([x[:, :1], before], axis=1)
+            before = jnp.concatenate([x[:, :1], before], axis=1)
+            x = jnp.where((positions == 0)[..., None], x, before)
         return x
 
     def prefill(
@@ -180,7 +189,7 @@ class Transformer(nnx.Module):
         groups: Int[jax.Array, "batch length"] | None = None,
     ) -> tuple[Float[jax.Array, "batch window embed"], KeyValueCache]:
         """As `hidden`, with the keys and values of all positions for `cached_forward`."""
-        hidden, cache = self._forward(tokens, valid, window, groups, keep=True)
+        hidden, cache = self._forward(tokens, valid, window, groups, None, keep=True)
         assert cache is not None
         return hidden, cache
 
@@ -258,7 +267,7 @@ class Transformer(nnx.Module):
             queries = fresh.of(groups)
             keys = jnp.concatenate([groups, queries], axis=1)
             attention_mask = block_causal_mask(queries, keys, attention_mask)
-        cos, sin = self._angles(valid)
+        cos, sin = self._angles(positions_of(valid))
         wanted = None
         if fresh.length != window.length:
             wanted = Window(start=window.start - self._shift - fresh.start, length=window.length)
@@ -292,10 +301,10 @@ class Transformer(nnx.Module):
     def _embed(self, tokens: jax.Array) -> jax.Array:
         return self.embedding[...][tokens].astype(self.execution.dtype)
 
-    def _angles(self, valid: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def _angles(self, positions: jax.Array) -> tuple[jax.Array, jax.Array]:
         config = self.config
         rotary_dim = config.rotary_dim or config.head_dim
-        return layers.rotary_angles(positions_of(valid), rotary_dim, config.rope_theta)
+        return layers.rotary_angles(positions, rotary_dim, config.rope_theta)
 
     def _forward(
         self,
@@ -303,22 +312,28 @@ class Transformer(nnx.Module):
         valid: jax.Array,
         window: Window | None,
         groups: jax.Array | None,
+        segments: jax.Array | None,
         *,
         keep: bool,
     ) -> tuple[jax.Array, KeyValueCache | None]:
         """Hidden states of the window and, with `keep`, keys and values of all positions."""
+        positions = positions_of(valid, segments)
         at_zero = None
         if window is not None and self._shift:
             at_zero = (window.start == 0)[:, None, None]
             window = dataclasses.replace(window, start=jnp.maximum(window.start - 1, 0))
-        groups = attention_groups(self.config, valid) if groups is None else groups
+        groups = attention_groups(self.config, valid, segments) if groups is None else groups
         attention_mask = valid if groups is None else block_causal_mask(groups, groups, valid)
+        if segments is not None:
+            attention_mask = segment_mask(segments, attention_mask)
         x, cache = stacks.run(
-            self, self._embed(tokens), self._angles(valid), attention_mask, window, keep=keep
+            self, self._embed(tokens), self._angles(positions), attention_mask, window, keep=keep
         )
         x = layers.rms_norm(x, self.norm[...], self.config.norm_eps)
         if self._shift:
             # Position 0 has no state before it: published code takes its own.
             moved = jnp.concatenate([x[:, :1], x[:, :-1]], axis=1)
+            if segments is not None:
+                moved = jnp.where((positions == 0)[..., None], x, moved)
             x = moved if at_zero is None else jnp.where(at_zero, moved, x)
         return x, cache

@@ -46,7 +46,8 @@ ADAPTED = dataclasses.replace(LEARNER, lora=LoraConfig(rank=4))
 BLOCKS = dataclasses.replace(TINY, attention="block", block_length=4, blocks="sequence")
 
 
-def batch(mesh: Mesh) -> Batch:
+def batch(mesh: Mesh, *, packed: bool = False) -> Batch:
+    """Eight rows; packed, two of them on each canvas of twice the length."""
     rng = np.random.default_rng(0)
     answer = np.tile(np.arange(18) >= 6, (8, 1))
     rows = Batch(
@@ -55,6 +56,12 @@ def batch(mesh: Mesh) -> Batch:
         answer=answer,  # type: ignore[arg-type]
         index=np.arange(8, dtype=np.int32) + 10,  # type: ignore[arg-type]
     )
+    if packed:
+        wide = {
+            name: np.pad(getattr(rows, name), ((0, 0), (0, 18)))
+            for name in ("tokens", "valid", "answer")
+        }
+        rows = dataclasses.replace(rows, **wide, starts=np.tile(np.int32([0, 18]), (4, 1)))
     return jax.device_put(rows, NamedSharding(mesh, spec(("batch",))))
 
 
@@ -63,11 +70,13 @@ def placed(mesh: Mesh, config: ModelConfig, seed: int) -> Transformer:
     return jax.device_put(tiny_model(config, EXECUTION, seed=seed), where)
 
 
-def train(mesh: Mesh, learner: Learner, config: ModelConfig) -> dict[str, Any]:
+def train(
+    mesh: Mesh, learner: Learner, config: ModelConfig, *, packed: bool = False
+) -> dict[str, Any]:
     """A few updates by the program that the trainer runs."""
     program = Program.of(learner, config, mesh, execution=EXECUTION)
     with jax.set_mesh(mesh):
-        rows = batch(mesh)
+        rows = batch(mesh, packed=packed)
         model, teacher, losses = placed(mesh, config, 0), placed(mesh, config, 1), []
         views = jax.jit(learner.views)(model, teacher, rows, jax.random.key(3))
         base = None if learner.lora is None else placed(mesh, config, 0)
@@ -100,6 +109,7 @@ def main() -> None:
             f"{name}eight": train(eight, learner, config),
             f"{name}eight in parts": train(eight, parts, config),
         }
+    runs["packed eight"] = train(eight, LEARNER, TINY, packed=True)
     print(json.dumps(runs))
 
 

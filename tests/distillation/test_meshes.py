@@ -35,6 +35,15 @@ def test_eight_devices_compute_what_one_does(name: str, learner: str, runs: dict
         )
 
 
+def test_packed_rows_on_eight_devices_are_rows_alone_on_one(runs: dict[str, Any]) -> None:
+    one, other = runs["one"], runs["packed eight"]
+    np.testing.assert_allclose(other["losses"], one["losses"], rtol=1e-5, atol=1e-6)
+    for leaf, values in one["parameters"].items():
+        np.testing.assert_allclose(
+            other["parameters"][leaf], values, atol=3e-4, rtol=1e-3, err_msg=leaf
+        )
+
+
 @pytest.fixture(scope="module")
 def losses(run_python: Callable[..., subprocess.CompletedProcess[str]]) -> dict[str, Any]:
     done = run_python("-m", "tests.distillation.sharded_loss", devices=8)
