@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 
 from cd4lm_jax.distillation.config import TrainConfig
+from cd4lm_jax.distillation.rollout import Rollout
 
 from . import gsm_mini, gsm_mini_best
 
@@ -24,6 +25,7 @@ def two_blocks(config: TrainConfig) -> TrainConfig:
     positions visits the states of that decode. The student begins as one that commits a block in a
     pass, and what it has to learn is to agree with itself across two.
     """
+    assert isinstance(config.corruption, Rollout)
     return dataclasses.replace(
         config,
         init=f"{gsm_mini_best.OUTPUT}/model",
