@@ -9,9 +9,9 @@ The bundled teacher, the demo's students and those of `--student` are decoded by
 the other, and two blocks at once of which the second opens at once or when half of the first is
 committed. A model's threshold is chosen on *validation* problems, for one block and for two: the
 fewest passes at 99 % or more. The 500 *test* problems choose nothing. There every model is decoded
-at all thresholds, and at its chosen ones also with caches and editing. Chosen settings are then
-timed in turn. A name that is given twice is one recipe of several seeds, which are averaged.
-What is decoded is kept in `--folder`, so that a benchmark continues where it stopped.
+at all thresholds, and the fastest chosen settings of one block and of two also with caches and
+editing. Chosen settings are then timed in turn. A name given twice is one recipe of several seeds,
+which are averaged. What is decoded is kept in `--folder`; a benchmark continues where it stopped.
 
 passes_at_99          passes on test at 99 %, interpolated between thresholds, of the model and mode
                       with the fewest on validation; `passes_at_99_one_block` of those of one block
@@ -237,11 +237,12 @@ def main(argv: list[str]) -> None:
         for several in (False, True)
         if (setting := chosen(validation, model, several=several)) is not None
     ]
-    varied = [setting._replace(variant=name) for setting in picked for name in VARIANTS]
+    one, two = (chosen(validation, several=several) for several in (False, True))
+    fastest = [setting for setting in (one, two) if setting is not None]
+    varied = [setting._replace(variant=name) for setting in fastest for name in VARIANTS]
     runs = {setting: test[setting] for setting in picked} | decoded("test", varied)
     metrics = passes_metrics(validation, test) | aup_metrics(test)
-    one, two = (chosen(validation, several=several) for several in (False, True))
-    order = dict.fromkeys([*(setting for setting in (one, two) if setting), *runs])
+    order = dict.fromkeys([*fastest, *runs])
     rows = timed(
         {f"{name} 0": seeds[0] for name, seeds in models.items()},
         {setting: runs[setting][0] for setting in order},
