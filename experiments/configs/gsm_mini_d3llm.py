@@ -2,7 +2,7 @@
 
     cd4lm distill --config=gsm_mini_d3llm
 
-Hardware and time: two CPU cores that other work shared. Measured: docs/frontier.md.
+Hardware: made for two CPU cores, as gsm_mini.py. It was not run to its end yet.
 """
 
 from __future__ import annotations
