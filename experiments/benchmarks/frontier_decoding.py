@@ -14,15 +14,18 @@ editing. Chosen settings are then timed in turn. A name given twice is one recip
 which are averaged. What is decoded is kept in `--folder`; a benchmark continues where it stopped.
 
 passes_at_99          passes on test at 99 %, interpolated between thresholds, of the model and mode
-                      with the fewest on validation; `passes_at_99_one_block` of those of one block
+                      with the fewest on validation; `passes_at_99_one_block` of those of one
+                      block; not there where 99 % is not reached on test
 multi_block_tps_gain  tokens a second of the fastest chosen setting of two blocks over the fastest
                       of one, the median of the turns (`_low`, `_high`: their range)
+*_98                  the same at 98 %
 aup_MODEL_MODE        accuracy under parallelism on test
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import pathlib
 import statistics
 from collections.abc import Iterable, Mapping
@@ -56,7 +59,8 @@ VALIDATION = flags.DEFINE_integer("validation_problems", 300, "Others to choose 
 TIMED = flags.DEFINE_integer("timed_problems", 64, "Test problems that are timed.", lower_bound=1)
 TURNS = flags.DEFINE_integer("turns", 5, "Timings of each setting.", lower_bound=1)
 
-ACCURACY = 0.99
+FLOORS = {"": 0.99, "_98": 0.98}
+"""Accuracies that settings are chosen for, by the suffix of their metrics."""
 THRESHOLDS = (0.3, 0.5, 0.7, 0.9, 0.95)
 MODES: dict[str, dict[str, Any]] = {
     "one": {},
@@ -102,40 +106,44 @@ def point(setting: Setting, runs: Iterable[Run]) -> Point:
     return Point(name=repr(setting), accuracy=accuracy, nfe=passes)
 
 
-def chosen(decoded: Decoded, model: str | None = None, *, several: bool) -> Setting | None:
-    """The fewest passes at `ACCURACY` or more, of one block or several; None where none has it."""
+def chosen(
+    decoded: Decoded, model: str | None = None, *, several: bool, floor: float = FLOORS[""]
+) -> Setting | None:
+    """The fewest passes at `floor` or more, of one block or several; None where none has it."""
     of = {
         repr(setting): setting
         for setting in decoded
         if setting.several == several and model in (None, setting.model)
     }
     points = [point(setting, decoded[setting]) for setting in of.values()]
-    found = frontier.choose(points, ACCURACY)
+    found = frontier.choose(points, floor)
     return of[found.name] if found else None
 
 
-def passes_at(decoded: Decoded, model: str, mode: str) -> float | None:
-    """Passes of a model and mode at `ACCURACY`, interpolated; None where it is not reached."""
+def passes_at(decoded: Decoded, model: str, mode: str, accuracy: float) -> float | None:
+    """Passes of a model and mode at an accuracy, interpolated; None where it is not reached."""
     of = [setting for setting in decoded if (setting.model, setting.mode) == (model, mode)]
-    return frontier.passes_at_accuracy((point(s, decoded[s]) for s in of), ACCURACY)
+    return frontier.passes_at_accuracy((point(s, decoded[s]) for s in of), accuracy)
 
 
 def passes_metrics(validation: Decoded, test: Decoded) -> dict[str, float]:
-    """`passes_at_99` of what needs the fewest passes on validation, of any mode and of one block.
+    """`passes_at_*` of what needs the fewest passes on validation, of any mode and of one block.
 
     What misses the accuracy on test is left out.
     """
     metrics = {}
-    for name, modes in (("passes_at_99", [*MODES]), ("passes_at_99_one_block", ["one"])):
+    for accuracy, (part, modes) in itertools.product(
+        FLOORS.values(), {"": [*MODES], "_one_block": ["one"]}.items()
+    ):
         found = {
             key: passes
             for key in dict.fromkeys((setting.model, setting.mode) for setting in validation)
-            if key[1] in modes and (passes := passes_at(validation, *key)) is not None
+            if key[1] in modes and (passes := passes_at(validation, *key, accuracy)) is not None
         }
         if found:
-            passes = passes_at(test, *min(found, key=found.__getitem__))
+            passes = passes_at(test, *min(found, key=found.__getitem__), accuracy)
             if passes is not None:
-                metrics[name] = passes
+                metrics[f"passes_at_{accuracy:.0%}{part}".replace("%", "")] = passes
     return metrics
 
 
@@ -178,15 +186,17 @@ def timed(
     return [setting._asdict() | of.as_row() for setting, of in zip(runs, measured, strict=True)]
 
 
-def gain_metrics(one: Mapping[str, Any], two: Mapping[str, Any]) -> dict[str, float]:
+def gain_metrics(
+    one: Mapping[str, Any], two: Mapping[str, Any], suffix: str = ""
+) -> dict[str, float]:
     """`multi_block_tps_gain` of two rows of `timed`, the first of which is the baseline."""
     gain, faster = two["tps"] / one["tps"], two["speedup"]
     low, high = two.get("speedup_interval", [faster, faster])
     # Within a turn, and for the tokens of the two, which differ where answers do.
     return {
-        "multi_block_tps_gain": gain,
-        "multi_block_tps_gain_low": gain * low / faster,
-        "multi_block_tps_gain_high": gain * high / faster,
+        f"multi_block_tps_gain{suffix}": gain,
+        f"multi_block_tps_gain{suffix}_low": gain * low / faster,
+        f"multi_block_tps_gain{suffix}_high": gain * high / faster,
     }
 
 
@@ -237,31 +247,40 @@ def main(argv: list[str]) -> None:
         for several in (False, True)
         if (setting := chosen(validation, model, several=several)) is not None
     ]
-    one, two = (chosen(validation, several=several) for several in (False, True))
-    fastest = [setting for setting in (one, two) if setting is not None]
-    varied = [setting._replace(variant=name) for setting in fastest for name in VARIANTS]
-    runs = {setting: test[setting] for setting in picked} | decoded("test", varied)
+    pairs = {
+        suffix: [
+            setting
+            for several in (False, True)
+            if (setting := chosen(validation, several=several, floor=floor)) is not None
+        ]
+        for suffix, floor in FLOORS.items()
+    }
+    varied = [setting._replace(variant=name) for setting in pairs[""] for name in VARIANTS]
+    runs = test | decoded("test", varied)
     metrics = passes_metrics(validation, test) | aup_metrics(test)
-    order = dict.fromkeys([*fastest, *runs])
-    rows = timed(
-        {f"{name} 0": seeds[0] for name, seeds in models.items()},
-        {setting: runs[setting][0] for setting in order},
-        splits["test"][: TIMED.value],
-    )
-    if one and two:
-        metrics |= gain_metrics(*rows[:2])
+    rows = {}
+    for suffix, pair in pairs.items():
+        others = [] if suffix else [*picked, *varied]
+        rows[f"timed{suffix}"] = timed(
+            {f"{name} 0": seeds[0] for name, seeds in models.items()},
+            {setting: runs[setting][0] for setting in (*pair, *others)},
+            splits["test"][: TIMED.value],
+        )
+        if len(pair) == 2:
+            one, two, *_ = rows[f"timed{suffix}"]
+            metrics |= gain_metrics(one, two, suffix)
     path = results.write(
         "frontier_decoding",
         metrics,
-        accuracy=ACCURACY,
+        floors=FLOORS,
         problems={split: len(asked) for split, asked in splits.items()},
         batch_size=GSM_MINI.batch_size,
         modes=MODES,
         variants=VARIANTS,
         chosen=[{**s._asdict(), "validation": entry(s, validation[s])} for s in picked],
         validation=[entry(setting, of) for setting, of in validation.items()],
-        test=[entry(setting, of) for setting, of in (test | runs).items()],
-        timed=rows,
+        test=[entry(setting, of) for setting, of in runs.items()],
+        **rows,
         turns=TURNS.value,
     )
     print(path)
