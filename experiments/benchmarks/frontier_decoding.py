@@ -3,15 +3,15 @@ r"""Several blocks at once beside one, on gsm_mini: accuracy, passes, wall clock
     make demo
     cd4lm distill --config=gsm_mini_best_two_blocks
     python -m experiments.benchmarks.frontier_decoding \
-        --student=two_blocks=runs/best_two_blocks/model
+        --also=two_blocks=runs/best_two_blocks/model
 
-The bundled teacher, the demo's students and those of `--student` are decoded by CAD: a block after
+The bundled teacher, the demo's students and those of `--also` are decoded by CAD: a block after
 the other, and two blocks at once of which the second opens at once or when half of the first is
 committed. A model's threshold is chosen on *validation* problems, for one block and for two: the
 fewest passes at 99 % or more. The 500 *test* problems choose nothing. There every model is decoded
 at all thresholds, and the fastest chosen settings of one block and of two also with caches and
 editing. Chosen settings are then timed in turn. A name given twice is one recipe of several seeds,
-which are averaged. What is decoded is kept in `--folder`; a benchmark continues where it stopped.
+which are averaged. What is decoded is kept in `--decodes`; a benchmark continues where it stopped.
 
 passes_at_99          passes on test at 99 %, interpolated between thresholds, of the model and mode
                       with the fewest on validation; `passes_at_99_one_block` of those of one
@@ -51,10 +51,10 @@ from cd4lm_jax.runtime.progress import Progress
 from experiments.benchmarks import results
 from experiments.configs import gsm_mini
 
-RUNS = flags.DEFINE_string("runs", "runs/demo", "Folder of a demo run: student/model, best/model.")
-STUDENTS = flags.DEFINE_multi_string("student", [], "Another student, as NAME=FOLDER.")
-FOLDER = flags.DEFINE_string("folder", "runs/frontier_decoding", "Where decodes are kept.")
-PROBLEMS = flags.DEFINE_integer("problems", 500, "Test problems.", lower_bound=1)
+RUNS = flags.DEFINE_string("demo", "runs/demo", "Folder of a demo run: student/model, best/model.")
+STUDENTS = flags.DEFINE_multi_string("also", [], "Another student, as NAME=FOLDER.")
+FOLDER = flags.DEFINE_string("decodes", "runs/frontier_decoding", "Where decodes are kept.")
+PROBLEMS = flags.DEFINE_integer("test_problems", 500, "Test problems.", lower_bound=1)
 VALIDATION = flags.DEFINE_integer("validation_problems", 300, "Others to choose on.", lower_bound=1)
 TIMED = flags.DEFINE_integer("timed_problems", 64, "Test problems that are timed.", lower_bound=1)
 TURNS = flags.DEFINE_integer("turns", 5, "Timings of each setting.", lower_bound=1)
@@ -210,7 +210,7 @@ def folders() -> dict[str, list[str]]:
     for given in STUDENTS.value:
         name, _, folder = given.partition("=")
         if not folder:
-            raise app.UsageError(f"--student={given}: expected NAME=FOLDER")
+            raise app.UsageError(f"--also={given}: expected NAME=FOLDER")
         found.setdefault(name, []).append(folder)
     return found
 
