@@ -123,12 +123,14 @@ class Models(NamedTuple):
         teacher: frozen; None where the text alone teaches.
         distance: int32, the number of passes that the teacher is ahead of the student.
         parts: the number of parts that a batch is computed in, one after the other.
+        progress: the share of training that is done, float32.
     """
 
     student: Transformer
     teacher: Transformer | None = None
     distance: jax.Array | int = 1
     parts: int = 1
+    progress: jax.Array | float = 1.0
 
 
 class States(Protocol):

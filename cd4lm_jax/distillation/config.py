@@ -14,6 +14,7 @@ from cd4lm_jax.distillation.learner import Learner
 from cd4lm_jax.distillation.objective import Objective, Teaching
 from cd4lm_jax.distillation.optimizer import OptimizerConfig
 from cd4lm_jax.distillation.program import Program
+from cd4lm_jax.distillation.pseudo_trajectory import PseudoTrajectory
 from cd4lm_jax.distillation.rollout import Rollout
 from cd4lm_jax.distillation.selection import ByDecoding, ByLoss
 from cd4lm_jax.models.config import ModelConfig
@@ -89,7 +90,9 @@ class TrainConfig:
     lora: LoraConfig | None = None
     quantize: Mode = "none"
     average: float | None = None
-    corruption: NestedMasks | IndependentMasks | DiffusionMasks | Rollout = NestedMasks()
+    corruption: NestedMasks | IndependentMasks | DiffusionMasks | Rollout | PseudoTrajectory = (
+        NestedMasks()
+    )
     objective: Objective = Objective()
     curriculum: LambdaCurriculum = LambdaCurriculum()
     distance: Distance = Distance()

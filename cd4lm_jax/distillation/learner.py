@@ -113,9 +113,10 @@ class Learner:
         batch: Batch,
         key: jax.Array,
         distance: jax.Array | int = 1,
+        progress: jax.Array | float = 1.0,
     ) -> Views:
         """What the student and the teacher are shown of a batch in the step of `key`."""
-        models = Models(student, teacher, distance, self.accumulate)
+        models = Models(student, teacher, distance, self.accumulate, progress)
         views = self.corruption.views(key, batch, models)
         return views.averaged(self.micro_batch) if self.micro_batch else views
 
@@ -155,9 +156,10 @@ class Learner:
         lam: jax.Array,
         base: Transformer | None = None,
         distance: jax.Array | int = 1,
+        progress: jax.Array | float = 1.0,
     ) -> tuple[losses.Terms, Trained]:
         """Loss terms of a batch under the views that `key` draws, and the gradient."""
-        views = self.views(self.student(trained, base), teacher, batch, key, distance)
+        views = self.views(self.student(trained, base), teacher, batch, key, distance, progress)
 
         def part(batch: Batch, views: Views) -> tuple[losses.Terms, Trained]:
             def total(trained: Trained) -> tuple[jax.Array, losses.Terms]:
@@ -204,7 +206,14 @@ class Learner:
         if state.average is not None:  # there is one where `average` says so: see `init`
             teacher = self.student(state.average, base)
         terms, gradient = self.loss_and_gradient(
-            state.model, teacher, batch, self.step_key(state.step), lam, base, distance
+            state.model,
+            teacher,
+            batch,
+            self.step_key(state.step),
+            lam,
+            base,
+            distance,
+            progress=state.step / self.total_steps,
         )
         norm = optax.tree.norm(gradient)
         finite = jnp.isfinite(terms.total) & jnp.isfinite(norm)

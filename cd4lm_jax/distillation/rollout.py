@@ -152,7 +152,7 @@ class Rollout:
         block_at, pass_at, threshold = draws.per_row(keys, 0, 3).T[..., None]
         share = draws.between(draws.per_row(keys, 1, 1), self.reveal_ratio)
         block = self._block(batch, config)
-        blocks = 1 + jnp.where(_text(batch, config.end_ids), block, 0).max(axis=1, keepdims=True)
+        blocks = 1 + jnp.where(text_of(batch, config.end_ids), block, 0).max(axis=1, keepdims=True)
         return Start(
             masked=batch.answer & (block >= jnp.floor(block_at * blocks).astype(jnp.int32)),
             passes=jnp.floor(pass_at * self.passes).astype(jnp.int32),
@@ -165,7 +165,7 @@ class Rollout:
 
         A row whose text would be complete stops before.
         """
-        text = _text(batch, policy.config.end_ids)
+        text = text_of(batch, policy.config.end_ids)
 
         def step(i: jax.Array, state: State) -> State:
             after = self._advance(policy, batch, state, start.threshold)
@@ -254,7 +254,7 @@ class Rollout:
         return State(tokens, state.masked & ~commit)
 
 
-def _text(batch: Batch, end_ids: tuple[int, ...]) -> jax.Array:
+def text_of(batch: Batch, end_ids: tuple[int, ...]) -> jax.Array:
     """The answer up to its first end token, with which decoding stops; bool `[batch, length]`."""
     ends = batch.answer & stop.is_any_of(batch.tokens, end_ids)
     return batch.answer & (jnp.cumsum(ends, axis=1) - ends == 0)
