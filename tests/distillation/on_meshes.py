@@ -55,11 +55,12 @@ def batch(mesh: Mesh, *, packed: bool = False) -> Batch:
         index=np.arange(8, dtype=np.int32) + 10,  # type: ignore[arg-type]
     )
     if packed:
+        wide: dict[str, Any] = {
+            name: np.pad(getattr(rows, name), ((0, 0), (0, 18)))
+            for name in ("tokens", "valid", "answer")
+        }
         rows = Batch(
-            **{
-                name: np.pad(getattr(rows, name), ((0, 0), (0, 18)))
-                for name in ("tokens", "valid", "answer")
-            },
+            **wide,
             index=rows.index,
             starts=np.tile(np.array([0, 18], np.int32), (4, 1)),  # type: ignore[arg-type]
         )
