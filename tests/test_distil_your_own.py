@@ -114,7 +114,7 @@ def test_every_command_of_the_page_runs(tmp_path: pathlib.Path) -> None:
     kept = [json.loads(x) for x in (tmp_path / "runs/answers/train.jsonl").read_text().splitlines()]
     assert len(kept) >= 20
     assert f"{len(kept)} answers kept to 28 questions" in answers
-    assert "cost at 0.4 an hour of a chip" in plan
+    assert "dollars at 0.69 an hour of a chip" in plan
     assert "data: runs/answers/train.jsonl train[:95%]" in learned
     assert "accuracy" in policy
     for name in ("answers", "on_policy"):

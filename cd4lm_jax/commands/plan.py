@@ -218,10 +218,10 @@ def summary(plan: Plan) -> Table:
     if plan.program == "update":
         table.add_row("tokens a second, all chips", f"{plan.tokens_per_second:,.0f}")
         table.add_row(f"days for {plan.runs:,} updates", f"{plan.days:,.3f}")
-        price = _prices().get(plan.topology.chip.name)
+        price = (machines.PRICES | _prices()).get(plan.topology.chip.name)
         if price is not None and plan.days is not None:
-            cost = 24 * plan.days * plan.topology.count * price
-            table.add_row(f"cost at $ {price:g} an hour of a chip", f"$ {cost:,.2f}")
+            dollars = 24 * plan.days * plan.topology.count * price
+            table.add_row(f"dollars at {price:g} an hour of a chip", f"{dollars:,.2f}")
     else:
         table.add_row("tokens a second at one a pass", f"{plan.tokens_per_second:,.0f}")
     return table

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from cd4lm_jax.models.transformer import Transformer
+from cd4lm_jax.runtime.sharding import constrain
 
 
 @jax.tree_util.register_dataclass
@@ -48,8 +49,7 @@ class Batch:
         if self.starts is None:
             return rows
         segments, position = self._places(self.starts)
-        place = segments * rows.shape[1] + position
-        return jnp.take_along_axis(rows.reshape(self.canvases, -1), place, axis=1)
+        return self._gathered(rows, segments * rows.shape[1] + position)
 
     def of_rows(self, canvas: jax.Array) -> jax.Array:
         """The inverse of `on_canvas`; positions beyond a row's end are 0."""
@@ -58,8 +58,7 @@ class Batch:
         length = canvas.shape[1]
         place = self.starts[..., None] + jnp.arange(length)
         place = jnp.minimum(place, length - 1).reshape(self.canvases, -1)
-        rows = jnp.take_along_axis(canvas, place, axis=1).reshape(self.valid.shape)
-        return jnp.where(self.valid, rows, 0)
+        return jnp.where(self.valid, self._gathered(canvas, place).reshape(self.valid.shape), 0)
 
     @property
     def segments(self) -> jax.Array | None:
@@ -68,6 +67,11 @@ class Batch:
             return None
         segments, _ = self._places(self.starts)
         return jnp.where(self.on_canvas(self.valid), segments, self.starts.shape[1])
+
+    def _gathered(self, array: jax.Array, place: jax.Array) -> jax.Array:
+        """Of each canvas the values at `place`; no device needs those of another."""
+        own = constrain(array.reshape(self.canvases, -1), ("batch", None))
+        return constrain(jnp.take_along_axis(own, place, axis=1), ("batch", None))
 
     def _places(self, starts: jax.Array) -> tuple[jax.Array, jax.Array]:
         """The row of each position of a canvas, and the position in it."""

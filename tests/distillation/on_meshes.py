@@ -57,11 +57,15 @@ def batch(mesh: Mesh, *, packed: bool = False) -> Batch:
         index=np.arange(8, dtype=np.int32) + 10,  # type: ignore[arg-type]
     )
     if packed:
-        wide = {
+        wide: dict[str, Any] = {
             name: np.pad(getattr(rows, name), ((0, 0), (0, 18)))
             for name in ("tokens", "valid", "answer")
         }
-        rows = dataclasses.replace(rows, **wide, starts=np.tile(np.int32([0, 18]), (4, 1)))
+        rows = Batch(
+            **wide,
+            index=rows.index,
+            starts=np.tile(np.array([0, 18], np.int32), (4, 1)),  # type: ignore[arg-type]
+        )
     return jax.device_put(rows, NamedSharding(mesh, spec(("batch",))))
 
 

@@ -97,12 +97,20 @@ def test_hidden_states_are_those_of_rows_alone(architecture: ModelConfig) -> Non
 
     @jax.jit
     def alone(batch: Batch) -> jax.Array:
+        if architecture is BLOCKS:
+            return model.noisy_hidden(noisy(batch), batch.tokens, batch.valid)
         return model.hidden(batch.tokens, batch.valid)
 
     @jax.jit
     def together(batch: Batch) -> jax.Array:
         tokens, valid = batch.on_canvas(batch.tokens), batch.on_canvas(batch.valid)
+        if architecture is BLOCKS:
+            shown = batch.on_canvas(noisy(batch))
+            return model.noisy_hidden(shown, tokens, valid, segments=batch.segments)
         return model.hidden(tokens, valid, segments=batch.segments)
+
+    def noisy(batch: Batch) -> jax.Array:
+        return jnp.where(batch.answer, model.config.mask_id, batch.tokens)
 
     canvas = np.asarray(together(shared))
     rows_of = {int(i): n for n, i in enumerate(batch.index)}

@@ -6,6 +6,7 @@ import pathlib
 import shutil
 from typing import Any
 
+import numpy as np
 import pytest
 
 import cd4lm_jax as cd
@@ -15,7 +16,7 @@ from cd4lm_jax.decoding.rules import FixedStep
 from cd4lm_jax.evaluation import answers
 from cd4lm_jax.evaluation.answers import AnswersConfig, write_answers
 from cd4lm_jax.evaluation.judges import numbers
-from cd4lm_jax.evaluation.keeping import Agreeing, Confident
+from cd4lm_jax.evaluation.keeping import Agreeing, Confident, confidence
 from cd4lm_jax.evaluation.runs import run as run_module
 from cd4lm_jax.evaluation.runs.run import Run, execute
 from experiments.configs import gsm_mini, gsm_mini_answers
@@ -186,19 +187,25 @@ def test_chats_are_answered_without_references(chats: AnswersConfig) -> None:
 def test_answers_are_kept_by_confidence_or_by_agreement(
     chats: AnswersConfig, tmp_path: pathlib.Path
 ) -> None:
-    every = write_answers(chats)["train"]["kept"]
+    write_answers(chats)
+    every, model = kept_rows(chats), cd.load(TEACHER)
     folder = str(tmp_path / "answers2")
     agreeing = dataclasses.replace(chats, output=folder, keep=Agreeing())
     assert write_answers(agreeing)["train"]["kept"] >= 4
-    model = cd.load(TEACHER)
     for row in kept_rows(agreeing):
         prompt = row["prompt"] if "prompt" in row else row["question"]
         again = cd.decode(model, prompt, chats.decode, rule=FixedStep())
         assert again.text == [row.get("completion", row.get("answer"))]
-    folder = str(tmp_path / "answers3")
-    sure = dataclasses.replace(chats, output=folder, keep=Confident(least=0.995))
-    few = write_answers(sure)["train"]["kept"]
-    assert 0 < few < every
+    prompts = [row["prompt"] if "prompt" in row else row["question"] for row in every]
+    how_sure = confidence(cd.decode(model, prompts, chats.decode).trajectory)
+    least = float(np.median(how_sure))
+    sure = dataclasses.replace(
+        chats, output=str(tmp_path / "answers3"), keep=Confident(least=least)
+    )
+    write_answers(sure)
+    kept = kept_rows(sure)
+    assert kept == [row for row, its in zip(every, how_sure, strict=True) if its >= least]
+    assert 0 < len(kept) < len(every)
     with pytest.raises(ValueError, match="with an end and a mean probability of"):
         write_answers(dataclasses.replace(sure, output=f"{folder}x", keep=Confident(least=1.0)))
     with pytest.raises(ValueError, match=r"settings \(keep differ\)"):
