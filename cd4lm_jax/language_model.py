@@ -5,15 +5,15 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from cd4lm_jax.checkpoints.loading import load_config, load_model, stored_dtype
+from cd4lm_jax.checkpoints.loading import load_config, load_model, located, stored_dtype
 from cd4lm_jax.decoding import batching, queues
 from cd4lm_jax.decoding.config import DecodeConfig
+from cd4lm_jax.decoding.rules import ConfidenceAdaptive
 from cd4lm_jax.decoding.trajectory import Trajectory
 from cd4lm_jax.models.fingerprint import fingerprint
 from cd4lm_jax.models.placement import Placement
@@ -48,6 +48,13 @@ class LanguageModel:
 
     transformer: Transformer
     tokenizer: Tokenizer | None
+
+    def __repr__(self) -> str:
+        config, execution = self.transformer.config, self.transformer.execution
+        return (
+            f"LanguageModel({config.num_parameters:,} parameters, {config.num_layers} layers, "
+            f"{execution.dtype}, {'no' if self.tokenizer is None else 'with'} tokenizer)"
+        )
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -102,6 +109,10 @@ class Decoded:
     seconds: float
     tokenizer: Tokenizer | None
     prompts: Sequence[Prompt]
+
+    def __repr__(self) -> str:
+        count, passes = len(self.nfe), self.nfe.mean() if len(self.nfe) else 0.0
+        return f"Decoded({count} prompts, {passes:.1f} passes each, {self.seconds:.2f} s)"
 
     @property
     def nfe(self) -> np.ndarray:
@@ -182,7 +193,7 @@ def load(
     """Loads a model folder: one that training exported, or a Hugging Face one (see docs/models.md).
 
     Args:
-        folder: the folder that has `config.json`.
+        folder: the folder that has `config.json`, or that of a training run that exported one.
         placement: how the model runs; the defaults if None.
         dtype, quantize, mesh: fields of it that differ; a mesh also as `{"data": 4, "tensor": 2}`.
         verify: compare the files of weights with their checksums, where there are some.
@@ -206,7 +217,7 @@ def load(
         verify=verify,
         quantize=placement.quantize,
     )
-    path = pathlib.Path(folder)
+    path = located(folder)
     tokenizer = Tokenizer.load(path) if Tokenizer.lies_in(path) else None
     return LanguageModel(transformer, tokenizer)
 
@@ -290,9 +301,14 @@ def _config(
         options = {"rule": options["commit"], **options}
         del options["commit"]
     known = [field.name for field in dataclasses.fields(DecodeConfig)]
+    of_rule = [field.name for field in dataclasses.fields(ConfidenceAdaptive)]
     for name in options:
+        if name in of_rule:
+            raise TypeError(
+                f"{name!r} is a field of the commit rule; give rule=ConfidenceAdaptive({name}=...)"
+            )
         if name not in known:
-            raise TypeError(f"no option {name!r} of a decode; {nearest(name, known)}")
+            raise TypeError(f"no option {name!r} of a decode; {nearest(name, known + of_rule)}")
     if config is None:
         return DecodeConfig.for_model(model.transformer.config, **options)
     return dataclasses.replace(config, **options)

@@ -175,6 +175,18 @@ def test_without_options_it_generates_what_the_model_has_room_for(
     assert cd.decode(model, "How many?", block_length=24).trajectory.gen_length == 48
 
 
+def test_the_folder_of_a_training_run_stands_for_its_model(
+    folder: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    (tmp_path / "model").symlink_to(folder)
+    (tmp_path / "config.json").write_text('{"output": "runs/mine"}')  # of the run
+    found = cd.load(tmp_path)
+    assert found.tokenizer is not None
+    assert found.fingerprint == cd.load(folder).fingerprint
+    count = f"{found.transformer.config.num_parameters:,}"
+    assert repr(found) == f"LanguageModel({count} parameters, 2 layers, float32, with tokenizer)"
+
+
 def test_says_that_there_is_no_model(tmp_path: pathlib.Path) -> None:
     with pytest.raises(ValueError, match=r"no model in .*missing: config.json is missing"):
         cd.load(tmp_path / "missing")

@@ -21,12 +21,20 @@ def layout(folder: str | os.PathLike[str]) -> Literal["Hugging Face", "own"]:
     return "Hugging Face" if huggingface.is_checkpoint(folder) else "own"
 
 
+def located(folder: str | os.PathLike[str]) -> pathlib.Path:
+    """The folder of a model: the one given, or the one that a training run exported in it."""
+    path = pathlib.Path(folder)
+    exported = path / model_folder.EXPORT_FOLDER
+    return exported if (exported / model_folder.CONFIG_FILE).is_file() else path
+
+
 def load_config(folder: str | os.PathLike[str]) -> ModelConfig:
     """The architecture of the model in a folder.
 
     Raises:
         ValueError: no model there, or one that this port does not compute.
     """
+    folder = located(folder)
     if peft.lies_in(folder) and (base := peft.base_of(folder)) != pathlib.Path(folder):
         return load_config(base)
     reader = huggingface if huggingface.is_checkpoint(folder) else model_folder
@@ -39,6 +47,7 @@ def stored_dtype(folder: str | os.PathLike[str]) -> str:
     Raises:
         ValueError: no model there.
     """
+    folder = located(folder)
     if not huggingface.is_checkpoint(folder):
         return model_folder.stored_dtype(folder)
     checkpoint = huggingface.Checkpoint.open(folder, verify=False)
@@ -54,6 +63,7 @@ def stored_mode(folder: str | os.PathLike[str]) -> Mode:
     Raises:
         ValueError: no model there.
     """
+    folder = located(folder)
     return "none" if huggingface.is_checkpoint(folder) else model_folder.stored_mode(folder)
 
 
@@ -72,7 +82,7 @@ def load_model(
     Adapters of peft are added to the weights beside them, or to those of the folder that they name.
 
     Args:
-        folder: of either layout, or of peft.
+        folder: of either layout, or of peft; or of a training run that exported a model.
         execution: how the model is to run.
         dtype: of the parameters.
         mesh: what they are split over.
@@ -89,6 +99,7 @@ def load_model(
             not fit their base.
     """
     options: dict[str, Any] = {"dtype": dtype, "mesh": mesh, "verify": verify, "quantize": quantize}
+    folder = located(folder)
     weights: str | os.PathLike[str] = folder
     if peft.lies_in(folder):
         weights = base or peft.base_of(folder)

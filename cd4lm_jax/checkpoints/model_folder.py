@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from cd4lm_jax.checkpoints.adapters import PeftAdapters
 
 CONFIG_FILE = "config.json"
+EXPORT_FOLDER = "model"
+"""In the folder of a training run."""
+
 PARAMS_FOLDER = "params"
 
 

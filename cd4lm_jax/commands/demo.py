@@ -32,7 +32,7 @@ def main(config: DemoConfig) -> None:
     distill.main(config.distill)
     distill.main(config.best)
     if not training.DRY_RUN.value:
-        evaluate.main(config.evaluate)
+        evaluate.main(config.evaluate, brief=True)
 
 
 def run() -> NoReturn:

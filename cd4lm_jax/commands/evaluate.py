@@ -20,7 +20,7 @@ from cd4lm_jax.commands import common, compilation, hosts, placement_flags
 from cd4lm_jax.evaluation import output
 from cd4lm_jax.evaluation.benchmark import BenchmarkConfig, benchmark
 from cd4lm_jax.evaluation.output import EvaluationConfig
-from cd4lm_jax.evaluation.report.table import print_table
+from cd4lm_jax.evaluation.report.table import percent, print_table
 from cd4lm_jax.evaluation.sweep import SweepConfig, sweep
 from cd4lm_jax.runtime import cluster, interrupt
 
@@ -31,8 +31,14 @@ _ALLOW_CODE = flags.DEFINE_bool(
 )
 
 
-def main(config: EvaluationConfig) -> None:
-    """Decodes, prints the table, says where the report is."""
+def main(config: EvaluationConfig, *, brief: bool = False) -> None:
+    """Decodes, prints the table, says where the report is.
+
+    Args:
+        config: of the evaluation.
+        brief: print the baseline, its most tokens a pass, and what every model does under the rule
+            of the chosen run; the report has all.
+    """
     placement = placement_flags.chosen(config.placement)
     config = dataclasses.replace(config, placement=placement)
     kept = f"stopped; what was answered is in {config.output}, the same command continues"
@@ -42,7 +48,26 @@ def main(config: EvaluationConfig) -> None:
         with interrupt.leaving_at_once(kept):
             summary = _evaluate(config)
             if cluster.is_main():
-                _show(config, summary)
+                (_show_briefly if brief else _show)(config, summary)
+
+
+def _show_briefly(config: EvaluationConfig, summary: dict[str, Any]) -> None:
+    rows = {row["name"]: row for row in summary["rows"]}
+    baseline, chosen = rows[summary["baseline"]], rows.get(summary["chosen"])
+    fixed = [row for row in rows.values() if row["model"] == baseline["model"]]
+    fixed = [row for row in fixed if row["rule"].startswith("fixed:")]
+    beside = [row for row in rows.values() if chosen and row["rule"] == chosen["rule"]]
+    kept = {row["name"]: row for row in (baseline, fixed[-1], *beside)}
+    print_table([*kept.values()], chosen=summary["chosen"])
+    if chosen:
+        print(
+            f"{chosen['name']} answers {percent(chosen['accuracy'])} of {chosen['problems']} test "
+            f"problems right in {chosen['nfe']:.1f} passes each; {baseline['name']}, one token a "
+            f"pass, {percent(baseline['accuracy'])} in {baseline['nfe']:.1f}."
+        )
+    else:
+        print(summary["notes"][0])
+    print(f"all {len(rows)} rows, and every decode to replay: {config.output}/report.html")
 
 
 def _show(config: EvaluationConfig, summary: dict[str, Any]) -> None:

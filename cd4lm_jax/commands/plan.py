@@ -6,17 +6,21 @@ r"""Says whether a run fits a topology and how long it takes, with no device pre
         --gpus=1 --gpu=h100
     cd4lm plan --config=llada_8b_gsm8k --model=llada_8b \
         --topology=v5e:2x2 --decode --cache=dual
+    cd4lm plan --config=llada_8b_gsm8k --model=llada_8b \
+        --search --decode --cache=dual --quantize=int8
 
 The update that the trainer would run, or with --decode the loop that the decoder would (256
-positions, batch 1, unless flags say otherwise), is compiled
-ahead of time for that topology: a model of 8B takes minutes. TPU topologies need libtpu
-(pip install '.[tpu]', best in an environment of its own). For GPUs the same program is compiled for
-virtual CPU devices: what it is given is exact, temporaries are an estimate. --search compares
-meshes, rows a chip and remat policies, each a compilation, and ranks what fits.
+positions, batch 1, unless flags say otherwise), is compiled ahead of time for that topology: a
+model of 8B takes minutes. TPU topologies need libtpu (pip install '.[tpu]', best in an environment
+of its own). For GPUs the same program is compiled for virtual CPU devices: what it is given is
+exact, temporaries are an estimate. --search with a topology compares meshes, rows a chip and remat
+policies, each a compilation, and ranks what fits; without one it finds the cheapest listed machine
+that the program fits.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import Any, NoReturn
 
@@ -30,7 +34,7 @@ from cd4lm_jax.decoding.config import DecodeConfig
 from cd4lm_jax.distillation.config import TrainConfig
 from cd4lm_jax.models.config import ModelConfig
 from cd4lm_jax.models.placement import Placement
-from cd4lm_jax.planning import decoding, training
+from cd4lm_jax.planning import decoding, machines, training
 from cd4lm_jax.planning.plan import Plan, counts, gib
 from cd4lm_jax.planning.topology import GIB, GPUS, TPUS, Topology
 from cd4lm_jax.runtime import files
@@ -45,32 +49,102 @@ _DECODE = flags.DEFINE_bool(
     "decode", False, "Plan a pass of the decoding loop, by default tensor parallel over all chips."
 )
 _PROMPT = flags.DEFINE_integer("prompt_length", 256, "With --decode: padded.", lower_bound=1)
-_SEARCH = flags.DEFINE_bool("search", False, "Rank meshes, rows a chip and remat policies.")
+_SEARCH = flags.DEFINE_bool(
+    "search",
+    False,
+    "Rank meshes, rows a chip and remat policies; without a topology, find the cheapest machine.",
+)
+_PRICES = flags.DEFINE_list(
+    "prices", [], "With --search: dollars an hour of chips, such as v5e=1.1,rtx4090=0.4."
+)
 _JSON = flags.DEFINE_string("json", None, "File to write the plans to.")
 
 
 def main(config: TrainConfig) -> None:
     """Compiles, prints, writes."""
-    topology = chosen_topology()
+    if _SEARCH.value and _TOPOLOGY.value is None and not _GPUS.value:
+        plans = cheapest(config)
+    elif _PRICES.value:
+        raise common.UsageError("prices are for --search without --topology and --gpus")
+    else:
+        plans = on_topology(config, chosen_topology())
+    if _JSON.value is not None:
+        found = [{"metrics": plan.metrics(), **plan.details()} for plan in plans]
+        files.write_text(_JSON.value, json.dumps(found, indent=2, allow_nan=False) + "\n")
+
+
+def on_topology(config: TrainConfig, topology: Topology) -> list[Plan]:
+    """The plan of the program on these chips, or those of a search; prints them."""
     common.restart_with(topology.environment)
     compilation.keep()
     model = architecture.chosen(config)
     if _SEARCH.value:
         plans = search(config, model, topology)
-    elif _DECODE.value:
-        decode = decode_flags.DECODE.chosen(DecodeConfig(gen_length=256, batch_size=1))
-        placement = placement_flags.chosen(
-            Placement(dtype="bfloat16", mesh=MeshConfig(tensor=topology.count))
+        Console().print(ranking(plans, topology))
+        return plans
+    plan = planned(config, model, topology)
+    Console().print(summary(plan))
+    return [plan]
+
+
+def planned(config: TrainConfig, model: ModelConfig, topology: Topology) -> Plan:
+    """The plan of the update, or of the decode that the flags ask for.
+
+    Raises:
+        ValueError: lengths, a batch or a mesh that do not fit.
+    """
+    if not _DECODE.value:
+        return training.plan(config, model, topology)
+    decode = decode_flags.DECODE.chosen(DecodeConfig(gen_length=256, batch_size=1))
+    placement = Placement(dtype="bfloat16", mesh=MeshConfig(tensor=topology.count))
+    placement = placement_flags.chosen(placement)
+    return decoding.plan(model, decode, topology, prompt_length=_PROMPT.value, placement=placement)
+
+
+def cheapest(config: TrainConfig) -> list[Plan]:
+    """The plans of the machines that were tried, the cheapest that fits last; prints them.
+
+    A training run is split over several chips by fsdp.
+
+    Raises:
+        ValueError: nothing fits, or prices that are none.
+    """
+    listed = machines.listed(_prices())
+    environment: dict[str, str] = {}
+    for machine in sorted(listed, key=lambda machine: machine.topology.count):
+        environment |= machine.topology.environment
+    common.restart_with(environment)
+    compilation.keep()
+    model = architecture.chosen(config)
+
+    def plan(topology: Topology) -> Plan:
+        split = dataclasses.replace(config, mesh=MeshConfig(fsdp=topology.count))
+        return planned(split, model, topology)
+
+    def report(tried: machines.Tried) -> None:
+        verdict = "fits" if tried.fits else tried.reason or "does not fit"
+        print(f"{tried.machine.topology}, $ {tried.machine.price:.2f} an hour: {verdict}")
+
+    tried = machines.search(listed, plan, report)
+    if not tried[-1].fits:
+        raise ValueError(
+            f"none of {len(listed)} machines is large enough; give --quantize, a shorter length or "
+            "LoRA, or plan more chips with --topology"
         )
-        plans = [
-            decoding.plan(model, decode, topology, prompt_length=_PROMPT.value, placement=placement)
-        ]
-    else:
-        plans = [training.plan(config, model, topology)]
-    Console().print(ranking(plans, topology) if _SEARCH.value else summary(plans[0]))
-    if _JSON.value is not None:
-        found = [{"metrics": plan.metrics(), **plan.details()} for plan in plans]
-        files.write_text(_JSON.value, json.dumps(found, indent=2, allow_nan=False) + "\n")
+    plans = [each.plan for each in tried if each.plan is not None]
+    Console().print(summary(plans[-1]), costs(tried[-1]))
+    return plans
+
+
+def _prices() -> dict[str, float]:
+    try:
+        pairs = [entry.split("=") for entry in _PRICES.value]
+        return {chip.strip(): float(price) for chip, price in pairs}
+    except ValueError:
+        raise common.UsageError(
+            f"prices={','.join(_PRICES.value)} are none; give chips and dollars an hour, such as "
+            "v5e=1.1,rtx4090=0.4"
+        ) from None
 
 
 def chosen_topology() -> Topology:
@@ -81,7 +155,8 @@ def chosen_topology() -> Topology:
     """
     if (_TOPOLOGY.value is None) == (_GPUS.value == 0):
         raise common.UsageError(
-            "give either --topology, such as v5e:4x4, or --gpus=N with --gpu=KIND"
+            "give either --topology, such as v5e:4x4, or --gpus=N with --gpu=KIND, or --search to "
+            "find the cheapest machine"
         )
     if _TOPOLOGY.value is not None:
         return Topology.tpu(_TOPOLOGY.value)
@@ -146,6 +221,13 @@ def summary(plan: Plan) -> Table:
     else:
         table.add_row("tokens a second at one a pass", f"{plan.tokens_per_second:,.0f}")
     return table
+
+
+def costs(tried: machines.Tried) -> str:
+    """What the cheapest machine takes, in a line."""
+    what = "a million tokens at one a pass" if _DECODE.value else "the run"
+    dollars = "" if tried.dollars is None else f", $ {tried.dollars:,.2f} for {what}"
+    return f"cheapest: {tried.machine.topology}, $ {tried.machine.price:.2f} an hour{dollars}"
 
 
 def ranking(plans: list[Plan], topology: Topology) -> Table:

@@ -12,6 +12,9 @@ enters the next.
 
 Rows enter their blocks at passes of their own. Those that do are computed whole a few at a time,
 the others need their block only, so no row waits for another's refresh and none is changed by it.
+
+What is kept may be rounded to int8 (see `cd4lm_jax.models.attention.RoundedHeads`). Keys and values
+of a pass itself are not: a pass that computes a row whole gives the same logits either way.
 """
 
 from __future__ import annotations
@@ -24,12 +27,14 @@ import jax.numpy as jnp
 from jax import lax
 
 from cd4lm_jax.decoding import on_mesh
-from cd4lm_jax.models.attention import KeyValueCache, KeyValues
+from cd4lm_jax.models import stacks
+from cd4lm_jax.models.attention import KeyValueCache, KeyValues, like, rounded
 from cd4lm_jax.models.transformer import Transformer
 from cd4lm_jax.models.window import Window
 from cd4lm_jax.runtime.sharding import constrain
 
 Mode = Literal["none", "prefix", "dual"]
+Dtype = Literal["model", "int8"]
 
 
 class Inputs(NamedTuple):
@@ -50,14 +55,16 @@ class Inputs(NamedTuple):
         return jax.tree.map(lambda array: on_mesh.take(array, places), self)
 
 
-def empty(model: Transformer, rows: int, length: int) -> KeyValueCache:
-    """A cache that nothing has been written to."""
+def empty(model: Transformer, rows: int, length: int, dtype: Dtype) -> KeyValueCache:
+    """A cache that nothing has been written to, of rows of so many positions."""
     config = model.config
     shape = (config.num_layers, rows, config.num_kv_heads, length, config.head_dim)
     cache = KeyValues(*(jnp.zeros(shape, model.execution.dtype) for _ in range(2)))
+    if dtype == "int8":
+        cache = rounded(cache)
     if model.execution.scan_layers:
         return cache
-    return [KeyValues(*layer) for layer in zip(*cache, strict=True)]
+    return [stacks.layer(cache, index) for index in range(config.num_layers)]
 
 
 class Rows(NamedTuple):
@@ -119,6 +126,7 @@ def predict(
         part = Window(start=on_mesh.take(window.start, chosen), length=window.length)
         if whole:
             hidden, own = weights.prefill(some.tokens, some.valid, part, some.groups)
+            own = like(cache, own)
         else:
             kept = jax.tree.map(lambda leaf: on_mesh.take(leaf, chosen, leaf.ndim - 4), cache)
             hidden, own = weights.extend(some.tokens, some.valid, part, kept, some.groups)

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from cd4lm_jax.decoding import cache, rule, stop
 from cd4lm_jax.decoding import schedules as schedules  # registers its rules
+from cd4lm_jax.decoding.cache import Dtype as CacheDtype
 from cd4lm_jax.decoding.program import Limits, Shape
 from cd4lm_jax.decoding.rules import ConfidenceAdaptive, FixedStep
 from cd4lm_jax.models.config import ModelConfig
@@ -54,6 +55,8 @@ class DecodeConfig:
         suppress: token ids that are never generated; the mask token never is.
         cache: `none` is exact; `prefix` and `dual` keep keys and values outside the active block
             (Fast-dLLM).
+        cache_dtype: of the keys and values that are kept: `model` for that of the computation, or
+            `int8`, a half or a quarter of it, with a scale for each head of each position.
         refresh_interval: with a cache, passes within a block after which it is made anew; 0 for
             when a block is entered only.
         refresh_rows: with a cache, rows that are computed whole at once; a multiple of the devices
@@ -91,6 +94,7 @@ class DecodeConfig:
     confidence: Literal["plain", "sampled"] | None = None
     suppress: tuple[int, ...] = ()
     cache: cache.Mode = "none"
+    cache_dtype: CacheDtype = "model"
     refresh_interval: int = 0
     refresh_rows: int = 1
     block_causal: bool = False
@@ -204,6 +208,7 @@ class DecodeConfig:
             sampled_confidence=self.temperature > 0.0
             and (self.confidence or model.confidence) == "sampled",
             cache=self.cache,
+            cache_dtype=self.cache_dtype,
             refresh_rows=self.refresh_rows,
             block_causal=self.block_causal or model.attention == "block",
             propose_mask=self.propose_mask,
@@ -277,6 +282,7 @@ class DecodeConfig:
                 raise ValueError(f"{name}={getattr(self, name)}; give 1 or more")
         for name, choices in (
             ("cache", ("none", "prefix", "dual")),
+            ("cache_dtype", ("model", "int8")),
             ("confidence", (None, "plain", "sampled")),
         ):
             if getattr(self, name) not in choices:
@@ -293,6 +299,11 @@ class DecodeConfig:
             raise ValueError(
                 f"refresh_interval={self.refresh_interval} refreshes a cache, and cache=none keeps "
                 "none; give cache=prefix or dual"
+            )
+        if self.cache_dtype != "model" and self.cache == "none":
+            raise ValueError(
+                f"cache_dtype={self.cache_dtype} is that of a cache, and cache=none keeps none; "
+                "give cache=prefix or dual"
             )
 
 

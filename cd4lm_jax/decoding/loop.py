@@ -64,7 +64,7 @@ def begin(model: Transformer, queue: Queue, *, shape: Shape, slots: int) -> Stat
     cache = None
     if shape.cache != "none":
         rows = slots * (2 if shape.guided else 1)
-        cache = caches.empty(model, rows, queue.tokens.shape[1])
+        cache = caches.empty(model, rows, queue.tokens.shape[1], shape.cache_dtype)
     return State.start(queue, slots, shape, cache)
 
 

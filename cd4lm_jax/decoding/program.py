@@ -8,6 +8,7 @@ import functools
 import jax
 
 from cd4lm_jax.decoding import cache, stop
+from cd4lm_jax.decoding.cache import Dtype as CacheDtype
 from cd4lm_jax.models.config import BlockOrigin
 
 
@@ -30,6 +31,7 @@ class Shape:
         truncated: draw among `Limits.top_k` and `Limits.top_p` only.
         sampled_confidence: a token's confidence is its probability in what is drawn from.
         cache: see `cd4lm_jax.decoding.cache`.
+        cache_dtype: likewise.
         refresh_rows: rows that are computed whole at once where a cache is kept; a multiple of
             the devices that share the batch.
         block_causal: a position attends the prompt, earlier blocks and its own block.
@@ -49,6 +51,7 @@ class Shape:
     truncated: bool = False
     sampled_confidence: bool = False
     cache: cache.Mode = "none"
+    cache_dtype: CacheDtype = "model"
     refresh_rows: int = 1
     block_causal: bool = False
     propose_mask: bool = False

@@ -111,7 +111,7 @@ def empty_cache(
     if shape.cache == "none":
         return None
     rows = slots * (2 if shape.guided else 1)
-    return caches.empty(model, rows, prompt_length + shape.gen_length)
+    return caches.empty(model, rows, prompt_length + shape.gen_length, shape.cache_dtype)
 
 
 @functools.partial(jax.jit, static_argnames="shape", donate_argnames="cache")

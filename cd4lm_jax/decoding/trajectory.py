@@ -124,6 +124,9 @@ class Trajectory(Positions[npt.NDArray[Any]]):
         _within("reason", self.reason, 0, max(Reason), "the reasons")
         _within("confidence", self.confidence, 0.0, 1.0 + _ROUNDING, "a probability")
 
+    def __repr__(self) -> str:
+        return f"Trajectory({len(self)} prompts of {self.gen_length} positions)"
+
     def __len__(self) -> int:
         """The number of prompts, N."""
         return self.tokens.shape[0]

@@ -7,7 +7,7 @@ import functools
 import jax
 from jax.sharding import Mesh
 
-from cd4lm_jax.checkpoints.loading import load_config, load_model
+from cd4lm_jax.checkpoints.loading import load_config, load_model, located
 from cd4lm_jax.data.tokenizer import Tokenizer
 from cd4lm_jax.distillation import compatibility
 from cd4lm_jax.distillation.config import TrainConfig
@@ -37,7 +37,7 @@ class Loaded:
         """
         self._config, self._mesh = config, mesh
         folder = config.tokenizer or config.init or ""  # TrainConfig checks that there is one
-        self.tokenizer = Tokenizer.load(folder)
+        self.tokenizer = Tokenizer.load(located(folder))
         self.architecture = architecture = config.model or load_config(config.init or "")
         compatibility.check_tokenizer(self.tokenizer, architecture, folder)
         models = [architecture]

@@ -19,7 +19,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from cd4lm_jax.checkpoints import peft
 from cd4lm_jax.checkpoints.array_trees import DamagedError
 from cd4lm_jax.checkpoints.family import HuggingFaceError
-from cd4lm_jax.checkpoints.model_folder import write_model
+from cd4lm_jax.checkpoints.model_folder import EXPORT_FOLDER, write_model
 from cd4lm_jax.checkpoints.run_checkpoints import Restored, RunCheckpoints
 from cd4lm_jax.data import pipeline
 from cd4lm_jax.distillation import resume
@@ -41,7 +41,7 @@ from cd4lm_jax.runtime.trees import named_leaves, with_leaves
 from cd4lm_jax.settings.config import config_to_json, to_plain
 
 CONFIG_FILE = "config.json"
-MODEL_FOLDER = "model"
+MODEL_FOLDER = EXPORT_FOLDER
 ADAPTERS_FOLDER = "adapters"
 PROFILE_FOLDER = "profile"
 CHECKPOINTS_FOLDER = "checkpoints"

@@ -2,35 +2,66 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+import qwix
 
 from cd4lm_jax.models.config import ModelConfig
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Int
+    from jaxtyping import Bool, Float, Int, Int8
 
     Heads = Float[jax.Array, "batch kv_heads queries head_dim"]
     Keys = Float[jax.Array, "batch kv_heads keys head_dim"]
     Bias = Float[jax.Array, "batch 1 #queries keys"]
 
 
+class RoundedHeads(NamedTuple):
+    """Keys or values in int8.
+
+    Attributes:
+        numbers: `[*layers, batch, kv_heads, length, head_dim]` int8.
+        scales: `[*layers, batch, kv_heads, length, 1]`; what was rounded is about their product.
+    """
+
+    numbers: Int8[jax.Array, "*layers batch kv_heads length head_dim"]
+    scales: Float[jax.Array, "*layers batch kv_heads length 1"]
+
+
 class KeyValues(NamedTuple):
-    """Keys (after the rotary embedding) and values.
+    """Keys (after the rotary embedding) and values; those of a cache may be rounded.
 
     Attributes:
         keys: `[batch, kv_heads, length, head_dim]` of one layer; `[layers, ...]` of a stack.
         values: likewise.
     """
 
-    keys: Float[jax.Array, "*layers batch kv_heads length head_dim"]
-    values: Float[jax.Array, "*layers batch kv_heads length head_dim"]
+    keys: Float[jax.Array, "*layers batch kv_heads length head_dim"] | RoundedHeads
+    values: Float[jax.Array, "*layers batch kv_heads length head_dim"] | RoundedHeads
 
 
 KeyValueCache = KeyValues | list[KeyValues]
 """Keys and values of all layers: one stack where layers are scanned, else one entry a layer."""
+
+C = TypeVar("C", KeyValues, KeyValueCache)
+
+
+def rounded(cache: C) -> C:
+    """Keys and values in int8, each head of each position with a scale of its own."""
+
+    def heads(x: jax.Array) -> RoundedHeads:
+        found = qwix.quantize(x, jnp.int8, channelwise_axes=range(x.ndim - 1))
+        return RoundedHeads(found.qvalue, found.scale)
+
+    return jax.tree.map(heads, cache)
+
+
+def like(cache: KeyValueCache, own: KeyValueCache) -> KeyValueCache:
+    """Keys and values that were computed, rounded where those of the cache are."""
+    kept = cache[0].keys if isinstance(cache, list) else cache.keys
+    return rounded(own) if isinstance(kept, RoundedHeads) else own
 
 
 def attention(
@@ -131,17 +162,26 @@ def heads_first(
 
 def _attend_with_cache(q: Heads, cache: KeyValues, new: KeyValues, bias: Bias) -> Heads:
     """As `_attend` over the keys of `cache` and `new`; joining the arrays would copy both."""
-    scores = [
-        jnp.einsum("bhqd,bhkd->bhqk", q, k, preferred_element_type=jnp.float32)
-        for k, _ in (cache, new)
-    ]
+    scores = [_scores(q, k) for k, _ in (cache, new)]
     weights = jax.nn.softmax(jnp.concatenate(scores, axis=-1) + bias, axis=-1).astype(q.dtype)
-    parts = jnp.split(weights, [cache.keys.shape[2]], axis=-1)
-    mixed = [
-        jnp.einsum("bhqk,bhkd->bhqd", weights, v, preferred_element_type=jnp.float32)
-        for weights, (_, v) in zip(parts, (cache, new), strict=True)
-    ]
+    parts = jnp.split(weights, [scores[0].shape[-1]], axis=-1)
+    mixed = [_mixed(part, v) for part, (_, v) in zip(parts, (cache, new), strict=True)]
     return (mixed[0] + mixed[1]).astype(q.dtype)
+
+
+def _scores(q: Heads, k: Keys | RoundedHeads) -> jax.Array:
+    """`q k^T` in float32; the scale of a key multiplies its scores."""
+    if isinstance(k, RoundedHeads):
+        return _scores(q, k.numbers.astype(q.dtype)) * jnp.swapaxes(k.scales, -1, -2)
+    return jnp.einsum("bhqd,bhkd->bhqk", q, k, preferred_element_type=jnp.float32)
+
+
+def _mixed(weights: jax.Array, v: Keys | RoundedHeads) -> jax.Array:
+    """`weights v` in float32; the scale of a value multiplies its weight."""
+    if isinstance(v, RoundedHeads):
+        weights = (weights * jnp.swapaxes(v.scales, -1, -2)).astype(weights.dtype)
+        return _mixed(weights, v.numbers.astype(weights.dtype))
+    return jnp.einsum("bhqk,bhkd->bhqd", weights, v, preferred_element_type=jnp.float32)
 
 
 @jax.custom_vjp

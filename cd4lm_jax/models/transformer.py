@@ -20,6 +20,7 @@ from cd4lm_jax.models.attention import (
     KeyValues,
     attention_groups,
     block_causal_mask,
+    like,
     positions_of,
 )
 from cd4lm_jax.models.block import Block
@@ -193,7 +194,8 @@ class Transformer(nnx.Module):
         start = window.start - window.length - self._shift
         fresh = Window(start=start, length=2 * window.length + self._shift)
         hidden, own = self._cached(tokens, valid, window, fresh, start, cache, groups, keep=True)
-        return hidden, jax.tree.map(fresh.put, cache, own)
+        assert own is not None
+        return hidden, jax.tree.map(fresh.put, cache, like(cache, own))
 
     def _cached(
         self,

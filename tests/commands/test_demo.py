@@ -43,7 +43,10 @@ def test_the_demo_distils_evaluates_and_reports(
     assert exit_.value.code == 0
     printed = capsys.readouterr().out
     assert "teacher fixed:1" in printed
-    assert "report.html" in printed
+    assert f"all 10 rows, and every decode to replay: {tmp_path}/report.html" in printed
+    assert "test problems right in" in printed
+    _, _, table = printed.partition("name")
+    assert 3 <= table.count("fixed:") + table.count("confidence:") - 2 <= 2 * 5 + 2
 
     summary = json.loads((tmp_path / "summary.json").read_text())
     commits = [(row["model"], row["rule"]) for row in summary["rows"]]

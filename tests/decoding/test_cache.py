@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from typing import Any
 
@@ -86,6 +87,33 @@ def test_a_row_alone_equals_the_row_in_a_ragged_batch(name: str, kind: str) -> N
         assert len(set(together.nfe.tolist())) > 1  # rows do reach their blocks at other passes
         for row, prompt in enumerate(PROMPTS):
             same(decode(model, [prompt], **settings), together.rows([row]))
+
+
+@layouts
+@pytest.mark.parametrize("kind", ["prefix", "dual"])
+def test_a_cache_in_int8_rounds_what_is_kept_and_keeps_rows_apart(name: str, kind: str) -> None:
+    model = LAYOUTS[name]
+    settings: dict[str, Any] = {"cache": kind, "cache_dtype": "int8"}
+    # Where every pass computes all positions, nothing that was rounded is read.
+    same(decode(model, **settings, refresh_interval=1), decode(model))
+    together = decode(model, **settings)
+    for row, prompt in enumerate(PROMPTS[:3]):
+        same(decode(model, [prompt], **settings), together.rows([row]))
+    followed = decode(model, **settings, block_causal=True)
+    same(decode(model, PROMPTS[:1], **settings, block_causal=True), followed.rows([0]))
+    assert followed.confidence.tolist() != decode(model, block_causal=True).confidence.tolist()
+
+
+@pytest.mark.parametrize("scan_layers", [True, False])
+def test_a_cache_in_int8_takes_a_quarter_and_a_scale(scan_layers: bool) -> None:
+    model = tiny_model(TINY_TALKER, Execution(scan_layers=scan_layers))
+    held = {}
+    for stored in ("model", "int8"):
+        made = jax.eval_shape(functools.partial(cache.empty, model, 2, 24, stored))
+        held[stored] = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(made))
+    heads = 2 * 2 * 24 * TINY_TALKER.num_layers * TINY_TALKER.num_kv_heads
+    assert held["model"] == heads * TINY_TALKER.head_dim * 4
+    assert held["int8"] == heads * (TINY_TALKER.head_dim + 4)
 
 
 def test_rows_computed_whole_together_are_not_changed_by_it() -> None:

@@ -73,6 +73,8 @@ def test_what_is_compiled_for_and_what_is_traced(
         ({"temperature": float("nan")}, "temperature=nan; give 0"),
         ({"top_k": 3}, "at temperature=0 nothing is drawn; give a temperature"),
         ({"refresh_interval": 3}, "cache=none keeps none; give cache=prefix or dual"),
+        ({"cache_dtype": "int8"}, "cache=none keeps none; give cache=prefix or dual"),
+        ({"cache": "dual", "cache_dtype": "fp8"}, "cache_dtype='fp8' is unknown; give model, int8"),
         ({"batch_size": 0}, "batch_size=0; give 1 or more"),
         ({"block_length": 5}, "gen_length=16 is not a multiple of block_length=5"),
         ({"cache": "half"}, "cache='half' is unknown; give none, prefix, dual"),

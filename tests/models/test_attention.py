@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cd4lm_jax.models.attention import attention
+from cd4lm_jax.models.attention import KeyValues, RoundedHeads, attention, rounded
 
 rng = np.random.default_rng(0)
 
@@ -41,6 +41,26 @@ def test_attention_and_its_written_out_gradient(kv_heads: int) -> None:
 
     for ours, plain in zip(*both(q, k, v), strict=True):
         np.testing.assert_allclose(ours, plain, atol=2e-5)
+
+
+def test_a_rounded_cache_is_read_as_what_it_stands_for() -> None:
+    q, k, v = normal(2, 5, 4, 8), normal(2, 3, 2, 8), normal(2, 3, 2, 8)
+    kept = KeyValues(normal(2, 2, 7, 8), normal(2, 2, 7, 8))
+    valid = jnp.asarray(rng.random((2, 10)) < 0.8)
+
+    @jax.jit
+    def all_three(kept: KeyValues) -> list[jax.Array]:
+        stored = rounded(kept)
+        stands_for = jax.tree.map(
+            lambda heads: heads.numbers * heads.scales,
+            stored,
+            is_leaf=lambda node: isinstance(node, RoundedHeads),
+        )
+        return [attention(q, k, v, valid, cache) for cache in (stored, stands_for, kept)]
+
+    found, want, exact = all_three(kept)
+    np.testing.assert_allclose(found, want, atol=1e-6)
+    assert 1e-4 < np.abs(found - exact).max() < 0.02
 
 
 def test_a_row_without_a_valid_key_stays_finite() -> None:
