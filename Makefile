@@ -56,7 +56,7 @@ format: $(READY) ## format the code and sort imports
 	@$(BIN)/ruff format
 
 lock: $(BIN)/uv ## write requirements.txt anew from pyproject.toml, newest versions
-	@$(BIN)/uv pip compile pyproject.toml --extra dev --extra eval --extra serve --extra gguf --universal \
+	@$(BIN)/uv pip compile pyproject.toml --extra dev --extra eval --extra serve --extra gguf --extra data --universal \
 		--python-version 3.11 --upgrade --no-annotate --no-emit-index-url --no-emit-find-links --quiet \
 		--custom-compile-command "make lock" --output-file requirements.txt
 

@@ -61,8 +61,12 @@ class LanguageModel:
         """SHA-256 of architecture and parameters: another one if any bit differs, on any mesh."""
         return fingerprint(self.transformer)
 
-    def prompt_ids(self, prompt: Prompt) -> list[int]:
+    def prompt_ids(self, prompt: Prompt, tools: Sequence[Any] | None = None) -> list[int]:
         """A question or a conversation in the chat template as token ids; ids are passed through.
+
+        Args:
+            prompt: what is asked.
+            tools: that the assistant may call, for the chat template.
 
         Raises:
             ValueError: text, and no tokenizer to encode it; or a conversation that the chat
@@ -70,7 +74,8 @@ class LanguageModel:
         """
         if not _is_text(prompt):
             return list(cast(Sequence[int], prompt))
-        return self._tokenizer_for_text.prompt(cast("str | Sequence[Mapping[str, Any]]", prompt))
+        text = cast("str | Sequence[Mapping[str, Any]]", prompt)
+        return self._tokenizer_for_text.prompt(text, tools)
 
     def text_ids(self, text: str) -> list[int]:
         """Text as token ids, without a chat template.

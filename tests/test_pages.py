@@ -12,6 +12,7 @@ from cd4lm_jax.distillation.config import TrainConfig
 from cd4lm_jax.distillation.selection import ByDecoding
 from cd4lm_jax.evaluation.answers import AnswersConfig
 from cd4lm_jax.evaluation.benchmark import BenchmarkConfig
+from cd4lm_jax.evaluation.keeping import Confident
 from cd4lm_jax.evaluation.sweep import SweepConfig
 from cd4lm_jax.settings.config import describe
 from tests.conftest import ROOT
@@ -63,6 +64,7 @@ def test_commands_configs_and_settings_exist(page: pathlib.Path) -> None:
     kinds = (TrainConfig, BenchmarkConfig, SweepConfig, AnswersConfig)
     known = {name for kind in kinds for name, _, _ in describe(kind)}
     known |= {name for name, _, _ in describe(ByDecoding, where="config.selection")}
+    known |= {name for name, _, _ in describe(Confident, where="config.keep")}
     for name in re.findall(r"--(config\.[a-z][\w.]*)=", text):
         assert any(f"{one}.".startswith(f"{name}.") for one in known), name
 

@@ -55,7 +55,9 @@ _SEARCH = flags.DEFINE_bool(
     "Rank meshes, rows a chip and remat policies; without a topology, find the cheapest machine.",
 )
 _PRICES = flags.DEFINE_list(
-    "prices", [], "With --search: dollars an hour of chips, such as v5e=1.1,rtx4090=0.4."
+    "prices",
+    [],
+    "Dollars an hour of chips, such as v5e=1.1,rtx4090=0.4: for --search, and what a run costs.",
 )
 _JSON = flags.DEFINE_string("json", None, "File to write the plans to.")
 
@@ -64,8 +66,6 @@ def main(config: TrainConfig) -> None:
     """Compiles, prints, writes."""
     if _SEARCH.value and _TOPOLOGY.value is None and not _GPUS.value:
         plans = cheapest(config)
-    elif _PRICES.value:
-        raise common.UsageError("prices are for --search without --topology and --gpus")
     else:
         plans = on_topology(config, chosen_topology())
     if _JSON.value is not None:
@@ -218,6 +218,10 @@ def summary(plan: Plan) -> Table:
     if plan.program == "update":
         table.add_row("tokens a second, all chips", f"{plan.tokens_per_second:,.0f}")
         table.add_row(f"days for {plan.runs:,} updates", f"{plan.days:,.3f}")
+        price = (machines.PRICES | _prices()).get(plan.topology.chip.name)
+        if price is not None and plan.days is not None:
+            dollars = 24 * plan.days * plan.topology.count * price
+            table.add_row(f"dollars at {price:g} an hour of a chip", f"{dollars:,.2f}")
     else:
         table.add_row("tokens a second at one a pass", f"{plan.tokens_per_second:,.0f}")
     return table

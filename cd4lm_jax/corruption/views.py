@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from cd4lm_jax.models.transformer import Transformer
+from cd4lm_jax.runtime.sharding import constrain
 
 
 @jax.tree_util.register_dataclass
@@ -16,17 +17,67 @@ from cd4lm_jax.models.transformer import Transformer
 class Batch:
     """Clean rows of text, and which of their positions are the answer.
 
+    Short rows may share canvases, which are what a model computes. Masks, weights and whatever else
+    is said of a row do not depend on that: they are arrays of rows, and `on_canvas` and `of_rows`
+    lead to the canvases and back.
+
     Attributes:
         tokens: `[batch, length]` int32.
         valid: `[batch, length]` bool, False on padding.
         answer: `[batch, length]` bool, positions that may be masked.
         index: `[batch]` int32, the example's stable index in its split.
+        starts: `[canvases, rows of each]` int32, the position of each row's first token in the
+            canvas that it shares, ascending; None where each row is a canvas.
     """
 
     tokens: jax.Array
     valid: jax.Array
     answer: jax.Array
     index: jax.Array
+    starts: jax.Array | None = None
+
+    @property
+    def canvases(self) -> int:
+        """How many there are."""
+        return (self.index if self.starts is None else self.starts).shape[0]
+
+    def on_canvas(self, rows: jax.Array) -> jax.Array:
+        """An array of rows, `[batch, length]`, on their canvases `[canvases, length]`.
+
+        Positions beyond the last row hold whatever is at some row's end.
+        """
+        if self.starts is None:
+            return rows
+        segments, position = self._places(self.starts)
+        return self._gathered(rows, segments * rows.shape[1] + position)
+
+    def of_rows(self, canvas: jax.Array) -> jax.Array:
+        """The inverse of `on_canvas`; positions beyond a row's end are 0."""
+        if self.starts is None:
+            return canvas
+        length = canvas.shape[1]
+        place = self.starts[..., None] + jnp.arange(length)
+        place = jnp.minimum(place, length - 1).reshape(self.canvases, -1)
+        return jnp.where(self.valid, self._gathered(canvas, place).reshape(self.valid.shape), 0)
+
+    @property
+    def segments(self) -> jax.Array | None:
+        """`[canvases, length]` int32, the row of each position; None where each row is a canvas."""
+        if self.starts is None:
+            return None
+        segments, _ = self._places(self.starts)
+        return jnp.where(self.on_canvas(self.valid), segments, self.starts.shape[1])
+
+    def _gathered(self, array: jax.Array, place: jax.Array) -> jax.Array:
+        """Of each canvas the values at `place`; no device needs those of another."""
+        own = constrain(array.reshape(self.canvases, -1), ("batch", None))
+        return constrain(jnp.take_along_axis(own, place, axis=1), ("batch", None))
+
+    def _places(self, starts: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """The row of each position of a canvas, and the position in it."""
+        place = jnp.arange(self.tokens.shape[1])
+        segments = (place >= starts[..., None]).sum(axis=1) - 1
+        return segments, place - jnp.take_along_axis(starts, segments, axis=1)
 
 
 class Views(NamedTuple):

@@ -1,4 +1,4 @@
-"""The published benchmarks as problems: GSM8K, MATH-500, HumanEval, MBPP and gsm_mini.
+"""The published benchmarks as problems: GSM8K, MATH-500, HumanEval, MBPP and gsm_mini; and chats.
 
 Nothing is downloaded: what a machine does not hold is an error that says how to get it.
 """
@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, NotRequired
+from typing import Any, NotRequired, cast
 
 from cd4lm_jax.data.conversations import Example, RowError, as_text
-from cd4lm_jax.data.sources import FileSource, SourceError, open_source, read_rows
+from cd4lm_jax.data.row_files import SourceError, read_rows
+from cd4lm_jax.data.sources import FileSource, open_source
 from cd4lm_jax.runtime.json_files import kind
 
 # Splits of MBPP by task_id (Austin et al., arXiv 2108.07732).
@@ -63,6 +64,23 @@ def word_problems(source: str, split: str) -> list[Problem]:
             where=examples.where(number),
         )
         for number, example in enumerate(examples.__getitems__(range(len(examples))))
+    ]
+
+
+def chats(source: str, split: str) -> list[Problem]:
+    """What is asked in chats: each place where the assistant speaks, with all turns before it.
+
+    Args:
+        source: as for `open_source`; rows of a file may end with a user's turn.
+        split: likewise.
+
+    Raises:
+        SourceError: no such source or split.
+    """
+    examples = open_source(source, split, unanswered=True)
+    return [
+        cast(Problem, {"id": str(place), "target": "", "where": examples.where(place), **example})
+        for place, example in enumerate(examples.__getitems__(range(len(examples))))
     ]
 
 

@@ -53,6 +53,14 @@ class RenderedChat(str):
         chat.literals = tuple(spans)
         return chat
 
+    def after(self, place: int) -> RenderedChat:
+        """What follows the first `place` characters."""
+        rest = RenderedChat(self[place:])
+        rest.literals = tuple(
+            (first - place, last - place) for first, last in self.literals if first >= place
+        )
+        return rest
+
 
 class ChatTemplate:
     """A compiled template."""
@@ -82,22 +90,24 @@ class ChatTemplate:
         *,
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
+        tools: Sequence[Any] | None = None,
     ) -> RenderedChat:
         """A conversation as text.
 
         Args:
-            messages: turns with `role` and `content`.
+            messages: turns with `role` and `content`, and whatever else the template knows.
             add_generation_prompt: end with the header of the assistant's turn. Some templates,
                 LLaDA's among them, do so in any case.
             continue_final_message: end with the words of the last turn instead, for an answer
                 whose beginning is given.
+            tools: that the assistant may call, as the template wants them.
 
         Raises:
             ChatTemplateError: the template refuses the conversation, or does not fit it.
         """
         # While the template is rendered, a mark stands for every special token that is written in
         # a message: afterwards all other special tokens are the template's.
-        mark = _MARK * (1 + _longest_run(messages))
+        mark = _MARK * (1 + _longest_run([messages, tools]))
         marked = self._escape(list(messages), mark)
         end = f"{mark}E{mark} "
         if continue_final_message:
@@ -108,7 +118,7 @@ class ChatTemplate:
             text = self._template.render(
                 messages=marked,
                 add_generation_prompt=add_generation_prompt and not continue_final_message,
-                tools=None,
+                tools=self._escape(tools, mark) or None,
                 documents=None,
                 **self._variables,
             )

@@ -3,15 +3,23 @@
 The forms: `messages` (OpenAI), `conversations` (ShareGPT), `instruction`/`input`/`output` (Alpaca),
 `prompt`/`completion` (texts or messages) and other pairs of texts, `question`/`answer` first.
 A conversation gives an example for each assistant turn: the turn is the answer, all before it the
-prompt. A turn without words answers nothing and is counted.
+prompt. A turn without words answers nothing and is counted; one whose `weight` is 0 (OpenAI) is
+part of prompts alone.
+
+What a turn has besides its words (calls of tools, reasoning, a name) is kept for the chat template,
+and so are the row's `tools`.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, NotRequired, TypedDict
+from typing import Any, Literal, NamedTuple, NotRequired, TypedDict, cast
 
 from cd4lm_jax.runtime.json_files import kind
+
+Answers = Literal["every", "last"]
+"""Which assistant turns of a row are answers."""
 
 PAIRS = (
     ("question", "answer"),
@@ -43,15 +51,28 @@ _ROLES = {
 }
 
 
+_BESIDE_WORDS = ("tool_calls", "function_call", "reasoning_content", "reasoning", "thinking")
+"""With one of these a turn needs no words."""
+
+
 class RowError(ValueError):
     """A row that is no conversation: what is wrong with it, without its place."""
 
 
 class Message(TypedDict):
-    """A turn of a conversation."""
+    """A turn of a conversation; whatever else a row says of it is kept under its own name.
+
+    Attributes:
+        role: `system`, `user`, `assistant` or `tool`.
+        content: what it says.
+        tool_calls: in OpenAI's form, the arguments as objects.
+        reasoning_content: what a model thought before it answered.
+    """
 
     role: str
     content: str
+    tool_calls: NotRequired[list[Any]]
+    reasoning_content: NotRequired[str]
 
 
 class Example(TypedDict):
@@ -61,11 +82,15 @@ class Example(TypedDict):
         question: the last user turn.
         answer: what the assistant says to it.
         messages: all turns before the answer, where there are more than the question.
+        turn: the answer as a turn, where it has more than words.
+        tools: that the assistant may call, for the chat template.
     """
 
     question: str
     answer: str
     messages: NotRequired[list[Message]]
+    turn: NotRequired[Message]
+    tools: NotRequired[list[Any]]
 
 
 class Turns(NamedTuple):
@@ -86,31 +111,49 @@ def conversation(example: Example) -> list[Message]:
     return example.get("messages") or [alone]
 
 
-def turns(row: Any) -> Turns:
+def turns(row: Any, answers: Answers = "every", *, unanswered: bool = False) -> Turns:
     """The examples of a row of any of the forms.
+
+    Args:
+        row: an object of a file.
+        answers: the assistant turns that are answers; the last one alone may be wanted.
+        unanswered: questions are wanted, for a model to answer: what a row asks last counts without
+            an answer, and so does a turn without words.
 
     Raises:
         RowError: another form, a field that is no text, or no assistant turn.
     """
-    found, given = _messages_of(row)
+    found, given = _messages_of(_with_answer(row) if unanswered else row)
+    said = [
+        place
+        for place, message in enumerate(found)
+        if message["role"] == "assistant" and place >= given
+    ]
+    if unanswered and found[-1]["role"] in ("user", "tool"):
+        said.append(len(found))
+        found = [*found, Message(role="assistant", content="")]
+    if not said:
+        raise RowError("no assistant turn, so nothing to train on")
+    tools = _tools(row)
     examples: list[Example] = []
-    skipped = answers = 0
-    question: str | None = None
-    for place, message in enumerate(found):
-        if message["role"] == "user":
-            question = message["content"]
-        if message["role"] != "assistant" or place < given:
+    skipped = 0
+    for place in said if answers == "every" else said[-1:]:
+        message, before = found[place], found[:place]
+        if _weight(message) == 0:
             continue
-        answers += 1
-        if question is None or not message["content"].strip():
+        question = next((m["content"] for m in reversed(before) if m["role"] == "user"), None)
+        more = message.keys() - {"role", "content", "weight"}
+        if question is None or not (unanswered or message["content"].strip() or more):
             skipped += 1
             continue
         example = Example(question=question, answer=message["content"])
-        if place > 1:
-            example["messages"] = found[:place]
+        if place > 1 or before[0].keys() > {"role", "content"}:
+            example["messages"] = before
+        if more:
+            example["turn"] = message
+        if tools:
+            example["tools"] = tools
         examples.append(example)
-    if not answers:
-        raise RowError("no assistant turn, so nothing to train on")
     return Turns(examples, skipped)
 
 
@@ -173,6 +216,14 @@ def _messages_of(row: Any) -> tuple[list[Message], int]:
     return [*_system(row), *_history(row), Message(role="user", content=question), answer], 0
 
 
+def _with_answer(row: Any) -> Any:
+    """A row that has a question alone with an answer without words."""
+    if not isinstance(row, dict) or any(set(pair) <= row.keys() for pair in PAIRS):
+        return row
+    pair = next((pair for pair in PAIRS if pair[0] in row), None)
+    return row if pair is None else {**row, pair[1]: ""}
+
+
 def _completion(value: Any, field: str) -> list[Message]:
     if isinstance(value, list):
         return messages(value, field)
@@ -211,13 +262,56 @@ def _message(turn: Any, where: str) -> Message:
         raise RowError(
             f"{where}: {named} is {str(role)[:40]!r}; expected one of {', '.join(_ROLES)}"
         )
-    return Message(role=_ROLES[role.strip().lower()], content=_content(turn, said, where))
+    taken = (named, said, "role", "content")
+    more = {
+        str(name): value
+        for name, value in turn.items()
+        if name not in taken and value not in (None, "", [], {})
+    }
+    if "tool_calls" in more:
+        more["tool_calls"] = _calls(more["tool_calls"], where)
+    message = Message(role=_ROLES[role.strip().lower()], content=_content(turn, said, where))
+    return cast(Message, {**message, **more})
+
+
+def _calls(calls: Any, where: str) -> list[Any]:
+    """Calls of tools with their arguments as objects, which templates write as JSON themselves."""
+    if not isinstance(calls, list):
+        raise RowError(f"{where}: tool_calls is {kind(calls)}; expected a list")
+    read = []
+    for call in calls:
+        function = call.get("function") if isinstance(call, dict) else None
+        if isinstance(function, dict) and isinstance(function.get("arguments"), str):
+            arguments = _parsed(function["arguments"], f"{where}: arguments of a tool call")
+            call = {**call, "function": {**function, "arguments": arguments}}
+        read.append(call)
+    return read
+
+
+def _tools(row: Mapping[str, Any]) -> list[Any]:
+    """The tools of a row; data sets also have them as JSON text."""
+    tools = row.get("tools") or []
+    tools = _parsed(tools, '"tools"') if isinstance(tools, str) else tools
+    if not isinstance(tools, list):
+        raise RowError(f'"tools" is {kind(tools)}; expected a list')
+    return tools
+
+
+def _parsed(text: str, name: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise RowError(f"{name} is no JSON ({str(error).splitlines()[0]})") from None
+
+
+def _weight(message: Message) -> Any:
+    return cast(Mapping[str, Any], message).get("weight")
 
 
 def _content(turn: Mapping[str, Any], field: str, where: str) -> str:
     content = turn.get(field)
-    if content is None and ("tool_calls" in turn or "function_call" in turn):
-        return ""  # a call of a tool, without words
+    if content is None and not turn.keys().isdisjoint(_BESIDE_WORDS):
+        return ""
     if isinstance(content, list):  # OpenAI's parts
         return "".join(_part(part, where) for part in content)
     return as_text(content, f"{where}: {field}")

@@ -12,7 +12,6 @@ that merges with that space belongs to the prompt.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from typing import ClassVar, Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -31,12 +30,14 @@ class Row(NamedTuple):
         prompt: how many of them are the prompt.
         end: where the answer region ends, at least `len(tokens)`.
         truncated: the prompt was too long and lost its start.
+        size: tokens of what must fit `Layout.room`, before anything was cut.
     """
 
     tokens: np.ndarray
     prompt: int
     end: int
     truncated: bool
+    size: int
 
 
 class Layout(Protocol):
@@ -44,7 +45,7 @@ class Layout(Protocol):
 
     @property
     def room(self) -> int:
-        """Tokens that there are for what `sizes` counts."""
+        """Tokens that there are for what `Row.size` counts."""
         ...
 
     @property
@@ -54,11 +55,7 @@ class Layout(Protocol):
 
     @property
     def counts_answers_alone(self) -> bool:
-        """Whether `sizes` does not depend on the question."""
-        ...
-
-    def sizes(self, examples: Sequence[Example]) -> list[int]:
-        """Tokens of each example that must fit `room`, `[examples]`."""
+        """Whether `Row.size` does not depend on the question."""
         ...
 
     def row(self, example: Example) -> Row:
@@ -86,19 +83,22 @@ class ChatLayout:
         """What makes room."""
         return f"to fit answer_length {self.answer_length} with its end of turn"
 
-    def sizes(self, examples: Sequence[Example]) -> list[int]:
-        """Tokens of each answer's text."""
-        answers = self.tokenizer.encode_all([example["answer"] for example in examples])
-        return [len(answer) for answer in answers]
-
     def row(self, example: Example) -> Row:
-        """The row of an example; a cut answer has no end of turn."""
-        whole = self.tokenizer.prompt(conversation(example))
+        """The row of an example; a cut answer has no end of turn.
+
+        Raises:
+            ChatTemplateError: the template refuses the conversation.
+        """
+        before, tools = conversation(example), example.get("tools")
+        whole = self.tokenizer.prompt(before, tools)
         prompt = whole[-(self.max_length - self.answer_length) :]
-        answer = [*self.tokenizer.encode(example["answer"]), self.tokenizer.eot_id]
+        if "turn" in example:  # what it has besides words is the template's to write
+            answer = self.tokenizer.turn(before, example["turn"], tools)
+        else:
+            answer = [*self.tokenizer.encode(example["answer"]), self.tokenizer.eot_id]
         tokens = np.array([*prompt, *answer[: self.answer_length]], np.int32)
         end = len(prompt) + self.answer_length
-        return Row(tokens, len(prompt), end, len(prompt) < len(whole))
+        return Row(tokens, len(prompt), end, len(prompt) < len(whole), len(answer) - 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,17 +120,13 @@ class PlainLayout:
         """What makes room."""
         return f"with its question to fit max_length {self.max_length}"
 
-    def sizes(self, examples: Sequence[Example]) -> list[int]:
-        """Tokens of each whole text."""
-        texts = [f"{_asked(example)} {example['answer']}" for example in examples]
-        return [len(self.tokenizer.encode_framed(text)) for text in texts]
-
     def row(self, example: Example) -> Row:
         """The row of an example; one without an answer left has an empty region."""
         asked = f"{_asked(example)} "
-        tokens = self.tokenizer.encode_framed(asked + example["answer"])[: self.max_length]
+        whole = self.tokenizer.encode_framed(asked + example["answer"])
+        tokens = whole[: self.max_length]
         prompt = min(len(self.tokenizer.encode_framed(asked)), len(tokens))
-        return Row(np.array(tokens, np.int32), prompt, len(tokens), False)
+        return Row(np.array(tokens, np.int32), prompt, len(tokens), False, len(whole))
 
 
 def make_layout(

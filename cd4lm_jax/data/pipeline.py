@@ -12,22 +12,29 @@ a global batch do not depend on how many hosts share it.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
-from typing import Literal, TypedDict, get_args
+import itertools
+import math
+from collections import Counter
+from collections.abc import Iterator
+from typing import Literal, get_args
 
 import grain
 import numpy as np
 from absl import flags
 
 from cd4lm_jax.data import checks, workers
+from cd4lm_jax.data.batch_maker import BatchMaker
+from cd4lm_jax.data.batch_maker import HostBatch as HostBatch
 from cd4lm_jax.data.checks import DataError
-from cd4lm_jax.data.layouts import Layout, LayoutName, Row, make_layout
-from cd4lm_jax.data.sources import Source, open_source
+from cd4lm_jax.data.conversations import Answers
+from cd4lm_jax.data.layouts import Layout, LayoutName, make_layout
+from cd4lm_jax.data.packing import NONE, pack
+from cd4lm_jax.data.report import DataReport
+from cd4lm_jax.data.sources import Joined, Source, open_source
 from cd4lm_jax.data.tokenizer import Tokenizer
 
 # Batches made ahead of the training loop, and the threads that make them.
 _AHEAD = grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)
-_KEPT_ROWS = 250_000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,14 +42,19 @@ class DataConfig:
     """What to train on, and how rows are laid out.
 
     Attributes:
-        source: see `open_source`.
+        source: see `open_source`; several files are separated by commas.
         split: of the source, or a slice of one.
         data_dir: where TFDS datasets are.
         layout: how an example becomes a row; see `layouts`.
         answer_length: tokens of the chat layout's answer region: text, EOT, EOS tail.
         max_length: tokens of a row; prompts that do not fit lose their start.
         overlong: an answer that does not fit is an error, or skipped, or cut at its end.
-        batch_size: rows of a batch over all hosts.
+        answers: of a conversation every assistant turn is an answer, or the last alone.
+        duplicates: an example that was there before, or whose prompt the validation rows have, is
+            kept, or skipped, or an error.
+        weights: shares of the rows of a run that come from each of several files; none joins them.
+        pack: rows that share a canvas of `max_length` tokens, at most; 1 for a canvas each.
+        batch_size: rows of a batch over all hosts; canvases, where rows are packed.
         seed: of the order.
         workers: processes that make batches; 0 for a thread of this one.
         max_malformed: faulty rows of a file that are skipped before one is an error.
@@ -55,6 +67,10 @@ class DataConfig:
     answer_length: int = 64
     max_length: int = 128
     overlong: Literal["error", "skip", "cut"] = "error"
+    answers: Answers = "every"
+    duplicates: Literal["keep", "skip", "error"] = "keep"
+    weights: tuple[float, ...] = ()
+    pack: int = 1
     batch_size: int = 64
     seed: int = 0
     workers: int = 0
@@ -68,12 +84,25 @@ class DataConfig:
                 f"max_length is {self.max_length}: expected more than answer_length, "
                 f"{self.answer_length}, to leave room for a prompt"
             )
-        for name, known in (("layout", get_args(LayoutName)), ("overlong", checks.OVERLONG)):
+        choices = {
+            "layout": get_args(LayoutName),
+            "overlong": checks.OVERLONG,
+            "answers": get_args(Answers),
+            "duplicates": checks.DUPLICATES,
+        }
+        for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise DataError(
                     f"{name} is {getattr(self, name)!r}: expected one of {', '.join(known)}"
                 )
-        least = {"batch_size": 1, "workers": 0, "max_malformed": 0, "max_length": 2}
+        if self.weights and len(self.weights) != len(self.names):
+            raise DataError(
+                f"weights has {len(self.weights)} numbers for {len(self.names)} sources: expected "
+                "one for each, or none to join them"
+            )
+        if not all(0 < weight < math.inf for weight in self.weights):
+            raise DataError(f"weights is {self.weights}: expected numbers above 0")
+        least = {"batch_size": 1, "workers": 0, "max_malformed": 0, "max_length": 2, "pack": 1}
         for name, lowest in least.items():
             if getattr(self, name) < lowest:
                 raise DataError(f"{name} is {getattr(self, name)}: expected at least {lowest}")
@@ -84,7 +113,22 @@ class DataConfig:
         Raises:
             SourceError: the source cannot be opened.
         """
-        return open_source(self.source, self.split, self.data_dir, max_malformed=self.max_malformed)
+        sources = [
+            open_source(
+                name,
+                self.split,
+                self.data_dir,
+                max_malformed=self.max_malformed,
+                answers=self.answers,
+            )
+            for name in self.names
+        ]
+        return sources[0] if len(sources) == 1 else Joined(sources)
+
+    @property
+    def names(self) -> list[str]:
+        """The sources."""
+        return [name.strip() for name in self.source.split(",")]
 
     def layout_of(self, tokenizer: Tokenizer) -> Layout:
         """What makes rows of examples."""
@@ -96,66 +140,116 @@ class DataConfig:
         )
 
 
-class HostBatch(TypedDict):
-    """The rows of a batch that one host reads; arrays with a leading axis of rows.
+class OpenData:
+    """A source whose rows are checked, and the order in which they can be read.
 
     Attributes:
-        tokens: int32 `[rows, length]`.
-        valid: bool `[rows, length]`, not padding.
-        answer: bool `[rows, length]`, may be masked; a part of `valid`.
-        index: int32 `[rows]`, the example's place in its split.
-        truncated: bool `[rows]`, the prompt was too long and lost its start.
+        report: what was found.
     """
 
-    tokens: np.ndarray
-    valid: np.ndarray
-    answer: np.ndarray
-    index: np.ndarray
-    truncated: np.ndarray
+    def __init__(
+        self, config: DataConfig, tokenizer: Tokenizer, validation: DataConfig | None = None
+    ) -> None:
+        """Opens and checks a source, and plans which rows share a canvas.
 
+        Args:
+            config: the data and the layout of rows.
+            tokenizer: the model's tokenizer.
+            validation: the rows that the run is judged by; prompts that both have are counted.
 
-class BatchMaker:
-    """Turns indices of a source into a batch.
-
-    Reading and tokenising an example costs ten times as much as copying it, so what was made
-    once is kept (about 0.6 kB an example), up to a limit.
-    """
-
-    def __init__(self, config: DataConfig, tokenizer: Tokenizer, source: Source) -> None:
-        self._length = config.max_length
-        self._padding = tokenizer.eos_id
-        self._layout = config.layout_of(tokenizer)
-        self._source = source
-        self._kept: dict[int, Row] = {}
-
-    def __call__(self, indices: Sequence[int] | np.ndarray) -> HostBatch:
-        """The batch of the examples at `indices`, int `[rows]`, one row each."""
-        shape = (len(indices), self._length)
-        tokens = np.full(shape, self._padding, np.int32)
-        valid = np.zeros(shape, np.bool_)
-        answer = np.zeros(shape, np.bool_)
-        truncated = np.zeros(len(indices), np.bool_)
-        rows = self._rows([int(index) for index in indices])
-        for place, row in enumerate(rows):
-            tokens[place, : len(row.tokens)] = row.tokens
-            valid[place, : row.end] = True
-            answer[place, row.prompt : row.end] = True
-            truncated[place] = row.truncated
-        index = np.asarray(indices, np.int32)
-        return HostBatch(
-            tokens=tokens, valid=valid, answer=answer, index=index, truncated=truncated
+        Raises:
+            DataError: rows that `config` calls an error.
+            SourceError: a source cannot be opened.
+        """
+        self._config, self._tokenizer = config, tokenizer
+        self._source, self._layout = config.open(), config.layout_of(tokenizer)
+        checked = checks.check(
+            self._source,
+            self._layout,
+            f"{config.source} {config.split}",
+            overlong=config.overlong,
+            duplicates=config.duplicates,
+            held_out=_held_out(config, validation),
+            measure=config.pack > 1,
         )
+        self._rows = {} if config.workers else checked.rows  # processes make their own
+        examples, lengths, counts = checked.examples, checked.lengths, checked.counts
+        parts = [np.ones(len(examples), np.bool_)]
+        if config.weights and isinstance(self._source, Joined):
+            starts = itertools.pairwise(self._source.starts)
+            parts = [(examples >= first) & (examples < end) for first, end in starts]
+        units = [examples[part] for part in parts]
+        for name, unit in zip(config.names, units, strict=False):
+            if not len(unit):
+                raise DataError(f"nothing of {name} is left; give no weight to it, or other rows")
+        if config.pack > 1:
+            assert lengths is not None  # they were asked for
+            units = [
+                _places(unit, pack(lengths[part], config.max_length, config.pack, config.seed))
+                for unit, part in zip(units, parts, strict=True)
+            ]
+            canvases = sum(map(len, units))
+            counts += Counter(canvases=canvases, canvas_tokens=canvases * config.max_length)
+        self._units = units
+        self.report = DataReport(source=config.source, split=config.split, counts=dict(counts))
 
-    def _rows(self, indices: list[int]) -> list[Row]:
-        rows = {index: self._kept[index] for index in indices if index in self._kept}
-        missing = [index for index in dict.fromkeys(indices) if index not in rows]
-        if missing:
-            made = map(self._layout.row, self._source.__getitems__(missing))
-            fresh = dict(zip(missing, made, strict=True))
-            rows |= fresh
-            if len(self._kept) + len(fresh) <= _KEPT_ROWS:
-                self._kept |= fresh
-        return [rows[index] for index in indices]
+    def __len__(self) -> int:
+        """Canvases; rows where none are packed."""
+        return sum(map(len, self._units))
+
+    def batches(
+        self, *, rows: np.ndarray | None = None, epochs: int | None = None
+    ) -> grain.IterDataset[HostBatch]:
+        """Shuffled batches; arguments as for the function `batches`."""
+        config = self._config
+        if epochs is not None and epochs * len(self) < config.batch_size:
+            what = "canvases" if config.pack > 1 else "examples"
+            raise DataError(
+                f"{config.source} {config.split} has {len(self)} {what}: expected enough for a "
+                f"batch of {config.batch_size} in {epochs} epoch(s)"
+            )
+        bounds = itertools.pairwise([0, *itertools.accumulate(map(len, self._units))])
+        orders = [
+            grain.MapDataset.range(*bound).seed(config.seed).shuffle().repeat(epochs)
+            for bound in bounds
+        ]
+        order = orders[0]
+        if len(orders) > 1:
+            order = grain.MapDataset.mix(orders, weights=config.weights)
+        wanted = np.arange(config.batch_size) if rows is None else rows
+        made = (
+            order.batch(config.batch_size, drop_remainder=True)
+            .map(_HostPlaces(wanted, np.concatenate(self._units)))
+            .map(self._maker())
+            .to_iter_dataset(_AHEAD)
+        )
+        if config.workers:
+            if not flags.FLAGS.is_parsed():  # grain's workers read flags, a notebook parses none
+                flags.FLAGS.mark_as_parsed()
+            options = grain.MultiprocessingOptions(num_workers=config.workers)
+            made = made.mp_prefetch(options, workers.initialize)
+        return made
+
+    def once(self, rows: np.ndarray | None = None) -> Iterator[HostBatch]:
+        """Every example once; see the function `eval_batches`."""
+        config, make = self._config, self._maker()
+        units = np.concatenate(self._units)
+        wanted = np.arange(config.batch_size) if rows is None else rows
+        for start in range(0, len(units), config.batch_size):
+            places = start + wanted
+            batch = make(units[np.minimum(places, len(units) - 1)])
+            filling = np.repeat(places >= len(units), config.pack)
+            batch["answer"][filling] = False
+            yield batch
+
+    def _maker(self) -> BatchMaker:
+        return BatchMaker(
+            self._layout,
+            self._source,
+            length=self._config.max_length,
+            padding=self._tokenizer.eos_id,
+            made=self._rows,
+        )
 
 
 class _HostPlaces:
@@ -185,62 +279,45 @@ def batches(
             all of them.
         epochs: passes over the data, each in another order; None for endless. Batches run across
             the ends of passes, and what is left over at the very end is dropped.
-        validation: the rows that the run is judged by, which are checked here too, so that nothing
-            is found out at the first evaluation. Prompts that both have are a warning.
+        validation: the rows that the run is judged by. Prompts that both have are counted.
 
     Raises:
         DataError: the data do not fill one batch, or an answer does not fit its row.
         SourceError: a source cannot be opened.
     """
-    source, examples = _open(config, tokenizer)
-    if validation is not None:
-        judged, _ = _open(validation, tokenizer)
-        if not checks.disjoint(config.source, config.split, validation.source, validation.split):
-            checks.warn_of_overlap(source, judged)
-    if epochs is not None and epochs * len(examples) < config.batch_size:
-        raise DataError(
-            f"{config.source} {config.split} has {len(examples)} examples: expected enough for a "
-            f"batch of {config.batch_size} in {epochs} epoch(s)"
-        )
-    order = grain.MapDataset.range(len(examples)).seed(config.seed).shuffle().repeat(epochs)
-    wanted = np.arange(config.batch_size) if rows is None else rows
-    made = (
-        order.batch(config.batch_size, drop_remainder=True)
-        .map(_HostPlaces(wanted, examples))
-        .map(BatchMaker(config, tokenizer, source))
-        .to_iter_dataset(_AHEAD)
-    )
-    if config.workers:
-        if not flags.FLAGS.is_parsed():  # grain's workers read flags, a notebook parses none
-            flags.FLAGS.mark_as_parsed()
-        options = grain.MultiprocessingOptions(num_workers=config.workers)
-        made = made.mp_prefetch(options, workers.initialize)
-    return made
+    opened = OpenData(config, tokenizer, validation)
+    return opened.batches(rows=rows, epochs=epochs)
 
 
-def eval_batches(config: DataConfig, tokenizer: Tokenizer) -> Iterator[HostBatch]:
+def eval_batches(
+    config: DataConfig, tokenizer: Tokenizer, rows: np.ndarray | None = None
+) -> Iterator[HostBatch]:
     """One pass over a split in its own order, every example once.
 
     The last batch is filled up by repeating its last row with no answer positions, so that
     every batch has one shape and the filling counts for nothing.
 
+    Args:
+        config: the data and the layout of rows.
+        tokenizer: the model's tokenizer.
+        rows: as for `batches`.
+
     Raises:
         DataError: an answer does not fit its row.
         SourceError: the source cannot be opened.
     """
-    source, examples = _open(config, tokenizer)
-    make = BatchMaker(config, tokenizer, source)
-    for start in range(0, len(examples), config.batch_size):
-        places = np.arange(start, start + config.batch_size)
-        batch = make(examples[np.minimum(places, len(examples) - 1)])
-        batch["answer"][places >= len(examples)] = False
-        yield batch
+    return OpenData(config, tokenizer).once(rows)
 
 
-def _open(config: DataConfig, tokenizer: Tokenizer) -> tuple[Source, np.ndarray]:
-    """A source whose rows all fit, and the examples that are taken, int32 `[examples]`."""
-    source = config.open()
-    examples = checks.fitting(
-        source, config.layout_of(tokenizer), f"{config.source} {config.split}", config.overlong
-    )
-    return source, examples
+def _held_out(config: DataConfig, validation: DataConfig | None) -> Source | None:
+    """The validation rows, where some of them may be in the data."""
+    if validation is None or checks.disjoint(
+        config.source, config.split, validation.source, validation.split
+    ):
+        return None
+    return validation.open()
+
+
+def _places(examples: np.ndarray, packed: np.ndarray) -> np.ndarray:
+    """The examples of a plan's rows, int32 `[canvases, rows of each]`."""
+    return np.where(packed == NONE, NONE, examples[packed])

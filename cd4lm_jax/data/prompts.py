@@ -16,7 +16,7 @@ import os
 from typing import Any
 
 from cd4lm_jax.data.conversations import Message, RowError, messages
-from cd4lm_jax.data.sources import SourceError, read_records
+from cd4lm_jax.data.row_files import SourceError, read_records
 from cd4lm_jax.runtime.json_files import JsonFileError, kind
 
 Prompt = str | list[Message] | list[int]

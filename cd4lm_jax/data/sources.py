@@ -1,28 +1,29 @@
-"""Where examples come from: TFDS datasets and local JSON files.
+"""Where examples come from: TFDS datasets, local files, and several of these.
 
 gsm_mini/full, gsm_mini/distill   generated here when their files are missing
 gsm8k                             TFDS's own builder, prepared beforehand
-path/to/file.jsonl, file.json     rows of any form in `conversations`; of their splits only slices
-                                  count, "train[:95%]"
+path/to/file.jsonl, a folder      rows of any form in `conversations`, in files of any form in
+                                  `row_files`; of a file's splits only slices count, "train[:95%]"
 """
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import logging
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from cd4lm_jax.data.conversations import Example, RowError, text, turns
-from cd4lm_jax.runtime.json_files import JsonFileError, Record, kind, records
+from cd4lm_jax.data.conversations import Answers, Example, RowError, Turns, turns
+from cd4lm_jax.data.row_files import SourceError as SourceError
+from cd4lm_jax.data.row_files import is_file, read_records
+from cd4lm_jax.runtime.json_files import JsonFileError, Record
 
 DataDir = str | os.PathLike[str] | None
-
-
-class SourceError(ValueError):
-    """A data source that cannot be read, or does not hold what was asked for."""
 
 
 class Source(Protocol):
@@ -44,6 +45,10 @@ class Source(Protocol):
         """Answers at least as long as any of the source, where they are known without reading."""
         ...
 
+    def counts(self) -> Counter[str]:
+        """What was found when it was opened, for the report of a run's data."""
+        ...
+
 
 class _Placed(NamedTuple):
     example: Example
@@ -51,15 +56,17 @@ class _Placed(NamedTuple):
 
 
 class FileSource:
-    """The examples of a JSON or JSONL file, in memory.
+    """The examples of a file, in memory.
 
     Attributes:
         skipped: assistant turns that answer nothing: without words, or before any user turn.
     """
 
-    def __init__(self, examples: Sequence[_Placed], skipped: int = 0) -> None:
+    def __init__(
+        self, examples: Sequence[_Placed], *, rows: int = 0, skipped: int = 0, malformed: int = 0
+    ) -> None:
         self._examples = examples
-        self.skipped = skipped
+        self._rows, self.skipped, self._malformed = rows, skipped, malformed
 
     def __len__(self) -> int:
         return len(self._examples)
@@ -76,6 +83,10 @@ class FileSource:
 
     def longest_answers(self) -> None:
         """Not known."""
+
+    def counts(self) -> Counter[str]:
+        """Rows, those that are malformed, and turns that answer nothing."""
+        return Counter(rows=self._rows, malformed=self._malformed, empty_turns=self.skipped)
 
 
 class TfdsSource:
@@ -115,25 +126,82 @@ class TfdsSource:
         """Those of a generated dataset."""
         return None if self._longest is None else list(self._longest())
 
+    def counts(self) -> Counter[str]:
+        """Rows."""
+        return Counter(rows=len(self))
+
+
+class Joined:
+    """The examples of several sources, one after the other.
+
+    Attributes:
+        starts: the place of the first example of each, and in the end their number.
+    """
+
+    def __init__(self, sources: Sequence[Source]) -> None:
+        self._sources = sources
+        self.starts = [0, *itertools.accumulate(map(len, sources))]
+
+    def __len__(self) -> int:
+        return self.starts[-1]
+
+    def __getitem__(self, index: int) -> Example:
+        source, place = self._find(index)
+        return source[place]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Example]:
+        return [self[int(index)] for index in indices]
+
+    def where(self, index: int) -> str:
+        """The place in its own source."""
+        source, place = self._find(index)
+        return source.where(place)
+
+    def longest_answers(self) -> list[str] | None:
+        """Those of all, where each knows them."""
+        found = [source.longest_answers() for source in self._sources]
+        return None if None in found else [answer for each in found for answer in each or ()]
+
+    def counts(self) -> Counter[str]:
+        """The sums."""
+        return sum((source.counts() for source in self._sources), Counter())
+
+    def _find(self, index: int) -> tuple[Source, int]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"example {index} of {len(self)}")
+        number = bisect.bisect_right(self.starts, index) - 1
+        return self._sources[number], index - self.starts[number]
+
 
 def open_source(
-    name: str, split: str, data_dir: DataDir = None, *, max_malformed: int = 0
+    name: str,
+    split: str,
+    data_dir: DataDir = None,
+    *,
+    max_malformed: int = 0,
+    answers: Answers = "every",
+    unanswered: bool = False,
 ) -> Source:
     """Opens a split of a dataset for random access.
 
     Args:
-        name: "gsm_mini/full", "gsm_mini/distill", "gsm8k", or the path of a .jsonl or .json file.
+        name: "gsm_mini/full", "gsm_mini/distill", "gsm8k", or the path of a file or folder, see
+            `row_files`.
         split: a split of the dataset, or a slice of one in TFDS's notation ("train[:90%]"). A file
             is one split, whatever the name; a slice of it is a slice of its rows.
         data_dir: where TFDS datasets are; None for TFDS's own default.
         max_malformed: faulty rows of a file that are skipped, and counted in a warning.
+        answers: which assistant turns of a file's rows are answers.
+        unanswered: take the questions of a file's rows, whether or not they have answers.
 
     Raises:
         SourceError: no such dataset, split or file, or the file holds no examples, or more faulty
             rows than are skipped: the first that is too many is named.
     """
     if is_file(name):
-        return _read_file(name, split, max_malformed)
+        return _read_file(
+            name, split, max_malformed, lambda row: turns(row, answers, unanswered=unanswered)
+        )
     dataset, _, config = name.partition("/")
     longest: Callable[[], Iterator[str]] | None = None
     if dataset == "gsm_mini":
@@ -153,18 +221,13 @@ def open_source(
     else:
         raise SourceError(
             f"no data source {name!r}: expected gsm_mini/full, gsm_mini/distill, gsm8k, or the "
-            "path of a .jsonl or .json file"
+            "path of a .jsonl, .json or .parquet file or of a folder that `datasets` saved"
         )
     if split.partition("[")[0] not in builder.info.splits:
         raise SourceError(
             f"{name} has no split {split!r}: expected one of {[*builder.info.splits]}"
         )
     return TfdsSource(builder.as_data_source(split=split), f"{name} {split}", longest)
-
-
-def is_file(name: str) -> bool:
-    """Whether a source's name is the path of a file, not a dataset's name."""
-    return Path(name.removesuffix(".gz")).suffix in (".json", ".jsonl")
 
 
 def _prepared_gsm8k(data_dir: DataDir) -> Any:
@@ -182,12 +245,14 @@ def _prepared_gsm8k(data_dir: DataDir) -> Any:
     return builder
 
 
-def _read_file(name: str, split: str, max_malformed: int) -> FileSource:
+def _read_file(
+    name: str, split: str, max_malformed: int, read: Callable[[Any], Turns]
+) -> FileSource:
     rows: list[tuple[list[_Placed], int]] = []
     malformed: list[SourceError] = []
-    for record in read_records(name):
+    for record in read_records(name, split):
         try:
-            rows.append(_examples(record))
+            rows.append(_examples(record, read))
         except SourceError as error:
             malformed.append(error)
             if len(malformed) <= max_malformed:
@@ -213,51 +278,13 @@ def _read_file(name: str, split: str, max_malformed: int) -> FileSource:
     examples = [example for found, _ in part for example in found]
     if not examples:
         raise SourceError(f"{name} {split} holds no answer: all assistant turns are empty")
-    return FileSource(examples, skipped)
+    return FileSource(examples, rows=len(part), skipped=skipped, malformed=len(malformed))
 
 
-def read_records(path: str | os.PathLike[str]) -> Iterator[Record]:
-    """The records of a data file; see `json_files.records`.
-
-    Raises:
-        SourceError: an unreadable file.
-    """
-    try:
-        yield from records(path)
-    except JsonFileError as error:
-        raise SourceError(str(error)) from error
-
-
-def read_rows(
-    path: str | os.PathLike[str], fields: Sequence[str]
-) -> list[tuple[str, dict[str, Any]]]:
-    """The objects of a data file, each with these text fields, and their places in words.
-
-    A number in such a field is the text that it is written as.
-
-    Raises:
-        SourceError: an unreadable or empty file, or a row without such a field: it is named.
-    """
-    rows = []
-    for record in read_records(path):
-        try:
-            row = record.get()
-            if not isinstance(row, dict):
-                raise RowError(f"expected an object with {' and '.join(fields)}, found {kind(row)}")
-            rows.append((record.where, row | {field: text(row, field) for field in fields}))
-        except JsonFileError as error:
-            raise SourceError(str(error)) from error
-        except RowError as error:
-            raise SourceError(f"{record.where}: {error}") from error
-    if not rows:
-        raise SourceError(f"{path} is empty: expected objects with {', '.join(fields)}")
-    return rows
-
-
-def _examples(record: Record) -> tuple[list[_Placed], int]:
+def _examples(record: Record, read: Callable[[Any], Turns]) -> tuple[list[_Placed], int]:
     """The examples of a row, and how many assistant turns of it answer nothing."""
     try:
-        found = turns(record.get())
+        found = read(record.get())
     except JsonFileError as error:
         raise SourceError(str(error)) from error
     except RowError as error:

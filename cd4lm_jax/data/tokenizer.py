@@ -142,20 +142,51 @@ class Tokenizer:
         """The text of one token, a special one's name."""
         return self.decode([token], skip_special=False)
 
-    def prompt(self, question: str | Sequence[Mapping[str, Any]]) -> list[int]:
+    def prompt(
+        self, question: str | Sequence[Mapping[str, Any]], tools: Sequence[Any] | None = None
+    ) -> list[int]:
         """The ids of the chat template around a question, up to the assistant's header.
 
         LLaDA's template writes the BOS, so there is exactly one.
 
         Args:
             question: what a user asks, or a conversation: messages with `role` and `content`.
+            tools: that the assistant may call.
 
         Raises:
             ChatTemplateError: the template refuses the conversation.
         """
         if isinstance(question, str):
             question = [{"role": "user", "content": question}]
-        return self.encode_rendered(self.render(question))
+        return self.encode_rendered(self.render(question, tools=tools))
+
+    def turn(
+        self,
+        before: Sequence[Mapping[str, Any]],
+        message: Mapping[str, Any],
+        tools: Sequence[Any] | None = None,
+    ) -> list[int]:
+        """The ids of an assistant's turn as the template writes it, its end of turn included.
+
+        Args:
+            before: the conversation up to it.
+            message: the turn, with calls of tools or reasoning.
+            tools: that the assistant may call.
+
+        Raises:
+            ChatTemplateError: the template refuses the conversation, or begins the turn otherwise
+                than it prompts for it.
+        """
+        asked = self.render(before, tools=tools)
+        whole = self.render([*before, message], add_generation_prompt=False, tools=tools)
+        if not whole.startswith(asked):
+            raise ChatTemplateError(
+                "chat_template begins an assistant's turn otherwise than it prompts for one, so a "
+                "turn with reasoning or calls of tools cannot be an answer"
+            )
+        ids = self.encode_rendered(whole.after(len(asked)))
+        end = ids.index(self.eot_id) if self.eot_id in ids else len(ids)
+        return [*ids[:end], self.eot_id]
 
     def render(
         self,
@@ -163,6 +194,7 @@ class Tokenizer:
         *,
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
+        tools: Sequence[Any] | None = None,
     ) -> RenderedChat:
         """A conversation in the chat template, as text; see `ChatTemplate.render`.
 
@@ -173,6 +205,7 @@ class Tokenizer:
             messages,
             add_generation_prompt=add_generation_prompt,
             continue_final_message=continue_final_message,
+            tools=tools,
         )
 
     def encode_rendered(self, chat: str, more: str = "") -> list[int]:

@@ -32,11 +32,14 @@ def check_tokenizer(tokenizer: Tokenizer, model: ModelConfig, folder: str) -> No
             f"the mask token of the tokenizer in {folder} is {tokenizer.mask_id}, the model's "
             f"{model.mask_id}; give the tokenizer that belongs to the model, or correct mask_id"
         )
-    if tokenizer.eos_id not in (model.eos_id, *model.end_ids):
+    # Instruction-tuned models of Qwen's and Llama's kind end with the end of the turn alone.
+    ends = {tokenizer.eos_id, tokenizer.eot_id}
+    if not ends & {model.eos_id, *model.end_ids}:
         raise TrainingError(
-            f"the end token of the tokenizer in {folder} is {tokenizer.eos_id}, which does not end "
-            f"an answer of the model (eos_id {model.eos_id}, end_ids {model.end_ids}); give the "
-            "tokenizer that belongs to the model, or correct end_ids"
+            f"the end tokens of the tokenizer in {folder} are {tokenizer.eos_id} and "
+            f"{tokenizer.eot_id}, neither of which ends an answer of the model (eos_id "
+            f"{model.eos_id}, end_ids {model.end_ids}); give the tokenizer that belongs to the "
+            "model, or correct end_ids"
         )
 
 
@@ -73,7 +76,7 @@ def check_length(data: DataConfig, model: ModelConfig, name: str) -> None:
 
 
 def check_teacher(teacher: ModelConfig, student: ModelConfig, folder: str) -> None:
-    """Compares a teacher with the student: they may differ in size, not in tokens.
+    """Compares a teacher with the student: they may differ in size, not in tokens or blocks.
 
     Args:
         teacher: its architecture.
@@ -81,7 +84,8 @@ def check_teacher(teacher: ModelConfig, student: ModelConfig, folder: str) -> No
         folder: of the teacher, for messages.
 
     Raises:
-        TrainingError: another vocabulary or another mask token.
+        TrainingError: another vocabulary, another mask token, or blocks of one alone or of unlike
+            lengths.
     """
     for name in ("vocab_size", "mask_id"):
         theirs, ours = getattr(teacher, name), getattr(student, name)
@@ -90,3 +94,16 @@ def check_teacher(teacher: ModelConfig, student: ModelConfig, folder: str) -> No
                 f"the teacher in {folder} has {name} {theirs}, the student {ours}; distillation "
                 "compares distributions over the same tokens: give a teacher of the same vocabulary"
             )
+    if _blocks(teacher) != _blocks(student):
+        raise TrainingError(
+            f"the teacher in {folder} attends {_blocks(teacher)}, the student {_blocks(student)}; "
+            "a teacher must be shown the finished blocks that its student is: give a teacher of "
+            "the same attention and block_length"
+        )
+
+
+def _blocks(model: ModelConfig) -> str:
+    """How a model's positions attend blocks, in words."""
+    if model.attention == "block":
+        return f"by blocks of {model.block_length}"
+    return "without blocks"

@@ -154,6 +154,12 @@ class TrainConfig:
                 raise TrainingError(
                     f"{name}={parts} does not divide data.batch_size={rows}; give one that does"
                 )
+        if self.micro_batch and self.data.pack > 1:
+            raise TrainingError(
+                f"micro_batch={self.micro_batch} averages the losses of so many rows, and with "
+                f"data.pack={self.data.pack} a canvas holds any number; give micro_batch=0 or "
+                "data.pack=1"
+            )
         if self.teacher_dtype not in DTYPES:
             raise TrainingError(
                 f"teacher_dtype={self.teacher_dtype} is unknown; give {' or '.join(DTYPES)}"
@@ -223,7 +229,12 @@ class TrainConfig:
         return f"average={self.average}: the teacher changes as the student learns"
 
     def program(self, architecture: ModelConfig, mesh: Mesh | AbstractMesh) -> Program:
-        """What the run compiles, for a model of the architecture that `init` or `model` has."""
+        """What the run compiles, for a model of the architecture that `init` or `model` has.
+
+        Raises:
+            TrainingError: settings that do not fit the blocks that the model attends by.
+        """
+        self._check_blocks(architecture)
         return Program.of(
             self.learner,
             architecture,
@@ -233,3 +244,31 @@ class TrainConfig:
             frozen_mode=self.quantize,
             teacher=self.frozen_teacher,
         )
+
+    def _check_blocks(self, model: ModelConfig) -> None:
+        """Of a model of block attention, which learns each block behind finished ones."""
+        if model.attention != "block":
+            return
+        if model.blocks != "sequence":
+            raise TrainingError(
+                f"the model attends by blocks that count from the start of the {model.blocks}, "
+                "which training does not know; give a model whose blocks count from the start of "
+                "the sequence (blocks=sequence)"
+            )
+        if isinstance(self.corruption, NestedMasks | DiffusionMasks) and self.corruption.blockwise:
+            raise TrainingError(
+                f"corruption.blockwise={self.corruption.blockwise} masks what follows a block and "
+                "nothing before it, and a model of block attention sees every block so; give "
+                "corruption.blockwise=0"
+            )
+        lengths = {}
+        if isinstance(self.corruption, Rollout):
+            lengths["corruption"] = self.corruption.block_length
+        if isinstance(self.selection, ByDecoding):
+            lengths["selection.decode"] = self.selection.decode.block_length
+        for name, length in lengths.items():
+            if length != model.block_length:
+                raise TrainingError(
+                    f"{name}.block_length={length}, and the model attends by blocks of "
+                    f"{model.block_length}; give {name}.block_length={model.block_length}"
+                )

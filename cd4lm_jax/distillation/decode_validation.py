@@ -9,7 +9,7 @@ import numpy as np
 from cd4lm_jax.data.conversations import conversation
 from cd4lm_jax.data.pipeline import DataConfig
 from cd4lm_jax.data.tokenizer import Tokenizer
-from cd4lm_jax.decoding import batching
+from cd4lm_jax.decoding import agreement, batching
 from cd4lm_jax.decoding.config import DecodeConfig
 from cd4lm_jax.decoding.trajectory import Trajectory
 from cd4lm_jax.distillation import judging
@@ -54,7 +54,7 @@ class DecodeValidation:
             )
         examples = [source[place] for place in range(selection.prompts)]
         self.references = References(
-            [tokenizer.prompt(conversation(example)) for example in examples],
+            [tokenizer.prompt(conversation(example), example.get("tools")) for example in examples],
             [example["answer"] for example in examples],
             tokenizer.encode_all([example["answer"] for example in examples]),
         )
@@ -80,7 +80,7 @@ class DecodeValidation:
         if judge is not None:
             texts = [self._tokenizer.decode(answer) for answer in answers]
             right = judge(texts, self.references.answers)
-        alike = map(judging.similarity, answers, self.references.tokens)
+        alike = map(agreement.similarity, answers, self.references.tokens)
         threshold: float = getattr(run.rule, "threshold")  # noqa: B009  # ByDecoding's rule is CAD
         return Point(
             threshold=threshold,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-import operator
 from typing import Any, NamedTuple
 
 import jax
@@ -79,14 +78,22 @@ class Evaluated(NamedTuple):
 class Evaluator:
     """How the steps of one run are evaluated; call it under the run's mesh."""
 
-    def __init__(self, config: TrainConfig, loaded: Loaded, mesh: Mesh) -> None:
+    def __init__(
+        self, config: TrainConfig, loaded: Loaded, mesh: Mesh, split: pipeline.OpenData
+    ) -> None:
         """Reads the prompts that are to be decoded, if any.
+
+        Args:
+            config: the run.
+            loaded: its models.
+            mesh: of the run.
+            split: the validation split.
 
         Raises:
             TrainingError: prompts that do not fit, or decodes on several processes.
             SourceError: the validation source cannot be opened.
         """
-        self._config, self._loaded, self._mesh = config, loaded, mesh
+        self._config, self._loaded, self._mesh, self._split = config, loaded, mesh, split
         self._decodes = None
         if isinstance(config.selection, ByDecoding):
             if jax.process_count() > 1:
@@ -113,10 +120,5 @@ class Evaluator:
     @functools.cached_property
     def _batches(self) -> list[Batch]:
         """The whole split, on the mesh."""
-        config = self._config.validation
-        rows = HostRows(self._mesh, config.batch_size)
-        placed = []
-        for batch in pipeline.eval_batches(config, self._loaded.tokenizer):
-            mine = jax.tree.map(operator.itemgetter(rows.places), batch)
-            placed.append(placed_batch(mine, rows))
-        return placed
+        rows = HostRows(self._mesh, self._config.validation.batch_size)
+        return [placed_batch(batch, rows) for batch in self._split.once(rows.places)]

@@ -92,13 +92,15 @@ class Learner:
         assert base is not None  # the caller's to give with LoRA
         return lora.attach(self.lora, base, trained)
 
-    def merged(self, trained: Trained, base: Transformer | None) -> Transformer:
-        """The model that was trained as an ordinary one, to be exported."""
+    def merged(
+        self, trained: Trained, base: Transformer | None, dtype: str = "float32"
+    ) -> Transformer:
+        """The model that was trained as an ordinary one, to be exported; adapters in `dtype`."""
         if isinstance(trained, Transformer):
             return trained
         assert self.lora is not None
         assert base is not None
-        return lora.merge(self.lora, base, trained)
+        return lora.merge(self.lora, base, trained, dtype)
 
     def step_key(self, step: jax.Array | int) -> jax.Array:
         """The typed key of what is drawn in a step."""
@@ -136,11 +138,13 @@ class Learner:
             lam: weight of the KL term, a scalar.
         """
         states = hidden_states(student, batch, views.tokens, views.student)
-        targets, weight = views.tokens.reshape(-1), views.weight.reshape(-1)
+        targets, weight = (
+            batch.on_canvas(array).reshape(-1) for array in (views.tokens, views.weight)
+        )
         expert = predicted = None
         if teacher is not None and views.teacher is not None:
             expert = hidden_states(teacher, batch, views.tokens, views.teacher)
-            predicted = views.teacher.reshape(-1)
+            predicted = batch.on_canvas(views.teacher).reshape(-1)
         return losses.loss(self.objective, states, expert, targets, weight, lam, predicted)
 
     def loss_and_gradient(
@@ -168,7 +172,7 @@ class Learner:
         if self.accumulate == 1:
             return part(batch, views)
         # Weights sum to one over the whole batch, so its loss is the sum of its parts'.
-        parts = accumulation.split((batch, views), self.accumulate)
+        parts = accumulation.split((batch, views), self.accumulate, batch.canvases)
         zero = jax.tree.map(
             lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(part, batch, views)
         )

@@ -40,10 +40,14 @@ def placed_batch(read: Mapping[str, Any], rows: HostRows) -> Batch:
 
     Args:
         read: the arrays of `Batch` by name, with the rows that this host has read.
-        rows: which ones those are.
+        rows: which ones those are; canvases, where rows are packed.
     """
+    starts = read.get("starts")
+    each = rows if starts is None else rows.times(starts.shape[1])
+    names = [field.name for field in dataclasses.fields(Batch) if field.name != "starts"]
     return Batch(
-        **{field.name: rows.place(read[field.name]) for field in dataclasses.fields(Batch)}
+        **{name: each.place(read[name]) for name in names},
+        starts=None if starts is None else rows.place(starts),
     )
 
 

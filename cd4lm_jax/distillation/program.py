@@ -117,30 +117,37 @@ class Program:
         """`create(model)`: a fresh state around it."""
         return jax.jit(self.learner.init, out_shardings=self.shardings)
 
-    def batch(self, rows: int, length: int) -> Batch:
+    def batch(self, canvases: int, length: int, pack: int = 1) -> Batch:
         """The shapes of a batch.
 
+        Args:
+            canvases: of the batch, its rows where none are packed.
+            length: tokens of each.
+            pack: rows that share a canvas.
+
         Raises:
-            ValueError: the mesh cannot split so many rows.
+            ValueError: the mesh cannot split so many canvases.
         """
-        HostRows.check(self.mesh, rows)
+        HostRows.check(self.mesh, canvases)
         sharding = NamedSharding(self.mesh, spec(("batch",)))
 
         def array(dtype: Any, *shape: int) -> Any:
-            return jax.ShapeDtypeStruct((rows, *shape), dtype, sharding=sharding)
+            return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
 
+        rows = canvases * pack
         return Batch(
-            tokens=array(jnp.int32, length),
-            valid=array(jnp.bool_, length),
-            answer=array(jnp.bool_, length),
-            index=array(jnp.int32),
+            tokens=array(jnp.int32, rows, length),
+            valid=array(jnp.bool_, rows, length),
+            answer=array(jnp.bool_, rows, length),
+            index=array(jnp.int32, rows),
+            starts=array(jnp.int32, canvases, pack) if pack > 1 else None,
         )
 
-    def lower(self, rows: int, length: int) -> Any:
-        """The update, lowered for a batch of this shape."""
+    def lower(self, canvases: int, length: int, pack: int = 1) -> Any:
+        """The update, lowered for a batch of this shape, see `batch`."""
         assert isinstance(self.mesh, Mesh)  # an abstract mesh has nothing to compile for
         with jax.set_mesh(self.mesh):
-            batch = self.batch(rows, length)
+            batch = self.batch(canvases, length, pack)
             return self.update.lower(self.state, self.teacher, batch, self.base)
 
 

@@ -39,17 +39,29 @@ def hidden_states(
 ) -> HiddenStates:
     """A forward pass up to the vocabulary projection.
 
+    A model of block attention has, beside each noisy block, the finished ones before it, as when
+    it decodes (BD3-LM, 2503.09573); any other one has the noisy text alone.
+
     Args:
         model: student or teacher.
-        batch: gives `valid` `[batch, length]`.
+        batch: gives `valid` `[batch, length]`, and which rows share a canvas.
         tokens: `[batch, length]` int32.
         masked: `[batch, length]` bool, positions shown as the mask token.
 
     Returns:
-        Hidden states of all `batch * length` positions.
+        Hidden states of all `canvases * length` positions, see `Batch.on_canvas`.
     """
-    noisy = masked_tokens(tokens, masked, model.config.mask_id)
-    hidden = model.hidden(noisy, batch.valid)
+    noisy = batch.on_canvas(masked_tokens(tokens, masked, model.config.mask_id))
+    valid, segments = batch.on_canvas(batch.valid), batch.segments
+    if model.config.attention == "block":
+        hidden = model.noisy_hidden(noisy, batch.on_canvas(tokens), valid, segments=segments)
+    else:
+        hidden = model.hidden(noisy, valid, segments=segments)
+    return with_kernel(model, hidden)
+
+
+def with_kernel(model: Transformer, hidden: jax.Array) -> HiddenStates:
+    """Hidden states `[batch, length, embed]` of a model with its vocabulary projection."""
     kernel = model.head_kernel
     if isinstance(kernel, QuantizedKernel):  # all chunks use one copy, as they do of a cast one
         kernel = kernel.dequantized(hidden.dtype)

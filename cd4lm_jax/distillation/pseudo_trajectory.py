@@ -91,7 +91,7 @@ class PseudoTrajectory:
 
         start = self.start(key, batch, teacher.config.end_ids, models.progress)
         # A forward pass of the whole batch may not fit the memory either.
-        committed = accumulation.mapped(decoded, (batch, start), models.parts)
+        committed = accumulation.mapped(decoded, (batch, start), models.parts, batch.canvases)
         return _shown(batch, start, start.inside & (committed == start.complement))
 
     def validation_views(self, key: jax.Array, batch: Batch, models: Models) -> Views:
@@ -137,8 +137,9 @@ class PseudoTrajectory:
         def step(i: jax.Array, committed: jax.Array) -> jax.Array:
             masked = start.inside & ~committed
             states = hidden_states(teacher, batch, batch.tokens, masked | start.after)
-            found = proposals(states, masked.reshape(-1), teacher.config.mask_id)
-            confidence = found.confidence.reshape(masked.shape)
+            wanted = batch.on_canvas(masked)
+            found = proposals(states, wanted.reshape(-1), teacher.config.mask_id)
+            confidence = batch.of_rows(found.confidence.reshape(wanted.shape))
             # In equal parts; what is committed stays the surest.
             count = -(-start.committed * (i + 1) // self.passes)
             order = draws.ranks(-jnp.where(committed, 2.0, jnp.where(masked, confidence, -1.0)))

@@ -21,11 +21,13 @@ import jax.numpy as jnp
 from jax import lax
 
 from cd4lm_jax.corruption import draws, ratios
-from cd4lm_jax.corruption.views import Batch, Models, Views, mean_weight
+from cd4lm_jax.corruption.views import Batch, Models, Views, masked_tokens, mean_weight
 from cd4lm_jax.decoding import stop
 from cd4lm_jax.distillation import accumulation
-from cd4lm_jax.distillation.projection import hidden_states
+from cd4lm_jax.distillation.projection import with_kernel
 from cd4lm_jax.distillation.proposals import proposals
+from cd4lm_jax.models.attention import attention_groups
+from cd4lm_jax.models.config import ModelConfig
 from cd4lm_jax.models.transformer import Transformer
 
 
@@ -78,7 +80,7 @@ class Rollout:
         passes: states to draw from: those before the first so many passes. A step costs up to
             `passes - 1` forward passes for them, and with a teacher its distance's.
         threshold: of CAD, the range that each row's is drawn from.
-        block_length: of decoding.
+        block_length: of decoding; that of the model where its attention is by blocks.
 
     Raises:
         ValueError: a number out of its range.
@@ -132,22 +134,25 @@ class Rollout:
             ahead = self.teacher(policy, batch, start, student, models.distance)
             return ahead.tokens, student.masked, ahead.masked
 
-        start = self.start(key, batch, policy.config.end_ids)
+        config = policy.config
+        start = self.start(key, batch, config)
         # A forward pass of the whole batch may not fit the memory either.
-        return self.shown(batch, *accumulation.mapped(decoded, (batch, start), models.parts))
+        seen = accumulation.mapped(decoded, (batch, start), models.parts, batch.canvases)
+        return self.shown(batch, config, *seen)
 
     def validation_views(self, key: jax.Array, batch: Batch, models: Models) -> Views:
         """As `States.validation_views`: the first states of blocks, on the text, no teacher's."""
-        masked = self.start(key, batch, models.student.config.end_ids).masked
-        return self.shown(batch, batch.tokens, masked, masked)._replace(teacher=None)
+        config = models.student.config
+        masked = self.start(key, batch, config).masked
+        return self.shown(batch, config, batch.tokens, masked, masked)._replace(teacher=None)
 
-    def start(self, key: jax.Array, batch: Batch, end_ids: tuple[int, ...]) -> Start:
-        """Draws where every row begins, from the key of the step."""
+    def start(self, key: jax.Array, batch: Batch, config: ModelConfig) -> Start:
+        """Draws where every row begins, from the key of the step; `config`: of the models."""
         keys = draws.row_keys(key, batch.index)
         block_at, pass_at, threshold = draws.per_row(keys, 0, 3).T[..., None]
         share = draws.between(draws.per_row(keys, 1, 1), self.reveal_ratio)
-        block = self._block(batch.answer)
-        blocks = 1 + jnp.where(text_of(batch, end_ids), block, 0).max(axis=1, keepdims=True)
+        block = self._block(batch, config)
+        blocks = 1 + jnp.where(text_of(batch, config.end_ids), block, 0).max(axis=1, keepdims=True)
         return Start(
             masked=batch.answer & (block >= jnp.floor(block_at * blocks).astype(jnp.int32)),
             passes=jnp.floor(pass_at * self.passes).astype(jnp.int32),
@@ -197,24 +202,35 @@ class Rollout:
         )
 
     def shown(
-        self, batch: Batch, tokens: jax.Array, student: jax.Array, teacher: jax.Array
+        self,
+        batch: Batch,
+        config: ModelConfig,
+        tokens: jax.Array,
+        student: jax.Array,
+        teacher: jax.Array,
     ) -> Views:
-        """The views of these tokens and masks, `[batch, length]` each.
+        """The views of these tokens and masks, `[batch, length]` each; `config`: of the models.
 
         Weight is on what the student's next pass can commit; of the policy's tokens, on those alone
         that the teacher predicts.
         """
-        learned = self._open(batch.answer, student)
+        learned = self._open(batch, config, student)
         if self.tokens == "policy":
             learned &= teacher
         return Views(tokens, student, teacher, *mean_weight(learned))
 
-    def _block(self, answer: jax.Array) -> jax.Array:
-        return draws.answer_position(answer) // self.block_length
+    def _block(self, batch: Batch, config: ModelConfig) -> jax.Array:
+        """The block of each position of the answer, counted from its first; `[batch, length]`."""
+        if config.attention != "block":
+            return draws.answer_position(batch.answer) // self.block_length
+        block = attention_groups(config, batch.valid)
+        assert block is not None
+        first = jnp.where(batch.answer, block, block.shape[1]).min(axis=1, keepdims=True)
+        return block - first
 
-    def _open(self, answer: jax.Array, masked: jax.Array) -> jax.Array:
+    def _open(self, batch: Batch, config: ModelConfig, masked: jax.Array) -> jax.Array:
         """The masked positions of each row's first block that has any."""
-        block = self._block(answer)
+        block = self._block(batch, config)
         active = jnp.where(masked, block, masked.shape[1]).min(axis=1, keepdims=True)
         return masked & (block == active)
 
@@ -222,10 +238,14 @@ class Rollout:
         self, policy: Transformer, batch: Batch, state: State, threshold: jax.Array
     ) -> State:
         """After a pass of CAD: commits what reaches the threshold, the best position at least."""
-        eligible = self._open(batch.answer, state.masked)
-        states = hidden_states(policy, batch, state.tokens, state.masked)
-        found = proposals(states, eligible.reshape(-1), policy.config.mask_id)
-        token, confidence = (array.reshape(eligible.shape) for array in found)
+        eligible = self._open(batch, policy.config, state.masked)
+        # What is before the open block is not masked, so no clean copy of it is needed.
+        noisy = masked_tokens(state.tokens, state.masked, policy.config.mask_id)
+        noisy, valid = batch.on_canvas(noisy), batch.on_canvas(batch.valid)
+        states = with_kernel(policy, policy.hidden(noisy, valid, segments=batch.segments))
+        wanted = batch.on_canvas(eligible)
+        found = proposals(states, wanted.reshape(-1), policy.config.mask_id)
+        token, confidence = (batch.of_rows(array.reshape(wanted.shape)) for array in found)
         best = jnp.arange(eligible.shape[1]) == confidence.argmax(axis=1, keepdims=True)
         commit = eligible & ((confidence >= threshold) | best)
         tokens = state.tokens

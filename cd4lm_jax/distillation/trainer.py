@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import logging
 import math
 import pathlib
@@ -32,7 +33,7 @@ from cd4lm_jax.distillation.state import Trained, TrainState
 from cd4lm_jax.models.transformer import Transformer
 from cd4lm_jax.runtime import cluster, files
 from cd4lm_jax.runtime.interrupt import Interrupted, stop_requests
-from cd4lm_jax.runtime.mesh import make_mesh
+from cd4lm_jax.runtime.mesh import MeshConfig, make_mesh
 from cd4lm_jax.runtime.metrics import Writers
 from cd4lm_jax.runtime.profiling import StepTrace
 from cd4lm_jax.runtime.progress import Progress
@@ -41,6 +42,7 @@ from cd4lm_jax.runtime.trees import named_leaves, with_leaves
 from cd4lm_jax.settings.config import config_to_json, to_plain
 
 CONFIG_FILE = "config.json"
+DATA_FILE = "data.json"
 MODEL_FOLDER = EXPORT_FOLDER
 ADAPTERS_FOLDER = "adapters"
 PROFILE_FOLDER = "profile"
@@ -105,7 +107,11 @@ class _Run:
         self.output = pathlib.Path(config.output)
         self.loaded = Loaded(config, mesh)
         self.program = self.loaded.program
-        self.evaluator = Evaluator(config, self.loaded, mesh)
+        tokenizer = self.loaded.tokenizer
+        self.data = pipeline.OpenData(config.data, tokenizer, config.validation)
+        held_out = pipeline.OpenData(config.validation, tokenizer)
+        self.reports = {"data": self.data.report, "validation": held_out.report}
+        self.evaluator = Evaluator(config, self.loaded, mesh, held_out)
 
     def run(self) -> TrainResult:
         config, main = self.config, cluster.is_main()
@@ -114,16 +120,12 @@ class _Run:
             RunCheckpoints(self.output / CHECKPOINTS_FOLDER) as checkpoints,
         ):
             rows = HostRows(self.mesh, config.data.batch_size)
-            made = pipeline.batches(
-                config.data,
-                self.loaded.tokenizer,
-                rows=rows.places,
-                validation=config.validation,
-            )
-            batches = iter(made)
+            batches = iter(self.data.batches(rows=rows.places))
             state, evaluated = self._start(checkpoints, batches)
             if main:
                 files.write_text(self.output / CONFIG_FILE, config_to_json(config))
+                found = {name: report.to_json() for name, report in self.reports.items()}
+                files.write_text(self.output / DATA_FILE, json.dumps(found, indent=2) + "\n")
             teacher, base = self.loaded.teacher, self.loaded.base
             label = "distill" if config.teacher else "train"
             traced = self.profile if main else range(0)
@@ -133,7 +135,10 @@ class _Run:
                 Progress(config.steps, label=label, quiet=not main) as progress,
                 StepTrace(self.output / PROFILE_FOLDER, traced) as trace,
             ):
+                for name, report in self.reports.items():
+                    progress.say(f"{name}: {report}")
                 step, truncated = int(state.step), 0
+                hosts = config.data.batch_size / len(rows.places)  # that read other rows
                 shown: dict[str, Any] = {}
                 metrics: dict[str, jax.Array] = {}
                 stopping = cluster.Agreement(lambda: request.number, self.mesh)
@@ -142,6 +147,7 @@ class _Run:
                     with trace.step(step + 1):
                         read = next(batches)
                         truncated += int(read["truncated"].sum())
+                        progress.count(round(int(read["valid"].sum()) * hosts))
                         batch, previous = placed_batch(read, rows), metrics
                         state, metrics = self.program.update(state, teacher, batch, base)
                     step += 1
@@ -259,7 +265,7 @@ class _Run:
             )
         state = with_leaves(self.program.state, restored.state)
         folder = self.output / MODEL_FOLDER
-        write_model(folder, self.config.learner.merged(state.model, self.loaded.base))
+        self._write_merged(folder, state.model)
         if cluster.is_main():
             self.loaded.tokenizer.save(folder)
         self._export_adapters(state.model)
@@ -272,6 +278,23 @@ class _Run:
             exported_loss=math.nan if loss is None else loss,
             exported_decodes=Point(**decodes) if decodes else None,
         )
+
+    def _write_merged(self, folder: pathlib.Path, trained: Trained) -> None:
+        """Writes the model that was trained; of a quantised base on the host, in `teacher_dtype`.
+
+        A device that holds a base in 8 bits has no room for the model that it makes.
+        """
+        config, base = self.config, self.loaded.base
+        if config.quantize == "none" or base is None or self.mesh.size > 1:
+            write_model(folder, config.learner.merged(trained, base))
+            return
+        try:
+            host = jax.devices("cpu")[0]
+        except RuntimeError:  # JAX_PLATFORMS leaves it out
+            host = self.mesh.devices.item()
+        with jax.set_mesh(make_mesh(MeshConfig(), [host])):
+            trained, base = jax.device_put((trained, base), host)
+            write_model(folder, config.learner.merged(trained, base, config.teacher_dtype))
 
     def _export_adapters(self, trained: Trained) -> None:
         """Writes adapters as peft reads them, where a published family computes their base."""

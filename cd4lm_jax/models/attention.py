@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 import qwix
+from jax import lax
 
 from cd4lm_jax.models.config import ModelConfig
 
@@ -120,19 +121,64 @@ def block_causal_mask(
     return attention_mask[:, None, :] & (key_groups[:, None, :] <= groups[:, :, None])
 
 
-def positions_of(valid: Bool[jax.Array, "batch length"]) -> Int[jax.Array, "batch length"]:
-    """Positions `[batch, length]`, counted from a row's first valid token."""
-    return jnp.maximum(jnp.cumsum(valid, axis=1) - 1, 0)
+def block_diffusion_mask(
+    groups: Int[jax.Array, "batch length"],
+    attention_mask: Bool[jax.Array, "batch length"] | Bool[jax.Array, "batch length length"],
+) -> Bool[jax.Array, "batch 2*length 2*length"]:
+    """The mask of BD3-LM (2503.09573) over `[noisy | clean]`, two versions of one text.
+
+    A noisy position attends its own noisy block and the clean ones before it, a clean position
+    clean blocks up to its own.
+
+    Args:
+        groups: `[batch, length]`, the block of each position.
+        attention_mask: `[batch, keys]` or `[batch, queries, keys]` of one version, False on what a
+            query attends in neither.
+    """
+    mask = attention_mask if attention_mask.ndim == 3 else attention_mask[:, None, :]
+    own = (groups[:, :, None] == groups[:, None, :]) & mask
+    before = (groups[:, :, None] > groups[:, None, :]) & mask
+    noisy = jnp.concatenate([own, before], axis=2)
+    clean = jnp.concatenate([jnp.zeros_like(own), own | before], axis=2)
+    return jnp.concatenate([noisy, clean], axis=1)
+
+
+def segment_mask(
+    segments: Int[jax.Array, "batch length"],
+    attention_mask: Bool[jax.Array, "batch length"] | Bool[jax.Array, "batch length length"],
+) -> Bool[jax.Array, "batch length length"]:
+    """The mask under which a query attends, of the keys it would, those of its own segment.
+
+    Args:
+        segments: `[batch, length]`, which of several packed texts a position belongs to.
+        attention_mask: `[batch, keys]` or `[batch, queries, keys]`, True where a query attends.
+    """
+    mask = attention_mask if attention_mask.ndim == 3 else attention_mask[:, None, :]
+    return mask & (segments[:, None, :] == segments[:, :, None])
+
+
+def positions_of(
+    valid: Bool[jax.Array, "batch length"], segments: Int[jax.Array, "batch length"] | None = None
+) -> Int[jax.Array, "batch length"]:
+    """Positions `[batch, length]`, counted from a row's first valid token, or a segment's first."""
+    if segments is None:
+        return jnp.maximum(jnp.cumsum(valid, axis=1) - 1, 0)
+    place = jnp.broadcast_to(jnp.arange(segments.shape[1]), segments.shape)
+    begins = jnp.pad(segments[:, 1:] != segments[:, :-1], ((0, 0), (1, 0)), constant_values=True)
+    return place - lax.cummax(jnp.where(begins, place, 0), axis=1)
 
 
 def attention_groups(
-    config: ModelConfig, valid: Bool[jax.Array, "batch length"]
+    config: ModelConfig,
+    valid: Bool[jax.Array, "batch length"],
+    segments: Int[jax.Array, "batch length"] | None = None,
 ) -> Int[jax.Array, "batch length"] | None:
     """The groups of the model's own attention: blocks, or positions where it is causal.
 
     Args:
         config: the architecture.
         valid: `[batch, length]`, False on padding.
+        segments: `[batch, length]`, see `segment_mask`; None where a row is one text.
 
     Returns:
         `[batch, length]`, or None where every position attends all.
@@ -144,13 +190,13 @@ def attention_groups(
     if config.attention == "full":
         return None
     if config.attention == "causal":
-        return positions_of(valid)
+        return positions_of(valid, segments)
     if config.blocks == "generation":
         raise ValueError(
             "the model attends by blocks that count from the start of the generation, which only "
             "the caller knows; give groups"
         )
-    return positions_of(valid) // config.block_length
+    return positions_of(valid, segments) // config.block_length
 
 
 def heads_first(

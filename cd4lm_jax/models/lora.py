@@ -153,14 +153,27 @@ def attach(config: LoraConfig, base: Transformer, adapters: Adapters) -> Transfo
     return _map_kernels(adapted, base, adapters)
 
 
-def merge(config: LoraConfig, base: Transformer, adapters: Adapters) -> Transformer:
-    """An ordinary float32 model that computes what `base` with its adapters does."""
+def merge(
+    config: LoraConfig, base: Transformer, adapters: Adapters, dtype: str = "float32"
+) -> Transformer:
+    """An ordinary model that computes what `base` with its adapters does.
 
-    def merged(kernel: jax.Array, adapter: Adapter) -> jax.Array:
-        return kernel + config.scale * (adapter.lora_a @ adapter.lora_b)
+    Args:
+        config: of the adapters.
+        base: may be quantised.
+        adapters: of it.
+        dtype: of the model; kernels are added up in float32, one after the other.
+    """
 
-    base = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), quantization.dequantize(base))
-    return _map_kernels(merged, base, adapters)
+    def merged(path: Any, leaf: Any) -> jax.Array:
+        group, _, name = leaf_name(path).rpartition(".")
+        kernel = quantization.dequantize(leaf).astype(jnp.float32)
+        if group == "blocks" and name in adapters:
+            adapter = adapters[name]
+            kernel = kernel + config.scale * (adapter.lora_a @ adapter.lora_b)
+        return kernel.astype(dtype)
+
+    return jax.tree_util.tree_map_with_path(merged, base, is_leaf=_is_quantized)
 
 
 def _map_kernels(

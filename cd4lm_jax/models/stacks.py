@@ -1,4 +1,4 @@
-"""Layers of a stack: one of them, or all of them apart."""
+"""Layers of a stack: one of them, all of them apart, or all one after the other."""
 
 from __future__ import annotations
 
@@ -6,7 +6,13 @@ import copy
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
+from jax import lax
+
+from cd4lm_jax.models.attention import KeyValueCache, KeyValues
+from cd4lm_jax.models.block import Block
+from cd4lm_jax.models.window import Window
 
 T = TypeVar("T")
 
@@ -37,3 +43,70 @@ def layer(stack: Any, index: Any) -> Any:
     if isinstance(stack, list | nnx.List):
         return stack[index]
     return jax.tree.map(lambda leaf: leaf[index], stack)
+
+
+def run(
+    model: Any,
+    x: jax.Array,
+    angles: tuple[jax.Array, jax.Array],
+    attention_mask: jax.Array,
+    window: Window | None = None,
+    cache: KeyValueCache | None = None,
+    *,
+    keep: bool = False,
+) -> tuple[jax.Array, KeyValueCache | None]:
+    """The residual stream behind all layers of a model.
+
+    Args:
+        model: a `Transformer`.
+        x: the residual stream before them, `[batch, length, embed]`.
+        angles: as for `Block`, and so are `attention_mask` and `cache`, of all layers.
+        attention_mask: see there.
+        window: the positions whose output is wanted; None for all.
+        cache: see there.
+        keep: also return the keys and values that were computed.
+    """
+
+    def apply(
+        one: Block, x: jax.Array, cache: KeyValues | None, window: Window | None = None
+    ) -> tuple[jax.Array, KeyValues | None]:
+        x, computed = one(x, angles, attention_mask, window, cache)
+        return x, computed if keep else None
+
+    middle = apply
+    if model.execution.remat == "full":
+        middle = jax.checkpoint(apply)
+    elif model.execution.remat == "dots":
+        policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+        middle = jax.checkpoint(apply, policy=policy)
+
+    def at(index: int | jax.Array) -> tuple[Block, KeyValues | None]:
+        return block(model, index), layer(cache, index)
+
+    dense, last = model.config.dense_layers, model.config.num_layers - 1
+
+    def end(x: jax.Array) -> tuple[jax.Array, KeyValues | None]:
+        one, cached = at(last)
+        return apply(one, x, cached, window) if window else middle(one, x, cached)
+
+    kept: list[Any] = []
+    for index in range(dense if model.execution.scan_layers else last):
+        one, cached = at(index)
+        x, computed = middle(one, x, cached)
+        kept.append(computed)
+    if not model.execution.scan_layers:
+        x, computed = end(x)
+        return x, [*kept, computed] if keep else None
+    if window is None and cache is None and not keep:
+        return lax.scan(lambda x, one: middle(one, x, None), x, model.blocks)[0], None
+
+    # The last block differs, so the scan goes over indices: slicing the stack itself would
+    # copy all but one layer of the weights.
+    def step(x: jax.Array, index: jax.Array) -> tuple[jax.Array, KeyValues | None]:
+        one, cached = at(index)
+        return middle(one, x, cached)
+
+    x, most = lax.scan(step, x, jnp.arange(dense, last))
+    x, computed = end(x)
+    *first, final = (jax.tree.map(lambda array: array[None], each) for each in [*kept, computed])
+    return x, jax.tree.map(lambda *parts: jnp.concatenate(parts), *first, most, final)

@@ -7,21 +7,21 @@ modules, so `jax.jit`, `jax.grad` and `jax.lax.scan` take them as they are.
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax import lax
 
 from cd4lm_jax.models import layers, stacks
 from cd4lm_jax.models.attention import (
     KeyValueCache,
-    KeyValues,
     attention_groups,
     block_causal_mask,
+    block_diffusion_mask,
     like,
     positions_of,
+    segment_mask,
 )
 from cd4lm_jax.models.block import Block
 from cd4lm_jax.models.config import ModelConfig, check_dtype
@@ -116,6 +116,7 @@ class Transformer(nnx.Module):
         valid: Bool[jax.Array, "batch length"],
         window: Window | None = None,
         groups: Int[jax.Array, "batch length"] | None = None,
+        segments: Int[jax.Array, "batch length"] | None = None,
     ) -> Float[jax.Array, "batch window embed"]:
         """Final normed states; the state at i is the one that predicts token i.
 
@@ -126,11 +127,59 @@ class Transformer(nnx.Module):
             window: the positions wanted; None for all.
             groups: `[batch, length]`: a position attends those whose group is not above its own.
                 None for the model's own attention, see `attention_groups`.
+            segments: `[batch, length]`, which of several packed texts a position belongs to: each
+                is computed as if it were a row of its own. Without a window only.
 
         Returns:
             `[batch, length or window, embed]` in the compute dtype.
         """
-        return self._forward(tokens, valid, window, groups, keep=False)[0]
+        return self._forward(tokens, valid, window, groups, segments, keep=False)[0]
+
+    def noisy_hidden(
+        self,
+        noisy: Int[jax.Array, "batch length"],
+        clean: Int[jax.Array, "batch length"],
+        valid: Bool[jax.Array, "batch length"],
+        segments: Int[jax.Array, "batch length"] | None = None,
+    ) -> Float[jax.Array, "batch length embed"]:
+        """States of a noisy text of which every block attends itself and the clean blocks before.
+
+        One pass over `[noisy | clean]` (BD3-LM, 2503.09573) computes for all blocks what decoding
+        does for one: its own positions are noisy there, and earlier blocks finished. For models of
+        block attention whose blocks count from the start of the sequence.
+
+        Args:
+            noisy: `[batch, length]`.
+            clean: likewise.
+            valid: `[batch, length]`, False on padding of both.
+            segments: as for `hidden`.
+
+        Returns:
+            `[batch, length, embed]` in the compute dtype; the state at i is the one that predicts
+            token i.
+
+        Raises:
+            ValueError: blocks are not counted from the start of the sequence.
+        """
+        positions = positions_of(valid, segments)
+        groups = attention_groups(self.config, valid, segments)
+        assert groups is not None  # the attention is by blocks
+        mask = valid if segments is None else segment_mask(segments, valid)
+        cos, sin = (jnp.concatenate([angle, angle], axis=1) for angle in self._angles(positions))
+        x, _ = stacks.run(
+            self,
+            self._embed(jnp.concatenate([noisy, clean], axis=1)),
+            (cos, sin),
+            block_diffusion_mask(groups, mask),
+        )
+        x, finished = jnp.split(layers.rms_norm(x, self.norm[...], self.config.norm_eps), 2, axis=1)
+        if self._shift:
+            # When a block is decoded, the position before its first one is finished.
+            begins = (groups[:, 1:] != groups[:, :-1])[..., None]
+            before = jnp.where(begins, finished[:, :-1], x[:, :-1])
+            before = jnp.concatenate([x[:, :1], before], axis=1)
+            x = jnp.where((positions == 0)[..., None], x, before)
+        return x
 
     def prefill(
         self,
@@ -140,7 +189,7 @@ class Transformer(nnx.Module):
         groups: Int[jax.Array, "batch length"] | None = None,
     ) -> tuple[Float[jax.Array, "batch window embed"], KeyValueCache]:
         """As `hidden`, with the keys and values of all positions for `cached_forward`."""
-        hidden, cache = self._forward(tokens, valid, window, groups, keep=True)
+        hidden, cache = self._forward(tokens, valid, window, groups, None, keep=True)
         assert cache is not None
         return hidden, cache
 
@@ -218,11 +267,12 @@ class Transformer(nnx.Module):
             queries = fresh.of(groups)
             keys = jnp.concatenate([groups, queries], axis=1)
             attention_mask = block_causal_mask(queries, keys, attention_mask)
-        cos, sin = self._angles(valid)
+        cos, sin = self._angles(positions_of(valid))
         wanted = None
         if fresh.length != window.length:
             wanted = Window(start=window.start - self._shift - fresh.start, length=window.length)
-        x, own = self._stack(
+        x, own = stacks.run(
+            self,
             self._embed(fresh.of(tokens)),
             (fresh.of(cos), fresh.of(sin)),
             attention_mask,
@@ -251,10 +301,10 @@ class Transformer(nnx.Module):
     def _embed(self, tokens: jax.Array) -> jax.Array:
         return self.embedding[...][tokens].astype(self.execution.dtype)
 
-    def _angles(self, valid: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def _angles(self, positions: jax.Array) -> tuple[jax.Array, jax.Array]:
         config = self.config
         rotary_dim = config.rotary_dim or config.head_dim
-        return layers.rotary_angles(positions_of(valid), rotary_dim, config.rope_theta)
+        return layers.rotary_angles(positions, rotary_dim, config.rope_theta)
 
     def _forward(
         self,
@@ -262,78 +312,28 @@ class Transformer(nnx.Module):
         valid: jax.Array,
         window: Window | None,
         groups: jax.Array | None,
+        segments: jax.Array | None,
         *,
         keep: bool,
     ) -> tuple[jax.Array, KeyValueCache | None]:
         """Hidden states of the window and, with `keep`, keys and values of all positions."""
+        positions = positions_of(valid, segments)
         at_zero = None
         if window is not None and self._shift:
             at_zero = (window.start == 0)[:, None, None]
             window = dataclasses.replace(window, start=jnp.maximum(window.start - 1, 0))
-        groups = attention_groups(self.config, valid) if groups is None else groups
+        groups = attention_groups(self.config, valid, segments) if groups is None else groups
         attention_mask = valid if groups is None else block_causal_mask(groups, groups, valid)
-        x, cache = self._stack(
-            self._embed(tokens), self._angles(valid), attention_mask, window, keep=keep
+        if segments is not None:
+            attention_mask = segment_mask(segments, attention_mask)
+        x, cache = stacks.run(
+            self, self._embed(tokens), self._angles(positions), attention_mask, window, keep=keep
         )
         x = layers.rms_norm(x, self.norm[...], self.config.norm_eps)
         if self._shift:
             # Position 0 has no state before it: published code takes its own.
             moved = jnp.concatenate([x[:, :1], x[:, :-1]], axis=1)
+            if segments is not None:
+                moved = jnp.where((positions == 0)[..., None], x, moved)
             x = moved if at_zero is None else jnp.where(at_zero, moved, x)
         return x, cache
-
-    def _stack(
-        self,
-        x: jax.Array,
-        angles: tuple[jax.Array, jax.Array],
-        attention_mask: jax.Array,
-        window: Window | None,
-        cache: KeyValueCache | None = None,
-        *,
-        keep: bool = False,
-    ) -> tuple[jax.Array, KeyValueCache | None]:
-        """All blocks; with `keep`, also the keys and values that they computed."""
-
-        def run(
-            block: Block, x: jax.Array, cache: KeyValues | None, window: Window | None = None
-        ) -> tuple[jax.Array, KeyValues | None]:
-            x, computed = block(x, angles, attention_mask, window, cache)
-            return x, computed if keep else None
-
-        middle = run
-        if self.execution.remat == "full":
-            middle = jax.checkpoint(run)
-        elif self.execution.remat == "dots":
-            policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-            middle = jax.checkpoint(run, policy=policy)
-
-        def layer(index: int | jax.Array) -> tuple[Block, KeyValues | None]:
-            return stacks.block(self, index), stacks.layer(cache, index)
-
-        dense, last = self.config.dense_layers, self.config.num_layers - 1
-
-        def end(x: jax.Array) -> tuple[jax.Array, KeyValues | None]:
-            block, cached = layer(last)
-            return run(block, x, cached, window) if window else middle(block, x, cached)
-
-        kept: list[Any] = []
-        for index in range(dense if self.execution.scan_layers else last):
-            block, cached = layer(index)
-            x, computed = middle(block, x, cached)
-            kept.append(computed)
-        if not self.execution.scan_layers:
-            x, computed = end(x)
-            return x, [*kept, computed] if keep else None
-        if window is None and cache is None and not keep:
-            return lax.scan(lambda x, block: middle(block, x, None), x, self.blocks)[0], None
-
-        # The last block differs, so the scan goes over indices: slicing the stack itself would
-        # copy all but one layer of the weights.
-        def step(x: jax.Array, index: jax.Array) -> tuple[jax.Array, KeyValues | None]:
-            block, cached = layer(index)
-            return middle(block, x, cached)
-
-        x, most = lax.scan(step, x, jnp.arange(dense, last))
-        x, computed = end(x)
-        *first, final = (jax.tree.map(lambda one: one[None], each) for each in [*kept, computed])
-        return x, jax.tree.map(lambda *parts: jnp.concatenate(parts), *first, most, final)

@@ -81,7 +81,7 @@ def layout(config: TrainConfig, architecture: ModelConfig, *, devices: int) -> L
         "base": program.base,
         "teacher": program.teacher,
         "optimizer": state.optimizer,
-        "batch": program.batch(config.data.batch_size, config.data.max_length),
+        "batch": program.batch(config.data.batch_size, config.data.max_length, config.data.pack),
     }
     return Layout(
         mesh={str(axis): size for axis, size in mesh.shape.items()},

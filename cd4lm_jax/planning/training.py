@@ -39,19 +39,20 @@ def plan(config: TrainConfig, architecture: ModelConfig, topology: Topology) -> 
             "give sizes whose product is that, or -1 for one of them"
         )
     program = config.program(architecture, mesh)
-    rows, length = config.data.batch_size, config.data.max_length
-    lowered = program.lower(rows, length)
+    rows, length, pack = config.data.batch_size, config.data.max_length, config.data.pack
+    lowered = program.lower(rows, length, pack)
     state = program.state
     arguments = {
         "parameters": bytes_of(state.model),
         "optimizer": bytes_of(state.optimizer),
         "teacher": bytes_of((program.teacher, program.base, state.average)),
-        "batch": bytes_of(program.batch(rows, length)),
+        "batch": bytes_of(program.batch(rows, length, pack)),
     }
     # Positions that one device projects: at most its rows' whole answers.
     parts = math.prod(mesh.shape[axis] for axis in spec(("batch",))[0]) * config.accumulate
     chunk = chunk_size(rows * length // parts, architecture.embed_dim, architecture.vocab_size)
-    chunks = -(-rows * config.data.answer_length // (parts * chunk))
+    answer = min(pack * config.data.answer_length, length)
+    chunks = -(-rows * answer // (parts * chunk))
     done = compiled(
         lowered,
         given=sum(arguments.values()),
@@ -67,6 +68,7 @@ def plan(config: TrainConfig, architecture: ModelConfig, topology: Topology) -> 
         settings={
             "rows": rows,
             "length": length,
+            "pack": None if pack == 1 else pack,
             "accumulate": config.accumulate,
             "remat": config.execution.remat,
             "moments": config.optimizer.moments,

@@ -57,7 +57,21 @@ class Progress:
         self._live = _Bar(total, label, self._stream) if live else None
         self._every = REFRESH_SECONDS if self._live else log_seconds
         self._shown_at = -math.inf
-        self._seen: collections.deque[tuple[float, int]] = collections.deque()
+        self._tokens = 0
+        self._seen: collections.deque[tuple[float, int, int]] = collections.deque()
+
+    def say(self, line: str) -> None:
+        """Shows a line of text, above the bar on a terminal."""
+        if self._quiet:
+            return
+        if self._live:
+            self._live.say(line)
+        else:
+            print(line, file=self._stream, flush=True)
+
+    def count(self, tokens: int) -> None:
+        """Tells that so many tokens more were worked on; the next update shows their rate."""
+        self._tokens += tokens
 
     def update(self, step: int, terms: Mapping[str, SupportsFloat] | None = None) -> None:
         """Tells that `step` steps of the total are done.
@@ -70,7 +84,7 @@ class Progress:
         if self._quiet:
             return
         now = self._clock()
-        self._seen.append((now, step))
+        self._seen.append((now, step, self._tokens))
         while len(self._seen) > 2 and now - self._seen[1][0] > WINDOW_SECONDS:
             self._seen.popleft()
         if step < self._total and now - self._shown_at < self._every:
@@ -96,11 +110,13 @@ class Progress:
         self.close()
 
     def _speed(self, step: int) -> str:
-        (start, first), (end, last) = self._seen[0], self._seen[-1]
+        (start, first, before), (end, last, tokens) = self._seen[0], self._seen[-1]
         if end <= start or last <= first:
             return ""
         rate = (last - first) / (end - start)
         per = f"{rate:.3g} {self._unit}s/s" if rate >= 1 else f"{1 / rate:.3g} s/{self._unit}"
+        if tokens > before:
+            per = f"{per}  {(tokens - before) / (end - start):,.0f} tokens/s"
         return f"{per}  ETA {duration((self._total - step) / rate)}"
 
 
@@ -132,6 +148,9 @@ class _Bar:
         )
         self._task = self._bars.add_task(label, total=total, details="")
         self._bars.start()
+
+    def say(self, line: str) -> None:
+        self._bars.console.print(line, markup=False, highlight=False)
 
     def show(self, step: int, details: str) -> None:
         self._bars.update(self._task, completed=step, details=details, refresh=True)

@@ -124,6 +124,10 @@ class HostRows:
         every = np.arange(batch_size)
         self.places = np.unique(np.concatenate([every[index] for index in held.values()]))
 
+    def times(self, each: int) -> HostRows:
+        """Of a batch that has so many rows where this one has a row."""
+        return HostRows(self._mesh, self._size * each)
+
     @staticmethod
     def check(mesh: Mesh | AbstractMesh, batch_size: int) -> None:
         """Raises ValueError where the mesh cannot split a batch of this size."""

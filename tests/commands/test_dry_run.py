@@ -1,17 +1,20 @@
 from __future__ import annotations
 
+import pathlib
 from collections.abc import Callable
 
 import pytest
 from absl.testing import flagsaver
 
+from cd4lm_jax.checkpoints.model_folder import write_model
 from cd4lm_jax.commands import common, distill, pretrain
 from cd4lm_jax.distillation.config import TrainConfig
 from cd4lm_jax.models.config import llada_8b
 from cd4lm_jax.planning.layout import layout
 from cd4lm_jax.runtime.mesh import MeshConfig, abstract_mesh
-from experiments.configs import llada_8b_gsm8k, llada_8b_lora
+from experiments.configs import gsm_mini_block_teacher, llada_8b_gsm8k, llada_8b_lora
 from tests.conftest import ROOT
+from tests.tiny import tiny_model
 
 CONFIGS = ROOT / "experiments" / "configs"
 Command = Callable[..., tuple[int, str, str]]
@@ -69,6 +72,28 @@ def test_the_config_or_its_folder_tells_the_architecture(command: Command) -> No
     code, out, _ = command("gsm_mini_teacher.py", "--dry_run", main=pretrain.main)
     assert code == 0
     assert "teacher" not in [line.strip() for line in out.splitlines()]
+
+
+def test_block_diffusion_is_laid_out_as_any_run_and_checked(
+    command: Command, tmp_path: pathlib.Path
+) -> None:
+    code, out, err = command("gsm_mini_block_teacher.py", "--dry_run", main=pretrain.main)
+    assert (code, err) == (0, "")
+    assert "config.model.attention = 'block'" in out.splitlines()
+    model = gsm_mini_block_teacher.get_config().model
+    assert model is not None
+    write_model(tmp_path / "teacher", tiny_model(model))
+    folder = tmp_path / "teacher"
+    flags = ["--dry_run", f"--config.init={folder}", f"--config.teacher={folder}"]
+    for name in ("gsm_mini_block.py", "gsm_mini_block_best.py"):
+        code, out, err = command(name, *flags, "--config.mesh.data=32")
+        assert (code, err) == (0, "")
+        assert f"parameters: {model.num_parameters:,}, trained: {model.num_parameters:,}" in out
+    code, out, err = command(
+        "gsm_mini_block_best.py", *flags, "--config.corruption.block_length=32"
+    )
+    assert (code, out) == (2, "")
+    assert "by blocks of 16; give corruption.block_length=16" in err
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from cd4lm_jax.distillation.objective import Objective
 from cd4lm_jax.distillation.optimizer import OptimizerConfig
 from cd4lm_jax.distillation.program import Program
 from cd4lm_jax.distillation.rollout import Rollout
+from cd4lm_jax.models.config import ModelConfig
 from cd4lm_jax.models.lora import LoraConfig
 from cd4lm_jax.models.transformer import Execution, Transformer
 from cd4lm_jax.runtime.mesh import MeshConfig, make_mesh
@@ -42,9 +43,11 @@ MOVING = dataclasses.replace(
     average=0.9,
 )
 ADAPTED = dataclasses.replace(LEARNER, lora=LoraConfig(rank=4))
+BLOCKS = dataclasses.replace(TINY, attention="block", block_length=4, blocks="sequence")
 
 
-def batch(mesh: Mesh) -> Batch:
+def batch(mesh: Mesh, *, packed: bool = False) -> Batch:
+    """Eight rows; packed, two of them on each canvas of twice the length."""
     rng = np.random.default_rng(0)
     answer = np.tile(np.arange(18) >= 6, (8, 1))
     rows = Batch(
@@ -53,22 +56,34 @@ def batch(mesh: Mesh) -> Batch:
         answer=answer,  # type: ignore[arg-type]
         index=np.arange(8, dtype=np.int32) + 10,  # type: ignore[arg-type]
     )
+    if packed:
+        wide: dict[str, Any] = {
+            name: np.pad(getattr(rows, name), ((0, 0), (0, 18)))
+            for name in ("tokens", "valid", "answer")
+        }
+        rows = Batch(
+            **wide,
+            index=rows.index,
+            starts=np.tile(np.array([0, 18], np.int32), (4, 1)),  # type: ignore[arg-type]
+        )
     return jax.device_put(rows, NamedSharding(mesh, spec(("batch",))))
 
 
-def placed(mesh: Mesh, seed: int) -> Transformer:
-    where = jax.tree.map(lambda leaf: leaf.sharding, abstract_model(TINY, EXECUTION, mesh=mesh))
-    return jax.device_put(tiny_model(TINY, EXECUTION, seed=seed), where)
+def placed(mesh: Mesh, config: ModelConfig, seed: int) -> Transformer:
+    where = jax.tree.map(lambda leaf: leaf.sharding, abstract_model(config, EXECUTION, mesh=mesh))
+    return jax.device_put(tiny_model(config, EXECUTION, seed=seed), where)
 
 
-def train(mesh: Mesh, learner: Learner) -> dict[str, Any]:
+def train(
+    mesh: Mesh, learner: Learner, config: ModelConfig, *, packed: bool = False
+) -> dict[str, Any]:
     """A few updates by the program that the trainer runs."""
-    program = Program.of(learner, TINY, mesh, execution=EXECUTION)
+    program = Program.of(learner, config, mesh, execution=EXECUTION)
     with jax.set_mesh(mesh):
-        rows = batch(mesh)
-        model, teacher, losses = placed(mesh, 0), placed(mesh, 1), []
+        rows = batch(mesh, packed=packed)
+        model, teacher, losses = placed(mesh, config, 0), placed(mesh, config, 1), []
         views = jax.jit(learner.views)(model, teacher, rows, jax.random.key(3))
-        base = None if learner.lora is None else placed(mesh, 0)
+        base = None if learner.lora is None else placed(mesh, config, 0)
         state = program.create(model)
         for _ in range(STEPS):
             state, metrics = program.update(state, teacher, rows, base)
@@ -87,13 +102,18 @@ def main() -> None:
     one = make_mesh(MeshConfig(), jax.devices()[:1])
     eight = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
     runs: dict[str, Any] = {}
-    for name, learner in (("", LEARNER), ("moving ", MOVING), ("adapted ", ADAPTED)):
+    for name, learner, config in (
+        ("", LEARNER, TINY),
+        ("moving ", MOVING, TINY),
+        ("adapted, by blocks, ", ADAPTED, BLOCKS),
+    ):
         parts = dataclasses.replace(learner, accumulate=2)
         runs |= {
-            f"{name}one": train(one, learner),
-            f"{name}eight": train(eight, learner),
-            f"{name}eight in parts": train(eight, parts),
+            f"{name}one": train(one, learner, config),
+            f"{name}eight": train(eight, learner, config),
+            f"{name}eight in parts": train(eight, parts, config),
         }
+    runs["packed eight"] = train(eight, LEARNER, TINY, packed=True)
     print(json.dumps(runs))
 
 

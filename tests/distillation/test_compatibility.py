@@ -28,7 +28,7 @@ def config(tmp_path: pathlib.Path) -> TrainConfig:
     [
         ({"vocab_size": MODEL.vocab_size - 1, "mask_id": 7}, "has 505 tokens, the model's vocab"),
         ({"mask_id": 7}, r"the mask token of the tokenizer in .* is \d+, the model's 7; give"),
-        ({"eos_id": 7, "end_ids": (8,)}, r"which does not end .*\(eos_id 7, end_ids \(8,\)\)"),
+        ({"eos_id": 7, "end_ids": (8,)}, r"neither of which ends .*\(eos_id 7, end_ids \(8,\)\)"),
     ],
 )
 def test_a_tokenizer_of_another_model_is_named(

@@ -22,7 +22,7 @@ from cd4lm_jax.distillation.objective import Objective
 from cd4lm_jax.distillation.optimizer import OptimizerConfig
 from cd4lm_jax.distillation.rollout import Rollout, Start, State
 from cd4lm_jax.distillation.validation import evaluate
-from cd4lm_jax.models.transformer import Execution
+from cd4lm_jax.models.transformer import Execution, Transformer
 from tests.tiny import TINY_TALKER, parameters, tiny_model
 
 pytestmark = pytest.mark.slow
@@ -43,15 +43,15 @@ LEARNER = Learner(
 )
 
 
-def batch(padding: int = 0) -> Batch:
+def batch(padding: int = 0, answer: int = ANSWER) -> Batch:
     """Prompts of 6 tokens, answers of 16 that end at unlike places, junk behind."""
     rng = np.random.default_rng(0)
-    tokens = rng.integers(5, 10, (ROWS, PROMPT + ANSWER))
+    tokens = rng.integers(5, 10, (ROWS, PROMPT + answer))
     for row in range(ROWS):
         tokens[row, PROMPT + row + 1 :] = TINY_TALKER.eos_id
     tokens = np.pad(tokens, ((0, 0), (0, padding)), constant_values=5)
     place = np.tile(np.arange(tokens.shape[1]), (ROWS, 1))
-    valid = place < PROMPT + ANSWER
+    valid = place < PROMPT + answer
     return Batch(
         tokens=jnp.asarray(tokens, jnp.int32),
         valid=jnp.asarray(valid),
@@ -82,31 +82,48 @@ def start_of(rows: Batch, passes: int, threshold: float) -> Start:
     )
 
 
-def from_the_start(passes: int, threshold: float, rows: Batch) -> np.ndarray:
+def from_the_start(
+    passes: int, threshold: float, rows: Batch, model: Transformer = MODEL
+) -> np.ndarray:
     """What is masked so many passes after everything was."""
     start = start_of(rows, passes, threshold)
-    return np.asarray(jax.jit(ROLLOUT.student)(MODEL, rows, start).masked)
+    return np.asarray(jax.jit(ROLLOUT.student)(model, rows, start).masked)
 
 
-def test_on_its_own_answers_they_are_the_states_of_the_decoder() -> None:
+# Its first block begins with the end of the prompt; the last one ends where the answer does.
+BY_BLOCKS = dataclasses.replace(
+    TINY_TALKER, attention="block", block_length=BLOCK, blocks="sequence"
+)
+
+
+@pytest.mark.parametrize(
+    ("model", "answer"),
+    [(MODEL, ANSWER), (tiny_model(BY_BLOCKS, EXECUTION, sharpness=2.5), ANSWER + 2)],
+    ids=["full", "block"],
+)
+def test_on_its_own_answers_they_are_the_states_of_the_decoder(
+    model: Transformer, answer: int
+) -> None:
     rng, threshold = np.random.default_rng(1), 0.5
     prompts = rng.integers(5, 10, (ROWS, PROMPT))
     options = DecodeConfig(
         rule=ConfidenceAdaptive(threshold=threshold),
-        gen_length=ANSWER,
+        gen_length=answer,
         block_length=BLOCK,
         stop_at_eos=True,
     )
-    decoded = decoding.decode(MODEL, prompts.tolist(), options).trajectory
+    decoded = decoding.decode(model, prompts.tolist(), options).trajectory
     rows = dataclasses.replace(
-        batch(), tokens=jnp.asarray(np.concatenate([prompts, decoded.tokens], axis=1))
+        batch(answer=answer),
+        tokens=jnp.asarray(np.concatenate([prompts, decoded.tokens[:, :answer]], axis=1)),
     )
     compared = 0
     for passes in range(6):
-        hidden = from_the_start(passes, threshold, rows)[:, PROMPT:]
+        hidden = from_the_start(passes, threshold, rows, model)[:, PROMPT:]
         for row in np.flatnonzero(decoded.nfe > passes):
             # What the end left over was never committed.
-            late = (decoded.committed_at[row] > passes) | (decoded.committed_at[row] == 0)
+            at = decoded.committed_at[row, :answer]
+            late = (at > passes) | (at == 0)
             np.testing.assert_array_equal(hidden[row], late)
             compared += 1
     assert compared > 2 * ROWS
@@ -245,8 +262,8 @@ def test_validation_does_not_move_with_the_student() -> None:
     scores = jax.jit(functools.partial(evaluate, LEARNER))(MODEL, TEACHER, batch())
     # The text alone, in masks that depend on no model.
     assert scores.keys() == {"loss", "ce", "divisor"}
-    start = ROLLOUT.start(jax.random.fold_in(jax.random.key(0), 2**32 - 1), batch(), (11, 10))
-    fixed = ROLLOUT.shown(batch(), batch().tokens, start.masked, start.masked)
+    start = ROLLOUT.start(jax.random.fold_in(jax.random.key(0), 2**32 - 1), batch(), MODEL.config)
+    fixed = ROLLOUT.shown(batch(), MODEL.config, batch().tokens, start.masked, start.masked)
     expected = jax.jit(LEARNER.loss)(MODEL, None, batch(), fixed, 0.0).total
     assert scores["loss"] == pytest.approx(float(expected), rel=1e-5)
 

@@ -10,7 +10,7 @@ import pytest
 
 from cd4lm_jax.corruption.masking import DiffusionMasks, IndependentMasks, NestedMasks
 from cd4lm_jax.corruption.views import States
-from cd4lm_jax.data.pipeline import DataConfig
+from cd4lm_jax.data.pipeline import DataConfig, OpenData
 from cd4lm_jax.distillation.config import TrainConfig
 from cd4lm_jax.distillation.evaluator import Evaluator
 from cd4lm_jax.distillation.loading import Loaded
@@ -67,7 +67,8 @@ def test_it_does_not_depend_on_the_batch_size(
         mesh = make_mesh(config.mesh)
         with jax.set_mesh(mesh):
             loaded = Loaded(config, mesh)
-            evaluate = Evaluator(config, loaded, mesh)
+            split = OpenData(config.validation, loaded.tokenizer)
+            evaluate = Evaluator(config, loaded, mesh, split)
             found.append(evaluate(loaded.initial_model()).losses)
     whole, *parts = found
     for part in parts:

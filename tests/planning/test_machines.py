@@ -98,6 +98,6 @@ def test_the_command_names_the_cheapest_machine(
     done = run_python(*command[:-1])
     assert done.returncode == 2
     assert "prompt_length=256 and gen_length=32 exceed" in done.stderr
-    done = run_python(*command, "--gpus=1", "--prices=l4=0.1")
+    done = run_python(*command, "--prices=l4")
     assert done.returncode == 2
-    assert "prices are for --search without --topology" in done.stderr
+    assert "prices=l4 are none; give chips and dollars an hour" in done.stderr

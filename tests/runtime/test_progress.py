@@ -90,3 +90,24 @@ def test_terminal_shows_the_same_content_in_a_bar() -> None:
 
 def test_duration() -> None:
     assert [duration(s) for s in (0.4, 75, 3700)] == ["0:00", "1:15", "1:01:40"]
+
+
+def test_tokens_a_second_and_lines_of_text() -> None:
+    clock, stream = Clock(), io.StringIO()
+    progress = Progress(10, stream=stream, clock=clock, log_seconds=0)
+    progress.say("data: 5 rows")
+    for step in range(1, 4):
+        clock.now += 2
+        progress.count(3000)
+        progress.update(step)
+    lines = stream.getvalue().splitlines()
+    assert lines[0] == "data: 5 rows"
+    assert "s/step  1,500 tokens/s  ETA" in lines[-1]
+    terminal = Terminal()
+    with Progress(2, stream=terminal) as shown:
+        shown.say("data: [5] rows")
+        shown.update(1)
+    assert "data: [5] rows" in terminal.getvalue()
+    quiet = io.StringIO()
+    Progress(2, stream=quiet, quiet=True).say("data")
+    assert not quiet.getvalue()

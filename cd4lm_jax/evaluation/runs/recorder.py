@@ -43,6 +43,7 @@ class Recorder:
         chunk: problems that are decoded together and then written.
         environment: what this process decodes on.
         progress: where the count of answers is shown.
+        judged: what the share of answers that the judge takes is called there.
         tally: counts of the whole evaluation.
     """
 
@@ -50,6 +51,7 @@ class Recorder:
     chunk: int
     environment: Mapping[str, Any]
     progress: Progress
+    judged: str = "accuracy"
     tally: Tally = dataclasses.field(default_factory=Tally)
 
     def aside(self, name: str) -> Recorder:
@@ -80,4 +82,4 @@ class Recorder:
         self.tally.decoding += decoding
         self.tally.preparing += preparing
         self.tally.answered += count
-        self.progress.update(self.tally.answered, {"accuracy": right})
+        self.progress.update(self.tally.answered, {self.judged: right})
