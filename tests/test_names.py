@@ -15,6 +15,7 @@ from cd4lm_jax.commands.demo import DemoConfig
 from cd4lm_jax.distillation.config import TrainConfig
 from cd4lm_jax.evaluation.answers import AnswersConfig
 from cd4lm_jax.evaluation.benchmark import BenchmarkConfig
+from cd4lm_jax.evaluation.keeping import Confident
 from cd4lm_jax.evaluation.sweep import SweepConfig
 from cd4lm_jax.settings.config import describe
 from cd4lm_jax.settings.flags import help_of
@@ -45,6 +46,7 @@ def known_flags() -> frozenset[str]:
             importlib.import_module(f"cd4lm_jax.commands.{command}")
     configs = (TrainConfig, SweepConfig, BenchmarkConfig, AnswersConfig, DemoConfig)
     settings = {name for config in configs for name, _, _ in describe(config)}
+    settings |= {name for name, _, _ in describe(Confident, where="config.keep")}
     groups = {name.rpartition(".")[0] for name in settings}
     dotted = help_of("cd4lm_jax.commands.placement_flags")
     return frozenset(f"--{name}" for name in {*flags.FLAGS, *settings, *groups, *dotted})

@@ -5,13 +5,13 @@ r"""Several blocks at once beside one, on gsm_mini: accuracy, passes, wall clock
     python -m experiments.benchmarks.frontier_decoding \
         --also=two_blocks=runs/best_two_blocks/model
 
-The bundled teacher, the demo's students and those of `--also` are decoded by CAD: a block after
+The bundled teacher, the demo's students and those of --also are decoded by CAD: a block after
 the other, and two blocks at once of which the second opens at once or when half of the first is
 committed. A model's threshold is chosen on *validation* problems, for one block and for two: the
 fewest passes at 99 % or more. The 500 *test* problems choose nothing. There every model is decoded
 at all thresholds, and the fastest chosen settings of one block and of two also with caches and
 editing. Chosen settings are then timed in turn. A name given twice is one recipe of several seeds,
-which are averaged. What is decoded is kept in `--decodes`; a benchmark continues where it stopped.
+which are averaged. What is decoded is kept in --decodes; a benchmark continues where it stopped.
 
 passes_at_99          passes on test at 99 %, interpolated between thresholds, of the model and mode
                       with the fewest on validation; `passes_at_99_one_block` of those of one
