@@ -109,7 +109,7 @@ def test_every_command_of_the_page_runs(tmp_path: pathlib.Path) -> None:
     finally:
         if server is not None:
             server.send_signal(signal.SIGTERM)
-            server.wait(timeout=60)
+            server.communicate(timeout=60)
     answers, plan, learned, policy, evaluation, request = said
     kept = [json.loads(x) for x in (tmp_path / "runs/answers/train.jsonl").read_text().splitlines()]
     assert len(kept) >= 20

@@ -146,7 +146,8 @@ def test_the_metadata_say_what_it_is(installed: pathlib.Path) -> None:
     assert metadata["Version"] == cd4lm_jax.__version__
     assert metadata["Requires-Python"] == ">=3.11"
     assert metadata["License-Expression"] == "Apache-2.0"
-    assert metadata.get_all("Provides-Extra") == ["cuda", "tpu", "serve", "gguf", "eval", "dev"]
+    extras = ["cuda", "tpu", "serve", "data", "gguf", "eval", "dev"]
+    assert metadata.get_all("Provides-Extra") == extras
     license_text = (folder / "licenses" / "LICENSE").read_text()
     assert "Version 2.0, January 2004" in license_text
     assert "Copyright 2026 The cd4lm_jax authors" in license_text

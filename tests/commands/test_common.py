@@ -178,7 +178,10 @@ def test_settings_without_defaults_need_a_file(capsys: pytest.CaptureFixture[str
     with flagsaver.flagsaver(), pytest.raises(SystemExit) as raised:
         common.run(lambda config: None, NoDefaults, ["command"])
     assert raised.value.code == 2
-    assert "give --config=NAME or --config=FILE.py; names: gsm8k_eval, " in capsys.readouterr().err
+    assert (
+        "give --config=NAME or --config=FILE.py; names: chat_answers, gsm8k_eval, "
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,9 @@ def test_ctrl_c_saves_though_workers_of_the_pipeline_get_it_too(tmp_path: pathli
     assert f"SIGINT: stopped after step {saved} of 2000 and saved" in shown
     # The bar: drawn again and again on its line, with steps, loss, rate and time left.
     bar = shown.replace("\x1b[2K", "\n")
-    assert re.search(r"train \S*.*\d+/2000 .*loss .*steps/s  ETA \d+:\d\d", _plain(bar))
+    assert re.search(
+        r"train \S*.*\d+/2000 .*loss .*steps/s  [\d,]+ tokens/s  ETA \d+:\d\d", _plain(bar)
+    )
 
 
 def _plain(shown: str) -> str:
