@@ -31,7 +31,8 @@ MODES: dict[str, dict[str, Any]] = {
     "prefix": {"cache": "prefix"},
     "dual": {"cache": "dual"},
     "dual, refreshed": {"cache": "dual", "refresh_interval": 2, "refresh_rows": 2},
-    "guided": {"cache": "dual", "cfg_scale": 0.5, "cache_dtype": "int8"},
+    "guided": {"cache": "dual", "cfg_scale": 0.5},
+    "int8": {"cache": "dual", "cache_dtype": "int8"},
     "drawn": {"temperature": 0.7, "top_k": 20, "top_p": 0.9},
 }
 # Of one bucket, more than there are slots, so that slots are handed over.
