@@ -107,7 +107,7 @@ def test_the_descriptions_are_read_and_written(tmp_path: pathlib.Path) -> None:
     assert read(tmp_path, described) == config
 
 
-def test_llada_moe_is_told_from_llada_by_its_fields(tmp_path: pathlib.Path) -> None:
+def test_llada_moe_is_recognised_by_its_fields(tmp_path: pathlib.Path) -> None:
     config = read(tmp_path, LLADA_MOE)
     assert config.experts == ExpertsConfig(
         count=64, per_token=8, width=1024, score="softmax", normalised=False

@@ -112,7 +112,7 @@ def test_refuses_what_it_does_not_compute(
         huggingface.read_config(tmp_path)
 
 
-def test_either_kind_of_folder_is_told_by_what_lies_there(tmp_path: pathlib.Path) -> None:
+def test_either_kind_of_folder_is_recognised_by_its_files(tmp_path: pathlib.Path) -> None:
     own, theirs = tmp_path / "own", tmp_path / "theirs"
     theirs.mkdir()
     write(theirs, torch_tensors())

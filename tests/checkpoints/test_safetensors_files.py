@@ -37,7 +37,7 @@ def test_the_library_reads_what_is_written_and_the_other_way_about(
             np.testing.assert_array_equal(header[name].rows(0, len(tensor)), read[name])
 
 
-def test_a_type_of_others_is_told_not_refused(tmp_path: pathlib.Path) -> None:
+def test_a_type_of_others_is_named_not_refused(tmp_path: pathlib.Path) -> None:
     save_file({"ids": np.arange(3)}, tmp_path / "file")
     assert read_header(tmp_path / "file")["ids"].kind == "I64"
 

@@ -216,12 +216,12 @@ def test_user_errors_are_one_line_and_say_whether_to_try_again(
 
 def test_debug_shows_the_traceback(command: Command) -> None:
     def fail(config: Settings) -> None:
-        raise ValueError("told")
+        raise ValueError("whatever")
 
     code, _, err = command("--debug", main=fail)
     assert code == 2
     assert err.startswith("Traceback")
-    assert err.endswith("ValueError: told\n")
+    assert err.endswith("ValueError: whatever\n")
 
 
 def test_bugs_keep_their_traceback() -> None:

@@ -92,7 +92,7 @@ def test_another_process_may_be_first(tmp_path: Path, monkeypatch: pytest.Monkey
     assert len(open_source("gsm_mini/distill", "test", data_dir)) == SMALL["test"]
 
 
-def test_failure_to_write_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failure_to_write_names_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full_disk(self: builder.GsmMini, **options: object) -> None:
         raise OSError(28, "No space left on device")
 
