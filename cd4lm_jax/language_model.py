@@ -221,7 +221,7 @@ def load(
         mesh=placement.make_mesh(config),
         verify=verify,
         quantize=placement.quantize,
-    )
+    ).by_layer(consume=True)
     path = located(folder)
     tokenizer = Tokenizer.load(path) if Tokenizer.lies_in(path) else None
     return LanguageModel(transformer, tokenizer)

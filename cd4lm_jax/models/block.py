@@ -184,7 +184,9 @@ class Block(nnx.Module):
         self, name: str, x: Float[jax.Array, "batch length embed"]
     ) -> Float[jax.Array, "batch length heads head_dim"]:
         bias = getattr(self, f"{name}_bias")[...] if self.config.qkv_bias else None
-        heads = layers.linear(x, getattr(self, name)[...], bias)
+        # Unless the product ends here, XLA for TPU gives it the layout of the heads, for which it
+        # transposes the kernel: a copy of all of them, and twice the time of the product.
+        heads = jax.lax.optimization_barrier(layers.linear(x, getattr(self, name)[...], bias))
         return heads.reshape(*x.shape[:-1], -1, self.config.head_dim)
 
     def _normed(

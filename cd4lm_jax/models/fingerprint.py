@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from cd4lm_jax.models import stacks
 from cd4lm_jax.models.transformer import Transformer
 from cd4lm_jax.runtime import checksums
 from cd4lm_jax.settings.config import to_plain
@@ -19,4 +20,5 @@ def fingerprint(model: Transformer) -> str:
     """
     plain, fields = to_plain(model.config), dataclasses.fields(model.config)
     changed = [field.name for field in fields if getattr(model.config, field.name) != field.default]
-    return checksums.fingerprint({name: plain[name] for name in changed}, model)
+    described = {name: plain[name] for name in changed}
+    return checksums.fingerprint(described, stacks.named_stacks(model))

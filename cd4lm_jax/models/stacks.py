@@ -3,29 +3,97 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
+from jax.sharding import NamedSharding, PartitionSpec
 
 from cd4lm_jax.models.attention import KeyValueCache, KeyValues
 from cd4lm_jax.models.block import Block
 from cd4lm_jax.models.window import Window
+from cd4lm_jax.runtime.trees import named_leaves
 
 T = TypeVar("T")
 
 
-@jax.jit
-def split(model: T) -> T:
-    """A model whose stack is a list of its layers."""
+def split(model: T, *, consume: bool = False) -> T:
+    """A model whose stack is a list of its layers; one that is such already is returned.
+
+    Args:
+        model: a `Transformer`, or its shapes.
+        consume: delete each array of the stack once it is apart, so that memory holds only one of
+            them twice; `model` is of no use afterwards.
+    """
     apart: Any = copy.copy(model)
-    count = apart.config.num_layers
-    apart.blocks = nnx.List(block(model, i) for i in range(count))
+    if isinstance(apart.blocks, nnx.List):
+        return model
+    layers: list[Block] = []
+    for stack in _stacks(apart):
+        leaves, structure = jax.tree.flatten(stack)
+        parts = []
+        for leaf in leaves:
+            parts.append(_unstacked(leaf))
+            if consume:
+                leaf.delete()
+        layers += [jax.tree.unflatten(structure, each) for each in zip(*parts, strict=True)]
+    apart.blocks = nnx.List(layers)
     if apart.config.dense_layers:
         del apart.dense_blocks
     return apart
+
+
+def named_stacks(model: Any) -> dict[str, Any]:
+    """The parameters of a model by dotted name, those of layers as `Layers` where it is apart."""
+    named = named_leaves(model)
+    if not isinstance(model.blocks, nnx.List):
+        return named
+    found = {name: leaf for name, leaf in named.items() if not name.startswith("blocks.")}
+    dense = model.config.dense_layers
+    for name, layers in (("dense_blocks", model.blocks[:dense]), ("blocks", model.blocks[dense:])):
+        each = [named_leaves(layer) for layer in layers]
+        for leaf in each[0] if each else ():
+            found[f"{name}.{leaf}"] = Layers([leaves[leaf] for leaves in each])
+    return found
+
+
+class Layers:
+    """A parameter of layers that are apart, read as the stack of them.
+
+    Attributes:
+        dtype, shape, ndim, nbytes: of the stack.
+    """
+
+    def __init__(self, layers: Sequence[jax.Array]) -> None:
+        self._layers = layers
+        self.dtype = layers[0].dtype
+        self.shape = (len(layers), *layers[0].shape)
+        self.ndim = len(self.shape)
+        self.nbytes = sum(layer.nbytes for layer in layers)
+
+    def __len__(self) -> int:
+        return len(self._layers)
+
+    def __getitem__(self, part: slice) -> jax.Array:
+        return jnp.stack(self._layers[part])
+
+
+def _stacks(model: Any) -> list[Any]:
+    """The dense layers, where there are any, and the others."""
+    return [model.dense_blocks, model.blocks] if model.config.dense_layers else [model.blocks]
+
+
+def _unstacked(leaf: jax.Array) -> list[jax.Array]:
+    """The layers of an array, each split over the mesh as the array is."""
+    sharding = getattr(leaf, "sharding", None)
+    if isinstance(sharding, NamedSharding):
+        sharding = NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[1:]))
+    else:
+        sharding = None
+    return jax.jit(list, out_shardings=sharding)(leaf)
 
 
 def block(model: Any, index: Any) -> Any:

@@ -87,13 +87,16 @@ class Transformer(nnx.Module):
             draw = jax.random.normal(head_key, table[::-1])
             self.head = nnx.Param(draw * config.embed_dim**-0.5)
 
-    def by_layer(self) -> Transformer:
+    def by_layer(self, *, consume: bool = False) -> Transformer:
         """The model for a compiled loop over passes: an unrolled stack is split into its layers.
 
         XLA moves no slice out of a loop: taken from the stack there, all weights would be copied
         in every pass. A model that scans its layers is returned as it is.
+
+        Args:
+            consume: delete the stack meanwhile, so that memory does not hold the weights twice.
         """
-        return self if self.execution.scan_layers else stacks.split(self)
+        return self if self.execution.scan_layers else stacks.split(self, consume=consume)
 
     @property
     def head_kernel(self) -> Float[jax.Array, "embed vocab"] | QuantizedKernel:

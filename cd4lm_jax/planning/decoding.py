@@ -91,9 +91,9 @@ def plan(
 
 
 def shapes(architecture: ModelConfig, placement: Placement, mesh: Mesh) -> Transformer:
-    """The shapes of a model as a decode is given it, with their shardings."""
-    dtype = placement.dtype or "bfloat16"
-    execution = placement.execution(architecture, dtype)
+    """The shapes of a model as a decode on a mesh is given it, with their shardings."""
+    dtype, platform = placement.dtype or "bfloat16", mesh.devices.flat[0].platform
+    execution = placement.execution(architecture, dtype, platform=platform)
     model = abstract_model(architecture, execution, dtype=dtype, quantize=placement.quantize)
 
     def describe(path: Any, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:

@@ -62,10 +62,10 @@ def _digest(leaf: jax.Array) -> str:
 
 def _chunks(leaf: jax.Array) -> Iterator[np.ndarray]:
     """The array on the host, a run of rows of its first axis at a time."""
-    if leaf.ndim == 0 or leaf.nbytes <= _CHUNK_BYTES:
+    if leaf.ndim == 0:
         yield _on_host(leaf)
         return
-    rows = max(1, _CHUNK_BYTES * len(leaf) // leaf.nbytes)
+    rows = max(1, _CHUNK_BYTES * len(leaf) // max(1, leaf.nbytes))
     for start in range(0, len(leaf), rows):
         yield _on_host(leaf[start : start + rows])
 

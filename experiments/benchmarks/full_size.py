@@ -7,19 +7,22 @@ A synthetic checkpoint of 16 GB in bfloat16 (see `synthetic.py`) goes through
     cd4lm convert --quantize=int8
     cd4lm decode     two prompts of 64 token ids, 32 positions generated, 4 a pass, dual cache
 
-each in a process of its own; it takes 25 GB of disk, which are freed again. Metrics:
+each in a process of its own; it takes 25 GB of disk, which are freed again. The folder as it was,
+in bfloat16, is also loaded onto a mesh of 4 virtual devices (tensor parallel). Metrics:
 
 convert_peak_gib, decode_peak_gib   memory that was in use at most (VmHWM); goals 2 and 14
 convert_seconds                     of the command
 load_seconds                        until the quantised model is in memory, checksums included
 seconds_per_pass                    of both prompts together, compilation excluded
 quantized_gib                       of the new folder
+mesh_peak_gib, mesh_load_seconds    of the load onto the mesh; virtual devices share this memory
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import pathlib
 import re
 import shutil
@@ -47,6 +50,14 @@ start = time.perf_counter()
 load_model(sys.argv[1])
 print(time.perf_counter() - start)
 """
+_DEVICES = 4
+_LOAD_ON_MESH = f"""
+import sys, time
+import cd4lm_jax as cd
+start = time.perf_counter()
+cd.load(sys.argv[1], dtype="bfloat16", mesh={{"tensor": {_DEVICES}}})
+print(time.perf_counter() - start)
+"""
 
 
 class Done(NamedTuple):
@@ -57,11 +68,13 @@ class Done(NamedTuple):
     text: str
 
 
-def measured(*arguments: str) -> Done:
-    """Runs Python with these arguments."""
+def measured(*arguments: str, devices: int = 1) -> Done:
+    """Runs Python with these arguments, on so many virtual devices."""
     start, peak = time.perf_counter(), 0
     command = [sys.executable, *arguments]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    flags_of_xla = f"--xla_force_host_platform_device_count={devices}"
+    environment = {**os.environ, "XLA_FLAGS": flags_of_xla}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         while process.poll() is None:
             status = pathlib.Path(f"/proc/{process.pid}/status").read_text()
             if found := re.search(r"VmHWM:\s*(\d+) kB", status):
@@ -87,6 +100,8 @@ def main(argv: list[str]) -> None:
         converted = measured(
             "-m", "launch.convert", f"--source={source}", f"--target={small}", "--quantize=int8"
         )
+        spread = measured("-c", _LOAD_ON_MESH, str(source), devices=_DEVICES)
+        print(f"loaded on {_DEVICES} devices: {spread}", flush=True)
         shutil.rmtree(source)
         size = sum(file.stat().st_size for file in small.rglob("*") if file.is_file())
         print(f"converted: {converted}", flush=True)
@@ -113,6 +128,8 @@ def main(argv: list[str]) -> None:
         "decode_peak_gib": decoded.peak_gib,
         "load_seconds": float(loaded.text),
         "seconds_per_pass": float(passes[2]) / float(passes[1]),
+        "mesh_peak_gib": spread.peak_gib,
+        "mesh_load_seconds": float(spread.text),
     }
     for name, value in metrics.items():
         print(f"{name:20} {value:10.4g}")

@@ -16,7 +16,7 @@ lora_h100_1    LoRA on one GPU of 80 GB, batches of 64 rows in parts of 4
 qlora_rtx4090_1  LoRA of a base in int8 on one card of 24 GB, a row of 512 at a time
 cad_v5e_1_int8 CAD in int8 on one v5e chip, dual cache, lengths as below
 cad_t4_int4    CAD in int4 on one card of 16 GB
-cad_v5e_4_*    CAD on 4 v5e chips, prompt 256, 256 generated, one row, each cache
+cad_v5e_4_*    CAD on 4 v5e chips, prompt 256, 256 generated, one row, each cache; dual in int8 too
 """
 
 from __future__ import annotations
@@ -117,6 +117,7 @@ PLANS: dict[str, tuple[Topology, Callable[[Topology], Plan]]] = {
     "cad_v5e_4_none": (Topology.tpu("v5e:2x2"), lambda chips: cad(chips, "none")),
     "cad_v5e_4_prefix": (Topology.tpu("v5e:2x2"), lambda chips: cad(chips, "prefix")),
     "cad_v5e_4_dual": (Topology.tpu("v5e:2x2"), lambda chips: cad(chips, "dual")),
+    "cad_v5e_4_int8": (Topology.tpu("v5e:2x2"), lambda chips: cad(chips, "dual", "int8")),
 }
 
 _ONLY = flags.DEFINE_enum("only", None, list(PLANS), "One of them, in this process.")

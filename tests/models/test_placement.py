@@ -32,6 +32,8 @@ def test_deep_models_scan_their_layers_unless_asked_otherwise() -> None:
     assert not cd.Placement().execution(TINY, "float32").scan_layers
     assert cd.Placement().execution(deep, "float32").scan_layers
     assert not cd.Placement(scan_layers=False).execution(deep, "float32").scan_layers
+    assert not cd.Placement().execution(deep, "float32", platform="tpu").scan_layers
+    assert cd.Placement(scan_layers=True).execution(deep, "float32", platform="tpu").scan_layers
 
 
 @pytest.mark.parametrize(
