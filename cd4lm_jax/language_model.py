@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from cd4lm_jax.checkpoints.loading import load_config, load_model, located, stored_dtype
+from cd4lm_jax.checkpoints.loading import (
+    load_config,
+    load_model,
+    located,
+    stored_dtype,
+    weights_of,
+)
 from cd4lm_jax.decoding import batching, queues
 from cd4lm_jax.decoding.config import DecodeConfig
 from cd4lm_jax.decoding.rules import ConfidenceAdaptive
@@ -194,11 +200,13 @@ def load(
     quantize: Mode | None = None,
     mesh: MeshConfig | Mapping[str, int] | None = None,
     verify: bool = True,
+    base: str | os.PathLike[str] | None = None,
 ) -> LanguageModel:
     """Loads a model folder: one that training exported, or a Hugging Face one (see docs/models.md).
 
     Args:
-        folder: the folder that has `config.json`, or that of a training run that exported one.
+        folder: the folder that has `config.json`, or that of a training run that exported one, or
+            one of peft adapters, which are added to the weights of their base.
         placement: how the model runs; the defaults if None.
         dtype, quantize, mesh: fields of it that differ; a mesh also as `{"data": 4, "tensor": 2}`.
         verify: compare the files of weights with their checksums, where there are some.
@@ -212,8 +220,8 @@ def load(
     given: dict[str, Any] = {"dtype": dtype, "quantize": quantize, "mesh": _mesh_config(mesh)}
     changes = {name: value for name, value in given.items() if value is not None}
     placement = dataclasses.replace(placement or Placement(), **changes)
-    config = load_config(folder)
-    chosen = placement.dtype or placement.resolved_dtype(stored_dtype(folder))
+    config = load_config(folder, base)
+    chosen = placement.dtype or placement.resolved_dtype(stored_dtype(folder, base))
     transformer = load_model(
         folder,
         placement.execution(config, chosen),
@@ -221,10 +229,13 @@ def load(
         mesh=placement.make_mesh(config),
         verify=verify,
         quantize=placement.quantize,
+        base=base,
     ).by_layer(consume=True)
-    path = located(folder)
-    tokenizer = Tokenizer.load(path) if Tokenizer.lies_in(path) else None
-    return LanguageModel(transformer, tokenizer)
+    # Adapters may bring a tokenizer of their own.
+    for path in (located(folder), weights_of(folder, base)):
+        if Tokenizer.lies_in(path):
+            return LanguageModel(transformer, Tokenizer.load(path))
+    return LanguageModel(transformer, None)
 
 
 def _mesh_config(mesh: MeshConfig | Mapping[str, int] | None) -> MeshConfig | None:

@@ -28,29 +28,51 @@ def located(folder: str | os.PathLike[str]) -> pathlib.Path:
     return exported if (exported / model_folder.CONFIG_FILE).is_file() else path
 
 
-def load_config(folder: str | os.PathLike[str]) -> ModelConfig:
-    """The architecture of the model in a folder.
+def weights_of(
+    folder: str | os.PathLike[str], base: str | os.PathLike[str] | None = None
+) -> pathlib.Path:
+    """Where the weights of a model lie: its own folder, or for adapters of peft that of their base.
+
+    Args:
+        folder: as for `load_model`.
+        base: the model that adapters are of; None for the one that they name.
+
+    Raises:
+        ValueError: adapters whose base is no folder, or a base for a folder without adapters.
+    """
+    path = located(folder)
+    if not peft.lies_in(path):
+        if base is not None:
+            raise ValueError(
+                f"base={base} is for adapters of peft; {folder} has none, leave it out"
+            )
+        return path
+    return peft.base_of(path) if base is None else located(base)
+
+
+def load_config(
+    folder: str | os.PathLike[str], base: str | os.PathLike[str] | None = None
+) -> ModelConfig:
+    """The architecture of the model in a folder; `base` as for `load_model`.
 
     Raises:
         ValueError: no model there, or one that this port does not compute.
     """
-    folder = located(folder)
-    if peft.lies_in(folder) and (base := peft.base_of(folder)) != pathlib.Path(folder):
-        return load_config(base)
-    reader = huggingface if huggingface.is_checkpoint(folder) else model_folder
-    return reader.read_config(folder)
+    weights = weights_of(folder, base)
+    reader = huggingface if huggingface.is_checkpoint(weights) else model_folder
+    return reader.read_config(weights)
 
 
-def stored_dtype(folder: str | os.PathLike[str]) -> str:
+def stored_dtype(folder: str | os.PathLike[str], base: str | os.PathLike[str] | None = None) -> str:
     """The dtype that the weights of a folder are stored in; float32 where they differ.
 
     Raises:
         ValueError: no model there.
     """
-    folder = located(folder)
-    if not huggingface.is_checkpoint(folder):
-        return model_folder.stored_dtype(folder)
-    checkpoint = huggingface.Checkpoint.open(folder, verify=False)
+    weights = weights_of(folder, base)
+    if not huggingface.is_checkpoint(weights):
+        return model_folder.stored_dtype(weights)
+    checkpoint = huggingface.Checkpoint.open(weights, verify=False)
     try:
         return checkpoint.dtype()
     except HuggingFaceError:
@@ -63,8 +85,8 @@ def stored_mode(folder: str | os.PathLike[str]) -> Mode:
     Raises:
         ValueError: no model there.
     """
-    folder = located(folder)
-    return "none" if huggingface.is_checkpoint(folder) else model_folder.stored_mode(folder)
+    weights = weights_of(folder)
+    return "none" if huggingface.is_checkpoint(weights) else model_folder.stored_mode(weights)
 
 
 def load_model(
@@ -99,13 +121,9 @@ def load_model(
             not fit their base.
     """
     options: dict[str, Any] = {"dtype": dtype, "mesh": mesh, "verify": verify, "quantize": quantize}
-    folder = located(folder)
-    weights: str | os.PathLike[str] = folder
+    folder, weights = located(folder), weights_of(folder, base)
     if peft.lies_in(folder):
-        weights = base or peft.base_of(folder)
-        options["adapters"] = peft.read(folder, load_config(weights))
-    elif base is not None:
-        raise ValueError(f"base={base} is for adapters of peft; {folder} has none, leave it out")
+        options["adapters"] = peft.read(folder, load_config(folder, base))
     reader = huggingface if huggingface.is_checkpoint(weights) else model_folder
     model = reader.read_model(weights, execution, **options)
     check_finite(model, str(folder))

@@ -50,8 +50,9 @@ class InProcess:
     def __init__(self, folder: str, config: DecodeConfig) -> None:
         compilation.keep()
         placement = placement_flags.chosen()
-        placement_flags.announce(folder, placement)
-        self._model = cd.load(folder, placement)
+        base = checkpoint.BASE.value
+        placement_flags.announce(folder, placement, base)
+        self._model = cd.load(folder, placement, base=base)
         if self._model.tokenizer is None:
             raise ValueError(
                 f"{folder} has no tokenizer, and a chat is text; copy tokenizer.json and "
@@ -143,7 +144,7 @@ def main() -> None:
 def _chosen() -> InProcess | Remote:
     given = checkpoint.CHECKPOINT.value
     folder = given or bundled.teacher()
-    base = DecodeConfig.for_model(load_config(folder))
+    base = DecodeConfig.for_model(load_config(folder, checkpoint.BASE.value))
     try:
         config = decode_flags.DECODE.chosen(base)
     except ValueError as error:

@@ -85,8 +85,9 @@ def main() -> None:
         with contextlib.ExitStack() as stack:
             # First: loading a model may take minutes.
             folder = None if target is None else stack.enter_context(decodes.journal_of(target))
-            placement_flags.announce(source, placement)
-            model = cd.load(source, placement)
+            base = checkpoint.BASE.value
+            placement_flags.announce(source, placement, base)
+            model = cd.load(source, placement, base=base)
             quiet = not cluster.is_main()
             progress = Progress(len(rows), label="decode", unit="prompt", quiet=quiet)
             progress = stack.enter_context(progress)
@@ -147,7 +148,7 @@ def chosen(source: str) -> DecodeConfig:
     Raises:
         ValueError: values that are none, or do not fit each other.
     """
-    model = load_config(source)
+    model = load_config(source, checkpoint.BASE.value)
     base = DecodeConfig.for_model(model)
     try:
         text = decode_flags.DECODE.text("rule") or _COMMIT.value or "confidence"

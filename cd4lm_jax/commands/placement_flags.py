@@ -23,15 +23,20 @@ def chosen(base: Placement | None = None) -> Placement:
     return _LAYOUT.chosen(precision_flags.PRECISION.chosen(base))
 
 
-def announce(folder: str, placement: Placement) -> None:
+def announce(folder: str, placement: Placement, base: str | None = None) -> None:
     """Prints what a model of a folder runs on: devices, dtype, parameters, mesh.
+
+    Args:
+        folder: of the model.
+        placement: how it runs.
+        base: of adapters, see `cd.load`.
 
     Raises:
         ValueError: no model there, or a mesh that does not fit the devices or the model.
     """
-    config = load_config(folder)
+    config = load_config(folder, base)
     devices.available()  # first, so that a platform that is not there is said so
-    dtype = placement.dtype or placement.resolved_dtype(stored_dtype(folder))
+    dtype = placement.dtype or placement.resolved_dtype(stored_dtype(folder, base))
     named = dtype if placement.quantize == "none" else f"{dtype}, {placement.quantize} weights"
     devices.announce(
         dtype=named,

@@ -50,8 +50,9 @@ def main() -> None:
     compilation.keep()
     placement = placement_flags.chosen()
     _check_mesh(placement)
-    placement_flags.announce(folder, placement)
-    server = Server(cd.load(folder, placement), decode, config, folder)
+    base = checkpoint.BASE.value
+    placement_flags.announce(folder, placement, base)
+    server = Server(cd.load(folder, placement, base=base), decode, config, folder)
     log_to_stderr()
     server.listen()
     if config.warmup:
@@ -70,7 +71,7 @@ def chosen() -> tuple[str, DecodeConfig, ServeConfig]:
     given = checkpoint.CHECKPOINT.value
     folder = given or bundled.teacher()
     try:
-        base = DecodeConfig.for_model(load_config(folder), batch_size=SLOTS)
+        base = DecodeConfig.for_model(load_config(folder, checkpoint.BASE.value), batch_size=SLOTS)
         return folder, decode_flags.DECODE.chosen(base), _SERVE.chosen()
     except ValueError as error:
         raise common.UsageError(str(error)) from error

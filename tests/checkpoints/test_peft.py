@@ -12,12 +12,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from absl.testing import flagsaver
 
+import cd4lm_jax as cd
 from cd4lm_jax.checkpoints import conversion, peft
 from cd4lm_jax.checkpoints.families import LLADA
 from cd4lm_jax.checkpoints.loading import load_config, load_model
 from cd4lm_jax.checkpoints.published_tensors import all_tensors
 from cd4lm_jax.checkpoints.safetensors_files import read_header, write_file
+from cd4lm_jax.commands import common, decode
 from cd4lm_jax.models import lora
 from cd4lm_jax.models.lora import LoraConfig
 from cd4lm_jax.models.quantization import quantize
@@ -185,3 +188,36 @@ def test_files_that_lack_something_are_refused(tmp_path: pathlib.Path) -> None:
     conversion.convert(BASE, own, quantize="int8")
     with pytest.raises(ValueError, match="quantised in int8, which adapters cannot be added to"):
         load_model(ADAPTERS, base=own)
+
+
+def test_a_folder_of_adapters_is_a_model_wherever_one_is_loaded(tmp_path: pathlib.Path) -> None:
+    expected = cd.load(ADAPTERS).fingerprint
+    away = copied(tmp_path / "away", base_model_name_or_path="someone/llada_tiny")
+    assert cd.load(away, base=BASE).fingerprint == expected
+    with pytest.raises(ValueError, match="which is no folder here; give its folder as base"):
+        cd.load(away)
+    with pytest.raises(ValueError, match="is for adapters of peft"):
+        cd.load(BASE, base=BASE)
+
+
+@pytest.mark.slow
+def test_the_commands_take_adapters_and_their_base(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    away = copied(tmp_path / "away", base_model_name_or_path="someone/llada_tiny")
+    prompts, output = tmp_path / "prompts.jsonl", tmp_path / "out.jsonl"
+    prompts.write_text('{"prompt_ids": [9, 8, 7]}')
+
+    def decoded(*flags: str) -> str:
+        argv = ["decode", f"--checkpoint={away}", f"--input={prompts}", f"--output={output}"]
+        argv += ["--gen_length=8", "--block_length=8", "--rule=fixed(steps=4)", *flags]
+        with flagsaver.flagsaver(), pytest.raises(SystemExit) as raised:
+            common.run(decode.main, argv=argv)
+        return output.read_text() if raised.value.code == 0 else capsys.readouterr().err
+
+    (row,) = map(json.loads, decoded(f"--base={BASE}").splitlines())
+    options: dict[str, Any] = {"gen_length": 8, "block_length": 8, "rule": "fixed(steps=4)"}
+    alone = cd.decode(cd.load(ADAPTERS), [[9, 8, 7]], **options)
+    assert row["generated_ids"] == alone.trajectory.tokens[0].tolist()
+    output.unlink()
+    assert "give its folder as base" in decoded()

@@ -15,12 +15,14 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
 import cd4lm_jax as cd
 from cd4lm_jax import bundled
+from cd4lm_jax.data.sources import open_source
 from tests.conftest import ROOT
 
 pytest.importorskip("fastapi", reason="the extra `serve` is absent")
@@ -30,13 +32,14 @@ QUESTION = "Amy has 5 pens. She buys 3. How many pens now?"
 
 
 @contextlib.contextmanager
-def process(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """A server, and its address."""
+def process(*arguments: str, devices: int = 1) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A server on so many virtual devices, and its address."""
+    flags = f"--xla_force_host_platform_device_count={devices}"
     command = [sys.executable, "-m", "launch.serve", "--port=0", "--batch_size=2", *arguments]
     with subprocess.Popen(
         command,
         cwd=ROOT,
-        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+        env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -51,8 +54,8 @@ def process(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
             found.kill()
 
 
-def ask(url: str) -> Any:
-    body = {"model": "gsm_mini_teacher", "messages": [{"role": "user", "content": QUESTION}]}
+def ask(url: str, question: str = QUESTION) -> Any:
+    body = {"model": "gsm_mini_teacher", "messages": [{"role": "user", "content": question}]}
     request = urllib.request.Request(
         f"{url}/v1/chat/completions",
         json.dumps(body).encode(),
@@ -87,6 +90,18 @@ def test_sigterm_ends_what_is_in_flight_and_leaves_with_0() -> None:
     events = [json.loads(line)["event"] for line in log.splitlines() if line.startswith("{")]
     assert "draining" in events
     assert "Traceback" not in log
+
+
+def test_a_quantised_model_is_served_from_a_mesh() -> None:
+    source = open_source("gsm_mini/distill", "test")
+    asked = [source[number]["question"] for number in range(8)]
+    flags = ("--mesh.tensor=2", "--quantize=int8", "--cache=dual")
+    with process(*flags, devices=2) as (_, url), ThreadPoolExecutor(4) as clients:
+        answers = list(clients.map(lambda question: ask(url, question), asked))
+    model = cd.load(bundled.teacher(), quantize="int8")
+    alone = cd.decode(model, asked, gen_length=64, cache="dual")
+    assert [answer["choices"][0]["message"]["content"] for answer in answers] == alone.text
+    assert [answer["usage"]["passes"] for answer in answers] == alone.nfe.tolist()
 
 
 def test_a_killed_server_starts_again(tmp_path: pathlib.Path) -> None:
