@@ -10,13 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from cd4lm_jax.checkpoints.loading import (
-    load_config,
-    load_model,
-    located,
-    stored_dtype,
-    weights_of,
-)
+from cd4lm_jax.checkpoints import loading
 from cd4lm_jax.decoding import batching, queues
 from cd4lm_jax.decoding.config import DecodeConfig
 from cd4lm_jax.decoding.rules import ConfidenceAdaptive
@@ -31,6 +25,7 @@ from cd4lm_jax.runtime.mesh import MeshConfig
 from cd4lm_jax.settings.choices import nearest
 
 if TYPE_CHECKING:
+    from cd4lm_jax.checkpoints.saving import Layout
     from cd4lm_jax.data.tokenizer import Tokenizer
 
 
@@ -66,6 +61,21 @@ class LanguageModel:
     def fingerprint(self) -> str:
         """SHA-256 of architecture and parameters: another one if any bit differs, on any mesh."""
         return fingerprint(self.transformer)
+
+    def save(self, folder: str | os.PathLike[str], layout: Layout = "own") -> None:
+        """Writes the model and its tokenizer as a folder that `load` takes.
+
+        Args:
+            folder: must not hold anything yet; it appears when it is complete.
+            layout: `own`, or `huggingface`, which has no form for a quantised model.
+
+        Raises:
+            ValueError: a folder in use, or a model that the layout has no form for.
+        """
+        from cd4lm_jax.checkpoints.saving import save_model
+
+        also = None if self.tokenizer is None else self.tokenizer.save
+        save_model(folder, self.transformer, layout, also)
 
     def prompt_ids(self, prompt: Prompt, tools: Sequence[Any] | None = None) -> list[int]:
         """A question or a conversation in the chat template as token ids; ids are passed through.
@@ -220,9 +230,9 @@ def load(
     given: dict[str, Any] = {"dtype": dtype, "quantize": quantize, "mesh": _mesh_config(mesh)}
     changes = {name: value for name, value in given.items() if value is not None}
     placement = dataclasses.replace(placement or Placement(), **changes)
-    config = load_config(folder, base)
-    chosen = placement.dtype or placement.resolved_dtype(stored_dtype(folder, base))
-    transformer = load_model(
+    config = loading.load_config(folder, base)
+    chosen = placement.dtype or placement.resolved_dtype(loading.stored_dtype(folder, base))
+    transformer = loading.load_model(
         folder,
         placement.execution(config, chosen),
         dtype=chosen,
@@ -232,7 +242,7 @@ def load(
         base=base,
     ).by_layer(consume=True)
     # Adapters may bring a tokenizer of their own.
-    for path in (located(folder), weights_of(folder, base)):
+    for path in (loading.located(folder), loading.weights_of(folder, base)):
         if Tokenizer.lies_in(path):
             return LanguageModel(transformer, Tokenizer.load(path))
     return LanguageModel(transformer, None)

@@ -46,6 +46,23 @@ def split(model: T, *, consume: bool = False) -> T:
     return apart
 
 
+def join(model: T) -> T:
+    """A model whose layers are a stack: the inverse of `split`. It holds the weights once more."""
+    whole: Any = copy.copy(model)
+    if not isinstance(whole.blocks, nnx.List):
+        return model
+    layers, dense = list(whole.blocks), whole.config.dense_layers
+    stacks = [
+        jax.tree.map(lambda *each: jnp.stack(each), *part)
+        for part in (layers[:dense], layers[dense:])
+        if part
+    ]
+    whole.blocks = stacks[-1]
+    if dense:
+        whole.dense_blocks = stacks[0]
+    return whole
+
+
 def named_stacks(model: Any) -> dict[str, Any]:
     """The parameters of a model by dotted name, those of layers as `Layers` where it is apart."""
     named = named_leaves(model)

@@ -98,6 +98,10 @@ class Transformer(nnx.Module):
         """
         return self if self.execution.scan_layers else stacks.split(self, consume=consume)
 
+    def in_stacks(self) -> Transformer:
+        """The model with its layers in a stack, as folders have it: the inverse of `by_layer`."""
+        return stacks.join(self)
+
     @property
     def head_kernel(self) -> Float[jax.Array, "embed vocab"] | QuantizedKernel:
         """`[embed, vocab]`, whether or not it is tied to the embedding."""

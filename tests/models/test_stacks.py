@@ -15,6 +15,7 @@ from cd4lm_jax.models.fingerprint import fingerprint
 from cd4lm_jax.models.quantization import quantize
 from cd4lm_jax.models.transformer import Execution
 from cd4lm_jax.runtime import checksums
+from cd4lm_jax.runtime.trees import named_leaves
 from tests.tiny import TINY, forward, tiny_model
 
 UNROLLED = Execution(scan_layers=False)
@@ -37,6 +38,9 @@ def test_it_is_the_same_model(config: ModelConfig, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(checksums, "_CHUNK_BYTES", 1000)
     assert fingerprint(apart) == fingerprint(model)
     assert apart.by_layer() is apart
+    again, expected = named_leaves(apart.in_stacks()), named_leaves(model)
+    assert again.keys() == expected.keys()
+    assert all(np.array_equal(again[name], leaf) for name, leaf in expected.items())
 
 
 def test_a_consumed_stack_is_deleted_and_what_is_no_stack_stays() -> None:
