@@ -52,14 +52,16 @@ def plan(
         placement = Placement(mesh=MeshConfig(tensor=topology.count))
     placement.check(architecture, topology.count)
     mesh = make_mesh(placement.mesh, topology.devices())
-    rows, length = config.batch_size, prompt_length + config.gen_length
+    # Where blocks are counted from the sequence, the first may begin in the prompt.
+    rows, generated = config.batch_size, config.shape(architecture).gen_length
+    length = prompt_length + generated
     if length > architecture.max_length:
         raise ValueError(
-            f"prompt_length={prompt_length} and gen_length={config.gen_length} exceed the model's "
+            f"prompt_length={prompt_length} and gen_length={generated} exceed the model's "
             f"{architecture.max_length} positions; shorten one of them"
         )
     model = shapes(architecture, placement, mesh)
-    waiting = queue(mesh, on_mesh.slots(rows, rows, mesh), length, config.gen_length)
+    waiting = queue(mesh, on_mesh.slots(rows, rows, mesh), length, generated)
     lowered = batching.whole(loop.run.lower, model, waiting, config)
     cached = config.cache != "none"
     held = {"parameters": bytes_of(model), "queue": bytes_of(waiting)}

@@ -1,4 +1,4 @@
-r"""The plans of LLaDA-8B: does it fit, how long does it take, with no such chip present.
+r"""Plans, mostly of LLaDA-8B: does it fit, how long does it take, with no such chip present.
 
     python -m experiments.benchmarks.plans                        # all of them, about half an hour
     python -m experiments.benchmarks.plans --only=cad_v5e_4_dual
@@ -16,6 +16,9 @@ lora_h100_1    LoRA on one GPU of 80 GB, batches of 64 rows in parts of 4
 qlora_rtx4090_1  LoRA of a base in int8 on one card of 24 GB, a row of 512 at a time
 cad_v5e_1_int8 CAD in int8 on one v5e chip, dual cache, lengths as below
 cad_t4_int4    CAD in int4 on one card of 16 GB
+sdar_rtx4090_1 LoRA of SDAR-1.7B by DSCD in blocks, 16 rows of 512 one by one
+sdar_v5e_4     the same on 4 v5e chips, two rows a chip
+llada2_v5e_8   CAD of LLaDA2.0-mini (16B in experts) on 8 v5e chips, two rows, exact cache
 cad_v5e_4_*    CAD on 4 v5e chips, prompt 256, 256 generated, one row, each cache; dual in int8 too
 """
 
@@ -30,9 +33,10 @@ from typing import Literal
 
 from absl import app, flags, logging
 
+from cd4lm_jax.corruption.masking import NestedMasks
 from cd4lm_jax.decoding.config import DecodeConfig
 from cd4lm_jax.distillation.config import TrainConfig
-from cd4lm_jax.models.config import llada_8b
+from cd4lm_jax.models.config import ModelConfig, llada2_mini, llada_8b, sdar_1_7b
 from cd4lm_jax.models.placement import Placement
 from cd4lm_jax.models.quantization import Mode
 from cd4lm_jax.planning import decoding, training
@@ -54,8 +58,9 @@ def run(
     mesh: MeshConfig,
     moments: Moments = "float32",
     accumulate: int = 1,
+    model: ModelConfig | None = None,
 ) -> Plan:
-    """The plan of a recipe with other rows, mesh and moments."""
+    """The plan of a recipe, of LLaDA-8B or another model, with other rows, mesh and moments."""
     config = dataclasses.replace(
         recipe,
         data=dataclasses.replace(recipe.data, batch_size=rows),
@@ -63,7 +68,7 @@ def run(
         mesh=mesh,
         accumulate=accumulate,
     )
-    return training.plan(config, llada_8b(), topology)
+    return training.plan(config, model or llada_8b(), topology)
 
 
 def full(topology: Topology, mesh: MeshConfig, moments: Moments) -> Plan:
@@ -82,6 +87,20 @@ def qlora(topology: Topology, quantize: Mode) -> Plan:
     """Adapters of a quantised base that is the teacher as well, a row of 512 at a time."""
     recipe = dataclasses.replace(llada_8b_lora.get_config(), quantize=quantize)
     return run(recipe, topology, rows=16, mesh=MeshConfig(), accumulate=16)
+
+
+def sdar(topology: Topology, mesh: MeshConfig, rows: int, accumulate: int = 1) -> Plan:
+    """Adapters of SDAR-1.7B, nested masks in every block."""
+    masks = NestedMasks(student_ratio=(0.5, 1.0))
+    recipe = dataclasses.replace(llada_8b_lora.get_config(), corruption=masks)
+    return run(recipe, topology, rows=rows, mesh=mesh, accumulate=accumulate, model=sdar_1_7b())
+
+
+def llada2(topology: Topology) -> Plan:
+    """A pass of LLaDA2.0-mini; its 4 key and value heads are split over 4 chips."""
+    placement = Placement(mesh=MeshConfig(data=-1, tensor=4))
+    config = DecodeConfig(gen_length=256, block_length=32, batch_size=2, cache="prefix")
+    return decoding.plan(llada2_mini(), config, topology, prompt_length=256, placement=placement)
 
 
 def cad(topology: Topology, cache: Cache, quantize: Mode = "none") -> Plan:
@@ -112,6 +131,12 @@ PLANS: dict[str, tuple[Topology, Callable[[Topology], Plan]]] = {
         Topology.gpu(1, "rtx4090"),
         lambda card: qlora(card, "int8"),
     ),
+    "sdar_rtx4090_1": (
+        Topology.gpu(1, "rtx4090"),
+        lambda card: sdar(card, MeshConfig(), rows=16, accumulate=16),
+    ),
+    "sdar_v5e_4": (Topology.tpu("v5e:2x2"), lambda chips: sdar(chips, MeshConfig(data=4), rows=8)),
+    "llada2_v5e_8": (Topology.tpu("v5e:2x4"), llada2),
     "cad_v5e_1_int8": (Topology.tpu("v5e:1x1"), lambda chip: cad(chip, "dual", "int8")),
     "cad_t4_int4": (Topology.gpu(1, "t4"), lambda card: cad(card, "dual", "int4")),
     "cad_v5e_4_none": (Topology.tpu("v5e:2x2"), lambda chips: cad(chips, "none")),
@@ -127,7 +152,8 @@ def write(name: str) -> None:
     """Makes one plan, prints its line and writes its file."""
     topology, make = PLANS[name]
     plan = make(topology)
-    metrics, vocab = plan.metrics(), llada_8b().vocab_size
+    model = llada2_mini() if name.startswith("llada2") else llada_8b()
+    metrics, vocab = plan.metrics(), model.vocab_size
     if plan.program == "pass" and plan.cost is not None:
         moved = decoding.of_vocabulary(plan.refresh or plan.cost, vocab, topology.count)
         metrics["vocabulary_collectives"] = len(moved)

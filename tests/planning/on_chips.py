@@ -40,6 +40,7 @@ MODEL = ModelConfig(
     eos_id=1022,
     end_ids=(1022,),
 )
+BLOCKS = dataclasses.replace(MODEL, attention="block", block_length=8, blocks="sequence")
 CONFIG = TrainConfig(
     output="unused",
     steps=1000,
@@ -62,9 +63,11 @@ def facts(plan: Plan) -> dict[str, Any]:
     return plan.metrics() | plan.details()
 
 
-def decode(topology: Topology, cache: Mode, options: dict[str, Any]) -> dict[str, Any]:
+def decode(
+    topology: Topology, cache: Mode, options: dict[str, Any], model: ModelConfig = MODEL
+) -> dict[str, Any]:
     chosen = DecodeConfig(gen_length=32, block_length=8, batch_size=2, cache=cache, **options)
-    plan = decoding.plan(MODEL, chosen, topology, prompt_length=16)
+    plan = decoding.plan(model, chosen, topology, prompt_length=16)
     costs = [cost for cost in (plan.cost, plan.refresh) if cost is not None]
     moved = [decoding.of_vocabulary(cost, MODEL.vocab_size, topology.count) for cost in costs]
     return facts(plan) | {"vocabulary": sum(map(len, moved))}
@@ -89,6 +92,7 @@ def main() -> None:
     }
     if topology.shape is None:
         found |= {name: decode(topology, *each) for name, each in DECODES.items()}
+        found["blocks"] = decode(topology, "prefix", {}, BLOCKS)
         found["lora"] = facts(training.plan(adapters, MODEL, topology))
         found["sorted"] = sorted_vocabulary(topology)
         found["candidates"] = [

@@ -75,6 +75,12 @@ def test_within_a_block_a_cache_saves_work(plans: dict[str, Any]) -> None:
     assert "seconds_per_refresh_estimate" not in plans["none"]
 
 
+def test_a_block_may_begin_in_the_prompt(plans: dict[str, Any]) -> None:
+    assert plans["blocks"]["fits"]
+    # The exact cache leaves a pass the work of a block, as the dual one does.
+    assert plans["blocks"]["flops_per_step"] < 1.2 * plans["dual"]["flops_per_step"]
+
+
 def test_a_mesh_or_a_batch_that_does_not_fit_is_an_error_that_helps(plans: dict[str, Any]) -> None:
     assert "uses 2 of the 4 chips of 4 x h100; give sizes" in plans["wrong mesh"]
     assert "batch_size 7 cannot be split over the 2 parts" in plans["wrong batch"]
