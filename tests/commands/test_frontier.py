@@ -29,7 +29,7 @@ def test_overlays_evaluations_and_published_figures(
     assert sorted(path.name for path in output.iterdir()) == ["frontier.html", "frontier.png"]
 
 
-def test_evaluations_of_one_name_are_told_apart_by_their_folders() -> None:
+def test_evaluations_of_one_name_are_labelled_by_their_folders() -> None:
     assert frontier._labels(["runs/a"]) == [""]
     assert frontier._labels(["runs/a", "runs/b"]) == ["a", "b"]
     assert frontier._labels(["x/a", "y/a"]) == ["x/a", "y/a"]

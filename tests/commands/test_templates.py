@@ -196,7 +196,7 @@ def wait_for(file: pathlib.Path, line: str) -> list[str]:
     return file.read_text().splitlines()
 
 
-def test_runs_on_tpu_vms_until_told_to_stop(home: pathlib.Path) -> None:
+def test_runs_on_tpu_vms_until_it_is_stopped(home: pathlib.Path) -> None:
     (started,) = vm(home, "run", "--config.steps=700", "--config.data.source=a b'c.jsonl")
     assert started[:4] == ["compute", "tpus", "tpu-vm", "ssh"]
     assert "--worker=all" in started

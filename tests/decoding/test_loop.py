@@ -470,7 +470,7 @@ def test_a_stream_is_the_decode_in_parts(every: int) -> None:
         MODELS[1], PROMPTS, dataclasses.replace(STOP, rule=SHY), every=every
     ):
         at = (update.row, update.position)
-        assert not parts["committed_at"][at].any()  # nothing is told twice
+        assert not parts["committed_at"][at].any()  # nothing is reported twice
         parts["tokens"][at] = update.token
         parts["committed_at"][at] = update.committed_at
         parts["confidence"][at] = update.confidence

@@ -178,7 +178,7 @@ def test_where_the_teacher_sees_the_token_the_text_is_learnt() -> None:
 
     (total, terms), gradient = ours(p.student)
     assert_close((total, gradient), plain(p.student))
-    # The terms are told over all positions, so that runs compare.
+    # The terms are reported over all positions, so that runs compare.
     everywhere = dense(Objective(), p.student, p.teacher, p, lam)
     assert_close((terms.kl, terms.ce), (everywhere.kl, everywhere.ce))
 

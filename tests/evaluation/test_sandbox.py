@@ -206,13 +206,13 @@ def test_no_socket_reaches_anything(server: int) -> None:
 def test_the_parent_cannot_be_killed() -> None:
     program = (
         "import os, signal\n"
-        "told = []\n"
+        "errors = []\n"
         "for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):\n"
         "    for who in (os.getppid(), 1, PARENT):\n"
         "        try: os.kill(who, number)\n"
-        "        except OSError as error: told.append(type(error).__name__)\n"
-        "        else: told.append('sent')\n"
-        "print(len(told))\n"
+        "        except OSError as error: errors.append(type(error).__name__)\n"
+        "        else: errors.append('sent')\n"
+        "print(len(errors))\n"
         "try: os.kill(-1, signal.SIGKILL)\n"
         "except ProcessLookupError: print('alone', flush=True)\n"
         "os.kill(0, signal.SIGKILL)\n"

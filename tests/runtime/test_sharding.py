@@ -28,7 +28,7 @@ assert params["scale"].sharding.shard_shape((8,)) == (8,)
 with jax.set_mesh(mesh):
     hidden = jax.jit(lambda x: constrain(x, ("batch", "length", None)))(jnp.ones((8, 3, 5)))
 assert hidden.sharding.shard_shape((8, 3, 5)) == (2, 3, 5), hidden.sharding
-print("split as told")
+print("split as asked")
 """
 
 
@@ -37,7 +37,7 @@ def test_arrays_are_split_as_the_table_says(
     run_python: Callable[..., subprocess.CompletedProcess[str]],
 ) -> None:
     done = run_python("-c", ON_EIGHT, devices=8)
-    assert done.stdout == "split as told\n", done.stderr
+    assert done.stdout == "split as asked\n", done.stderr
 
 
 def test_spec_follows_the_table() -> None:

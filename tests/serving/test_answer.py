@@ -41,7 +41,7 @@ def event(positions: list[int], tokens: list[int], passes: list[int], finished: 
 def answer_of(
     tokens: list[int], order: list[int], cuts: set[int], limits: Limits
 ) -> tuple[Answer, list[str]]:
-    """One position a pass in some order, told of after some of the passes."""
+    """One position a pass in some order, reported after some of the passes."""
     found = Answer(tokenizer(), DecodeConfig(gen_length=8, block_length=8), limits)
     texts = []
     start = 0
